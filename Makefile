@@ -1,0 +1,46 @@
+# make demo   set up, learn from handwritten digits, measure, report (a few minutes on two cores)
+# make test   set up, lint, fast tests; SLOW=1 runs the slow ones too
+# make lint   ruff and mypy
+# make bench  benchmarks that need no photos; with PHOTOS=DIR those that do as well
+# make setup  .venv with everything that the others need
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+SLOW ?=
+PHOTOS ?=
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint bench clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+setup: $(INSTALLED)
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt system_packages.sh
+	./system_packages.sh $(PYTHON)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,tensorboard]'
+	touch $@
+
+demo: setup
+	$(BIN)/python dataprep/write_ffcv.py digits --out data/digits
+	$(BIN)/python jobs/pretrain.py --recipe digits
+	$(BIN)/python jobs/eval_all.py runs/digits
+	$(BIN)/python jobs/report.py runs/digits
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest $(if $(SLOW),,-m "not slow")
+
+bench: setup
+	$(BIN)/python benchmarks/loss.py
+	$(if $(PHOTOS),$(BIN)/python benchmarks/writer.py $(PHOTOS))
+	$(if $(PHOTOS),$(BIN)/python benchmarks/loader.py $(PHOTOS))
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

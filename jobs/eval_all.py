@@ -1,0 +1,223 @@
+"""Measure a run: the evaluations of its recipe, on the trained encoder and on what it is compared with.
+
+What is done and still holds is skipped. One job computes all that is missing, subject after subject, so that
+evaluations of the same encoder share its features.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from torch import nn
+
+from jobs import recipes
+from jobs.cli import configure_logging, user_errors
+from slurm.executor import Task, launch
+from vicreg import distributed, features
+from vicreg.config import PretrainConfig, from_json, to_json
+from vicreg.data import default_workers
+from vicreg.evals import results
+from vicreg.evals.results import PIXELS, RANDOM, SUBJECTS, TRAINED, Result
+from vicreg.export import checksum, load_encoder, untrained_encoder
+
+CONFIG_FILE = "config.json"
+ENCODER_FILE = "encoder.pt"
+JOB_FOLDER = Path("jobs") / "eval_all"
+STOPPED_EXIT_CODE = 130
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Command:
+    """Measure a run with the evaluations of its recipe; those that are done are skipped."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder of jobs/pretrain.py."""
+    evals: tuple[str, ...] = ()
+    """Names of the evaluations to do; all of the recipe's if none is given."""
+    ranks: int = 0
+    """Ranks on this machine; 0 for one per GPU, or one on a machine without GPUs."""
+    overwrite: bool = False
+    """Compute again what is done."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One evaluation of one subject, with its whole configuration in JSON form."""
+
+    evaluation: str
+    module: str
+    subject: str
+    settings: dict[str, Any]
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, check, compute what is missing; returns the exit code."""
+    console = Console()
+    with user_errors():
+        command = tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+        config, recipe = read_run(command.run)
+        require_finished(command.run, recipe)
+        ranks = command.ranks or max(1, torch.cuda.device_count())
+        if ranks < 1:
+            raise ValueError(f"ranks is {ranks}, allowed: 0 (one per GPU) or more")
+        pieces = plan(recipe, command.evals)
+        due = find_due(command.run, pieces, config, command.overwrite, console)
+        if not due:
+            console.print(f"nothing to do; see  python jobs/report.py {command.run}", soft_wrap=True)
+            return 0
+        work = {"run": str(command.run), "pieces": [asdict(piece) for piece in due]}
+        try:
+            launch("jobs.eval_all.run_job", work, command.run / JOB_FOLDER, ranks)
+        except KeyboardInterrupt:
+            console.print("stopped; what is done stays, the same command does the rest", soft_wrap=True)
+            return STOPPED_EXIT_CODE
+        console.print(f"done; the table:  python jobs/report.py {command.run}", soft_wrap=True)
+        return 0
+
+
+def read_run(run: Path) -> tuple[PretrainConfig, str]:
+    """Configuration and recipe of a run; ValueError with the cure otherwise."""
+    if not (run / CONFIG_FILE).is_file():
+        raise ValueError(f"{run} is no run folder (it has no {CONFIG_FILE}); make one with jobs/pretrain.py --run {run}")
+    try:
+        content = json.loads((run / CONFIG_FILE).read_text(encoding="utf-8"))
+        config, recipe = from_json(PretrainConfig, content["pretrain"]), str(content["recipe"])
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{run / CONFIG_FILE} is damaged ({error!r}); start the run anew") from error
+    return config, recipe
+
+
+def require_finished(run: Path, recipe: str) -> None:
+    """ValueError with the cure where the run has no encoder yet."""
+    if not (run / ENCODER_FILE).is_file():
+        raise ValueError(
+            f"{run} is not finished (it has no {ENCODER_FILE}); go on with  "
+            f"python jobs/pretrain.py --recipe {recipe} --run {run}"
+        )
+
+
+def plan(recipe: str, names: tuple[str, ...]) -> list[Piece]:
+    """All pieces of the named evaluations, those of one subject together; all of the recipe's without names.
+
+    Raises ValueError for unknown names and settings.
+    """
+    known = {evaluation.name: evaluation for evaluation in recipes.evaluations(recipe)}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"evals is {', '.join(unknown)}, allowed for recipe {recipe}: {', '.join(known)}")
+    pieces: list[Piece] = []
+    for subject in SUBJECTS:
+        for evaluation in known.values():
+            if names and evaluation.name not in names:
+                continue
+            if subject == TRAINED or subject in evaluation.baselines:
+                settings = to_json(from_json(evaluation_module(evaluation.module).Config, evaluation.settings))
+                pieces.append(Piece(evaluation.name, evaluation.module, subject, settings))
+    return pieces
+
+
+def evaluation_module(name: str) -> Any:
+    """The file vicreg/evals/<name>.py, with its `Config` and `evaluate`."""
+    return importlib.import_module(f"vicreg.evals.{name}")
+
+
+def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: bool, console: Console) -> list[Piece]:
+    """The pieces without a result that still holds; says what is skipped, and why something is done again."""
+    data = features.describe(config.data)
+    sums = {
+        subject: checksum(build_encoder(run, subject, config)) for subject in dict.fromkeys(p.subject for p in pieces)
+    }
+    due: list[Piece] = []
+    for piece in pieces:
+        title = f"{piece.evaluation}, {SUBJECTS[piece.subject]}"
+        result = results.read(run, piece.evaluation, piece.subject)
+        if result is None or overwrite:
+            due.append(piece)
+            continue
+        changed = results.changes(result, piece.module, piece.settings, data, sums[piece.subject])
+        if changed:
+            due.append(piece)
+            console.print(f"{title}: again, because of {'; '.join(changed)}", highlight=False, soft_wrap=True)
+        else:
+            console.print(f"{title}: done, skipped", highlight=False, soft_wrap=True)
+    return due
+
+
+def build_encoder(run: Path, subject: str, config: PretrainConfig) -> nn.Module:
+    """What is measured: the trained encoder, the same before its first step, or the pixels themselves."""
+    if subject == PIXELS:
+        return features.Pixels(config.data.image_size)
+    if subject == RANDOM:
+        return untrained_encoder(config.model, config.train.seed)
+    return load_encoder(run / ENCODER_FILE)
+
+
+def run_job(task: Task, run: str, pieces: list[dict[str, Any]]) -> None:
+    """What every rank does: measure all pieces one after another; rank 0 writes each result as soon as it is there."""
+    folder = Path(run)
+    console = Console() if task.rank == 0 else Console(force_terminal=False)
+    configure_logging(console, folder / JOB_FOLDER / f"messages_{task.rank}.log")
+    placement = distributed.Placement(task.rank, task.world_size, task.local_rank, task.local_size)
+    with user_errors(), distributed.connected(placement, Path(task.rendezvous)):
+        config, _ = read_run(folder)
+        device = distributed.device_for(placement)
+        workers = config.data.workers or default_workers(placement.local_size)
+        splits = features.open_splits(config.data, device, workers)
+        data = features.describe(config.data)
+        encoders: dict[str, nn.Module] = {}
+        for piece in (Piece(**values) for values in pieces):
+            if piece.subject not in encoders:
+                encoders = {piece.subject: build_encoder(folder, piece.subject, config)}  # lets the last one's features go
+            result = measure(piece, encoders[piece.subject], splits, data)
+            if task.rank == 0:
+                results.write(folder, result)
+                console.print(finished_line(result), highlight=False, soft_wrap=True)
+
+
+def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dict[str, Any]) -> Result:
+    """One evaluation of one encoder."""
+    module = evaluation_module(piece.module)
+    sha256 = checksum(encoder)
+    start = time.monotonic()
+    metrics = module.evaluate(encoder, splits, from_json(module.Config, piece.settings))
+    on_gpu = splits.device.type == "cuda"
+    return Result(
+        evaluation=piece.evaluation,
+        module=piece.module,
+        subject=piece.subject,
+        metrics=metrics,
+        settings=piece.settings,
+        data=data,
+        num_classes=splits.num_classes,
+        num_features=int(encoder.num_features),  # type: ignore[arg-type]
+        encoder_sha256=sha256,
+        duration_s=round(time.monotonic() - start, 3),
+        num_ranks=distributed.world_size(),
+        device=torch.cuda.get_device_name() if on_gpu else "CPU",
+        versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def finished_line(result: Result) -> str:
+    """One line that says what came out."""
+    numbers = "  ".join(f"{value:.1f}" for name, value in result.metrics.items() if not name.endswith("_std"))
+    title = f"{result.evaluation}, {SUBJECTS[result.subject]}"
+    return f"{title:<32} {numbers} %  ({result.duration_s:.1f} s)"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

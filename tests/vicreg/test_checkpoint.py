@@ -1,0 +1,95 @@
+"""Checkpoints are whole or not there, pruned, checked, and the newest valid one wins."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vicreg import checkpoint
+from vicreg.checkpoint import CheckpointError
+
+
+def _state(step: int) -> dict[str, Any]:
+    return {"step": step, "weights": {"a": torch.full((4,), float(step))}, "scaler": {}, "config": {"x": [1, 2.5]}}
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 7, _state(7), keep=2)
+    assert path.name == "step_00000007"
+    loaded = checkpoint.load(path)
+    assert torch.equal(loaded["weights"]["a"], torch.full((4,), 7.0))
+    assert loaded["config"] == {"x": [1, 2.5]}
+
+
+def test_only_the_newest_stay(tmp_path: Path) -> None:
+    for step in range(5):
+        checkpoint.save(tmp_path, step, _state(step), keep=2)
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["step_00000003", "step_00000004"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "no manifest", "no state"])
+def test_a_damaged_checkpoint_is_passed_over_and_named(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint.save(tmp_path, 1, _state(1), keep=3)
+    newest = checkpoint.save(tmp_path, 2, _state(2), keep=3)
+    content = bytearray((newest / "state.pt").read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        (newest / "state.pt").write_bytes(content)
+    elif damage == "cut":
+        (newest / "state.pt").write_bytes(content[:-10])
+    else:
+        (newest / {"no manifest": "manifest.json", "no state": "state.pt"}[damage]).unlink()
+    with pytest.raises(CheckpointError, match="step_00000002"):
+        checkpoint.load(newest)
+    with caplog.at_level(logging.WARNING):
+        state = checkpoint.load_newest(tmp_path)
+    assert state is not None
+    assert state["step"] == 1
+    assert "step_00000002" in caplog.text
+
+
+def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+    assert checkpoint.load_newest(tmp_path / "missing") is None
+
+
+def _save_for_ever(folder: Path) -> None:
+    for step in range(10_000):
+        checkpoint.save(folder, step, {"step": step, "weights": torch.full((50_000,), float(step))}, keep=2)
+
+
+def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    for number, delay_s in enumerate((0.05, 0.11, 0.17)):
+        folder = tmp_path / str(number)
+        process = multiprocessing.get_context("spawn").Process(target=_save_for_ever, args=(folder,))
+        process.start()
+        while not checkpoint.list_checkpoints(folder):
+            time.sleep(0.01)
+        time.sleep(delay_s)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        state = checkpoint.load_newest(folder)
+        assert state is not None
+        assert (state["weights"] == state["step"]).all()
+        checkpoint.save(folder, 99_999, _state(99_999), keep=2)
+        assert not list(folder.glob(".step_*"))  # what the kills left behind is cleared away
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, ("true",)
+
+    path = checkpoint.save(tmp_path, 1, {"step": 1, "trap": Trap()}, keep=1)
+    with pytest.raises(Exception, match=r"weights_only|Weights only|Unsupported"):
+        checkpoint.load(path)

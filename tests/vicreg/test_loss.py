@@ -1,0 +1,140 @@
+"""The loss against the official program's numbers, a slow loop, finite differences, and one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.ranks import run_ranks
+from vicreg import distributed
+from vicreg.config import LossConfig
+from vicreg.loss import _covariance_by_dimensions, _covariance_by_samples, vicreg_loss
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "vicreg_loss.npz")
+CASES = sorted({name.split("_")[0] for name in GOLDEN.files})
+TERMS = {"total": "loss", "inv": "invariance", "var": "variance", "cov": "covariance"}
+ONLY = {
+    "total": LossConfig(),
+    "inv": LossConfig(1.0, 0.0, 0.0),
+    "var": LossConfig(0.0, 1.0, 0.0),
+    "cov": LossConfig(0.0, 0.0, 1.0),
+}
+
+
+def _embeddings(rows: int, dims: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(rows, dims, generator=generator, dtype=torch.float64)
+    return a, 0.7 * a + 0.6 * torch.randn(rows, dims, generator=generator, dtype=torch.float64)
+
+
+def _slow(a: Tensor, b: Tensor, reduction: str) -> Tensor:
+    """The paper's equations, term by term, with loops."""
+    rows, dims = a.shape
+    invariance = sum(((a[i] - b[i]) ** 2).sum() for i in range(rows)) / (rows * dims)
+    variances, covariances = [], []
+    for z in (a, b):
+        centred = z - z.mean(0)
+        covariance = centred.T @ centred / (rows - 1)
+        hinge = sum(torch.relu(1 - (covariance[j, j] + 1e-4).sqrt()) for j in range(dims)) / dims
+        off = sum((covariance[i, j] ** 2 for i in range(dims) for j in range(dims) if i != j), torch.zeros(()))
+        variances.append(hinge)
+        covariances.append(off / dims)
+    variance = sum(variances) / (2 if reduction == "mean" else 1)
+    return 25 * invariance + 25 * variance + sum(covariances)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("term", TERMS)
+def test_values_and_gradients_equal_the_official_program(case: str, term: str) -> None:
+    a, b = (torch.from_numpy(GOLDEN[f"{case}_{name}"]).requires_grad_() for name in "xy")
+    result = vicreg_loss(a, b, ONLY[term])
+    np.testing.assert_allclose(result[TERMS[term]].item(), GOLDEN[f"{case}_{term}"], rtol=1e-9, atol=1e-12)
+    result["loss"].backward()
+    np.testing.assert_allclose(a.grad, GOLDEN[f"{case}_{term}_gx"], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(b.grad, GOLDEN[f"{case}_{term}_gy"], rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(2, 9), dims=st.integers(1, 9), seed=st.integers(0, 1000), mean=st.booleans())
+def test_equals_the_equations_written_as_loops(rows: int, dims: int, seed: int, mean: bool) -> None:
+    reduction = "mean" if mean else "sum"
+    a, b = (z.requires_grad_() for z in _embeddings(rows, dims, seed))
+    ours = vicreg_loss(a, b, LossConfig(variance_reduction=reduction))["loss"]  # type: ignore[arg-type]
+    slow = _slow(a, b, reduction)
+    torch.testing.assert_close(ours, slow, rtol=1e-9, atol=1e-12)
+    for mine, theirs in zip(torch.autograd.grad(ours, (a, b)), torch.autograd.grad(slow, (a, b)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-12)
+
+
+def test_paper_sum_doubles_the_variance_term() -> None:
+    a, b = _embeddings(8, 5)
+    mean, total = (vicreg_loss(a / 3, b / 3, LossConfig(variance_reduction=r)) for r in ("mean", "sum"))  # type: ignore[arg-type]
+    torch.testing.assert_close(2 * mean["variance"], total["variance"])
+
+
+def test_gradient_passes_finite_differences() -> None:
+    a, b = (z.requires_grad_() for z in _embeddings(6, 4))
+    assert torch.autograd.gradcheck(lambda x, y: vicreg_loss(x, y, LossConfig())["loss"], (a, b))
+
+
+@pytest.mark.parametrize(("rows", "dims"), [(16, 48), (48, 16)])
+def test_both_forms_of_the_covariance_agree(rows: int, dims: int) -> None:
+    z = _embeddings(rows, dims)[0]
+    centred = z - z.mean(0)
+    variance = centred.square().sum(0) / (rows - 1)
+    by_samples, by_dimensions = (
+        form(centred, variance, rows) for form in (_covariance_by_samples, _covariance_by_dimensions)
+    )
+    torch.testing.assert_close(by_samples, by_dimensions, rtol=1e-11, atol=1e-13)
+
+
+def test_half_precision_embeddings_are_measured_in_float32() -> None:
+    a, b = (z.to(torch.bfloat16) for z in _embeddings(64, 128))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = vicreg_loss(a, b, LossConfig())
+    assert half["loss"].dtype == torch.float32
+    torch.testing.assert_close(half["loss"], vicreg_loss(a.float(), b.float(), LossConfig())["loss"])
+
+
+def test_collapsed_embeddings_have_a_finite_gradient() -> None:
+    a = torch.zeros(8, 4, requires_grad=True)
+    result = vicreg_loss(a, a + 0.0, LossConfig())
+    result["loss"].backward()
+    assert a.grad is not None
+    assert torch.isfinite(a.grad).all()
+    assert result["embedding_std"].item() == pytest.approx(0.01)  # the root of epsilon
+
+
+def test_refuses_shapes_that_do_not_match_and_single_rows() -> None:
+    with pytest.raises(ValueError, match="twice the same n x D"):
+        vicreg_loss(torch.zeros(4, 3), torch.zeros(4, 2), LossConfig())
+    with pytest.raises(ValueError, match="2 or more"):
+        vicreg_loss(torch.zeros(1, 3), torch.zeros(1, 3), LossConfig())
+
+
+def _loss_on_rank(rows: int, dims: int) -> tuple[dict[str, float], Tensor, Tensor]:
+    share = rows // distributed.world_size()
+    start = distributed.rank() * share
+    a, b = (z[start : start + share].clone().requires_grad_() for z in _embeddings(rows, dims))
+    terms = vicreg_loss(a, b, LossConfig())
+    terms["loss"].backward()
+    assert a.grad is not None
+    assert b.grad is not None
+    values = {name: value.item() for name, value in terms.items()}
+    return values, distributed.gather_rows(a.grad), distributed.gather_rows(b.grad)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize(("rows", "dims"), [(16, 40), (40, 16)])
+def test_ranks_give_value_and_gradient_of_the_whole_batch(tmp_path: Path, num_ranks: int, rows: int, dims: int) -> None:
+    alone = _loss_on_rank(rows, dims)
+    together = run_ranks(_loss_on_rank, num_ranks, tmp_path, rows, dims)
+    assert together[0] == pytest.approx(alone[0], rel=1e-12)
+    torch.testing.assert_close(together[1], alone[1], rtol=1e-11, atol=1e-14)
+    torch.testing.assert_close(together[2], alone[2], rtol=1e-11, atol=1e-14)

@@ -1,0 +1,277 @@
+"""What one pretraining run is made of: frozen dataclasses, checked when they are built, and nothing else.
+
+The defaults are the official VICReg program's (facebookresearch/vicreg, `main_vicreg.py`, `augmentations.py`);
+recipes in `jobs/recipes.py` depart from them by name. A configuration travels as JSON (`to_json`, `from_json`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+
+def require(condition: bool, name: str, value: object, allowed: str) -> None:
+    """Raise a ValueError that names the field, its value and what is allowed."""
+    if not condition:
+        raise ValueError(f"{name} is {value!r}, allowed: {allowed}")
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """How one view of an image is made; the operations run in the order of the fields."""
+
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Share of the image's area that a crop covers, smallest and largest."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Width over height of a crop, smallest and largest."""
+    rotation_deg: float = 0.0
+    """Rotation about the centre, drawn from (-x, x) degrees."""
+    hflip_p: float = 0.5
+    """Probability of a horizontal flip."""
+    jitter_p: float = 0.8
+    """Probability of colour jitter: the four changes below in random order."""
+    brightness: float = 0.4
+    """Brightness factor drawn from (1 - x, 1 + x)."""
+    contrast: float = 0.4
+    """Contrast factor drawn from (1 - x, 1 + x)."""
+    saturation: float = 0.2
+    """Saturation factor drawn from (1 - x, 1 + x)."""
+    hue: float = 0.1
+    """Hue shift drawn from (-x, x) turns of the colour wheel."""
+    grayscale_p: float = 0.2
+    """Probability of losing all colour."""
+    blur_p: float = 1.0
+    """Probability of a Gaussian blur."""
+    blur_sigma_px: tuple[float, float] = (0.1, 2.0)
+    """Standard deviation of the blur in pixels, smallest and largest."""
+    solarize_p: float = 0.0
+    """Probability of inverting every value of 128 and above."""
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        require(0 < low <= high <= 1, "crop_scale", self.crop_scale, "0 < smallest <= largest <= 1")
+        low, high = self.crop_ratio
+        require(0 < low <= high, "crop_ratio", self.crop_ratio, "0 < smallest <= largest")
+        low, high = self.blur_sigma_px
+        require(0 < low <= high, "blur_sigma_px", self.blur_sigma_px, "0 < smallest <= largest")
+        for name in ("hflip_p", "jitter_p", "grayscale_p", "blur_p", "solarize_p"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a probability from 0 to 1")
+        for name in ("brightness", "contrast", "saturation"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
+        require(0 <= self.hue <= 0.5, "hue", self.hue, "from 0 to 0.5 turns")
+        require(0 <= self.rotation_deg <= 180, "rotation_deg", self.rotation_deg, "from 0 to 180 degrees")
+
+
+def official_views() -> tuple[ViewConfig, ViewConfig]:
+    """The official code's asymmetric pair (BYOL's): the first always blurred, the second rarely, but solarised."""
+    return ViewConfig(), ViewConfig(blur_p=0.1, solarize_p=0.2)
+
+
+def paper_views() -> tuple[ViewConfig, ViewConfig]:
+    """The paper's text (appendix C.1): both views alike, with nearly the same average probabilities."""
+    view = ViewConfig(blur_p=0.5, solarize_p=0.1)
+    return view, view
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images are and how they reach the model."""
+
+    train: str = "data/imagenet/train.beton"
+    """Beton to learn from."""
+    val: str = "data/imagenet/val.beton"
+    """Beton to measure on."""
+    loader: Literal["beton", "array"] = "beton"
+    """beton: decode on CPU threads, every epoch anew. array: hold the decoded data set as uint8 on the device."""
+    image_size: int = 224
+    """Side of a view in pixels."""
+    eval_resize: int = 256
+    """When measuring: the shorter side is resized to this many pixels, then the centre of image_size is cut out."""
+    workers: int = 0
+    """Decoding threads per rank; 0 takes the CPU cores this process may use, shared among the ranks of the machine."""
+    batches_ahead: int = 3
+    """Batches decoded before they are asked for."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean per channel that normalisation subtracts, for values from 0 to 1."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Standard deviation per channel that normalisation divides by."""
+
+    def __post_init__(self) -> None:
+        require(self.image_size >= 8, "image_size", self.image_size, "8 pixels or more")
+        require(
+            self.eval_resize >= self.image_size,
+            "eval_resize",
+            self.eval_resize,
+            f"image_size ({self.image_size}) or more",
+        )
+        require(self.workers >= 0, "workers", self.workers, "0 (from the CPU cores) or more")
+        require(self.batches_ahead >= 1, "batches_ahead", self.batches_ahead, "1 or more")
+        require(all(s > 0 for s in self.std), "std", self.std, "above 0")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Encoder and expander."""
+
+    encoder: str = "resnet50"
+    """Name of the encoder in torchvision, else in timm."""
+    small_images: bool = False
+    """Stem for images of about 32 px: a 3x3 convolution of stride 1 and no max-pooling."""
+    expander: str = "8192-8192-8192"
+    """Widths of the expander's layers; batch norm and ReLU after all but the last."""
+
+    def __post_init__(self) -> None:
+        widths = self.expander.split("-")
+        ok = all(width.isdigit() and int(width) > 0 for width in widths)
+        require(ok, "expander", self.expander, "positive widths joined by dashes, such as 8192-8192-8192")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and form of the three terms (paper, section 4.2; official code)."""
+
+    invariance_weight: float = 25.0
+    """Weight of the mean squared distance between the views' embeddings."""
+    variance_weight: float = 25.0
+    """Weight of the hinge on each dimension's standard deviation."""
+    covariance_weight: float = 1.0
+    """Weight of the squared off-diagonal covariances."""
+    variance_reduction: Literal["mean", "sum"] = "mean"
+    """Over the two branches: mean as in the official code, sum as in the paper's equations (twice as large)."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimizer and learning-rate schedule."""
+
+    name: Literal["lars", "adamw"] = "lars"
+    """LARS as in the official code, or AdamW for small networks."""
+    base_lr: float = 0.2
+    """Learning rate for 256 images; the peak is base_lr x global_batch / 256 for LARS and base_lr itself for AdamW."""
+    weight_decay: float = 1e-6
+    """Weight decay; biases and batch-norm parameters are excluded."""
+    momentum: float = 0.9
+    """Momentum of LARS."""
+    trust_coefficient: float = 0.001
+    """LARS's eta."""
+    clip_lr: bool = False
+    """LARS as in solo-learn: the layer's rate is clipped at the global one, weight decay is added after the norms."""
+    warmup_epochs: float = 10.0
+    """Epochs over which the rate rises linearly from 0."""
+    final_lr_ratio: float = 0.001
+    """Final learning rate over the peak (official code 0.001; the paper's text amounts to 0.00125 or 0.01)."""
+
+    def __post_init__(self) -> None:
+        require(self.base_lr > 0, "base_lr", self.base_lr, "above 0")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 to below 1")
+        require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "0 or more")
+        require(0 <= self.final_lr_ratio <= 1, "final_lr_ratio", self.final_lr_ratio, "from 0 to 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length, precision and housekeeping of a run."""
+
+    epochs: int = 1000
+    """Passes over the training set."""
+    global_batch: int = 2048
+    """Images per step over all ranks; every rank takes an equal part."""
+    precision: Literal["auto", "float32", "bf16", "fp16", "float64"] = "auto"
+    """Arithmetic of encoder and expander; the loss is float32 or better. auto: bf16 on GPUs, float32 on CPUs."""
+    channels_last: bool = True
+    """Memory format of the convolutions."""
+    compile: bool = False
+    """Pass encoder and expander through torch.compile."""
+    deterministic: bool = False
+    """Bit-identical resume on GPUs too, at a cost in speed; on CPUs it always is."""
+    seed: int = 0
+    """Seed of order, augmentation and initial weights."""
+    log_every_steps: int = 20
+    """Steps between two lines of metrics."""
+    checkpoint_every_steps: int = 0
+    """Steps between two checkpoints; 0 for one per epoch."""
+    checkpoint_every_min: float = 20.0
+    """Minutes after which a checkpoint is due, whatever the step."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that stay."""
+    stop_check_every_steps: int = 1
+    """Steps between two agreements of the ranks on stopping."""
+    wandb_project: str = ""
+    """Project on Weights & Biases that metrics go to as well; empty for none."""
+    max_skipped_steps: int = 50
+    """Consecutive steps with a non-finite gradient that are skipped before the run gives up."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "log_every_steps", "keep_checkpoints", "stop_check_every_steps", "max_skipped_steps"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        require(self.global_batch >= 2, "global_batch", self.global_batch, "2 or more (the loss needs a variance)")
+        require(self.checkpoint_every_steps >= 0, "checkpoint_every_steps", self.checkpoint_every_steps, "0 or more")
+        require(self.checkpoint_every_min > 0, "checkpoint_every_min", self.checkpoint_every_min, "above 0")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pretraining run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    view_a: ViewConfig = field(default_factory=lambda: official_views()[0])
+    view_b: ViewConfig = field(default_factory=lambda: official_views()[1])
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    @property
+    def views(self) -> tuple[ViewConfig, ViewConfig]:
+        """Both views, in the order of the method's branches."""
+        return self.view_a, self.view_b
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A configuration as a JSON-able dictionary (tuples become lists)."""
+    result: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return result
+
+
+T = TypeVar("T")
+
+
+def from_json(kind: type[T], values: dict[str, Any]) -> T:
+    """A configuration from its JSON form; unknown fields are refused by name, missing ones take their default."""
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(values.keys() - hints.keys())
+    require(not unknown, kind.__name__, unknown, f"the fields {', '.join(hints)}")
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            arguments[name] = from_json(hint, value)
+        elif typing.get_origin(hint) is tuple:
+            arguments[name] = tuple(value)
+        else:
+            arguments[name] = value
+    return kind(**arguments)
+
+
+MAY_CHANGE = frozenset(
+    ["data.workers", "data.batches_ahead", "data.val"]
+    + [f"train.{name}" for name in ("keep_checkpoints", "checkpoint_every_steps", "checkpoint_every_min")]
+    + [f"train.{name}" for name in ("log_every_steps", "stop_check_every_steps", "max_skipped_steps", "wandb_project")]
+)
+"""Fields that a resumed run may change, since no weight depends on them."""
+
+
+def differing_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """The fields in which two configurations differ, as "name: old -> new", but for those of MAY_CHANGE."""
+    lines: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differing_fields(before, after, f"{prefix}{key}.")
+        elif before != after and prefix + key not in MAY_CHANGE:
+            lines.append(f"{prefix}{key}: {before!r} -> {after!r}")
+    return lines

@@ -1,0 +1,252 @@
+"""How the ranks of a run find each other and agree; the only file that imports torch.distributed.
+
+Every function also works in a single process without a process group, where it does nothing or returns its input.
+Gradients are summed here and not by DistributedDataParallel: that one lays its buckets out anew after its first step,
+so the order of additions, and with it the last bit, would differ between a resumed and an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class RendezvousError(RuntimeError):
+    """Not all ranks came together in time."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one rank stands: its number among all ranks, and among those of its machine."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+
+def rank() -> int:
+    """This process's rank, 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of ranks, 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def device_for(placement: Placement) -> torch.device:
+    """The GPU of the local rank where there are GPUs, else the CPU with this rank's share of the cores.
+
+    Raises ValueError when the machine has fewer GPUs than ranks.
+    """
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        if placement.local_rank >= count:
+            raise ValueError(
+                f"local rank {placement.local_rank} has no GPU: this machine shows {count} for "
+                f"{placement.local_size} ranks; start at most one rank per GPU"
+            )
+        torch.cuda.set_device(placement.local_rank)
+        return torch.device("cuda", placement.local_rank)
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // placement.local_size))
+    return torch.device("cpu")
+
+
+@contextmanager
+def connected(placement: Placement, rendezvous: Path, timeout_s: float = 300.0) -> Iterator[None]:
+    """Bring all ranks together for the length of a block.
+
+    Rank 0 opens a store on a port that the system chooses and publishes the address in the file `rendezvous`, which
+    must be new for every start and visible to all ranks. Raises RendezvousError naming the ranks that did not come
+    within `timeout_s` seconds.
+    """
+    if placement.world_size == 1:
+        yield
+        return
+    one_machine = placement.local_size == placement.world_size
+    if one_machine:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    store = _open_store(placement, rendezvous, timeout_s, "127.0.0.1" if one_machine else socket.gethostname())
+    _await_all_ranks(store, placement, timeout_s)
+    dist.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        store=dist.PrefixStore("group", store),
+        rank=placement.rank,
+        world_size=placement.world_size,
+        timeout=timedelta(minutes=30),
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+        if placement.rank == 0:
+            rendezvous.unlink(missing_ok=True)
+
+
+def _open_store(placement: Placement, rendezvous: Path, timeout_s: float, host: str) -> dist.TCPStore:
+    timeout = timedelta(seconds=timeout_s)
+    if placement.rank == 0:
+        store = dist.TCPStore(host, 0, None, True, timeout, wait_for_workers=False)
+        rendezvous.parent.mkdir(parents=True, exist_ok=True)
+        beside = rendezvous.with_suffix(".tmp")
+        beside.write_text(json.dumps({"host": host, "port": store.port}))
+        beside.replace(rendezvous)
+        return store
+    deadline = time.monotonic() + timeout_s
+    while not rendezvous.exists():
+        if time.monotonic() > deadline:
+            raise RendezvousError(
+                f"rank {placement.rank} waited {timeout_s:.0f} s for rank 0's address in {rendezvous}; "
+                "rank 0 did not start, or the folder is not shared by all machines"
+            )
+        time.sleep(0.05)
+    address = json.loads(rendezvous.read_text())
+    return dist.TCPStore(address["host"], address["port"], None, False, timeout)
+
+
+def _await_all_ranks(store: dist.Store, placement: Placement, timeout_s: float) -> None:
+    store.set(f"here/{placement.rank}", socket.gethostname())
+    names = [f"here/{number}" for number in range(placement.world_size)]
+    deadline = time.monotonic() + timeout_s
+    while not store.check(names):
+        if time.monotonic() > deadline:
+            missing = [number for number, name in enumerate(names) if not store.check([name])]
+            raise RendezvousError(f"ranks {missing} of {placement.world_size} did not come within {timeout_s:.0f} s")
+        time.sleep(0.05)
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum of `tensor` over the ranks, in place and without a gradient."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def gather_rows(tensor: Tensor) -> Tensor:
+    """All ranks' rows (n x ... each, equal n) below each other in rank order, without a gradient."""
+    if not dist.is_initialized():
+        return tensor
+    tensor = tensor.contiguous()
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor)
+    return torch.cat(parts)
+
+
+def gather_uneven_rows(tensor: Tensor, counts: list[int]) -> Tensor:
+    """All ranks' rows in rank order where rank r has `counts[r]` rows, without a gradient."""
+    if not dist.is_initialized():
+        return tensor
+    longest = max(counts)
+    padded = tensor.new_zeros((longest, *tensor.shape[1:]))
+    padded[: len(tensor)] = tensor
+    rows = gather_rows(padded)
+    return torch.cat([rows[r * longest : r * longest + count] for r, count in enumerate(counts)])
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set on any rank; the same answer on every rank."""
+    if not dist.is_initialized():
+        return flag
+    votes = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    return bool(votes.item())
+
+
+def from_rank_0(number: int, device: torch.device) -> int:
+    """Rank 0's number, on every rank."""
+    if not dist.is_initialized():
+        return number
+    box = torch.tensor([number], device=device)
+    dist.broadcast(box, src=0)
+    return int(box.item())
+
+
+def barrier(device: torch.device) -> None:
+    """Return when every rank has come here."""
+    any_rank(False, device)
+
+
+class GradientSum:
+    """Sums gradients over the ranks in buckets of fixed layout, while the backward pass goes on.
+
+    Every parameter's `.grad` is a view on a bucket, filled in reverse order of the parameters as the backward pass
+    does; a full bucket is sent at once, and buckets are always sent in the same order on all ranks. The global loss
+    being known on every rank, the sum (not the mean) over the ranks is its gradient.
+    """
+
+    def __init__(self, module: nn.Module, bucket_mb: float = 25.0) -> None:
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self._buckets: list[Tensor] = []
+        self._members: list[int] = []
+        self._bucket_of: dict[Tensor, int] = {}
+        self._waiting: list[int] = []
+        self._sent: list[dist.Work] = []
+        limit = bucket_mb * 2**20
+        for group in _split(reversed(self.parameters), limit):
+            bucket = group[0].new_zeros(sum(p.numel() for p in group))
+            start = 0
+            for parameter in group:
+                shape_source = bucket[start : start + parameter.numel()]
+                # A gradient must have its parameter's strides, or autograd would replace the view.
+                parameter.grad = shape_source.as_strided(parameter.shape, parameter.stride())
+                self._bucket_of[parameter] = len(self._buckets)
+                start += parameter.numel()
+            self._buckets.append(bucket)
+            self._members.append(len(group))
+        if dist.is_initialized():
+            for parameter in self.parameters:
+                parameter.register_post_accumulate_grad_hook(self._arrived)
+        self.clear()
+
+    def clear(self) -> None:
+        """Set all gradients to zero before a step."""
+        torch._foreach_zero_(self._buckets)
+        self._waiting = list(self._members)
+        self._sent = []
+
+    def _arrived(self, parameter: Tensor) -> None:
+        self._waiting[self._bucket_of[parameter]] -= 1
+        while len(self._sent) < len(self._buckets) and self._waiting[len(self._sent)] == 0:
+            self._send_next()
+
+    def _send_next(self) -> None:
+        work = dist.all_reduce(self._buckets[len(self._sent)], async_op=True)
+        assert work is not None
+        self._sent.append(work)
+
+    def finish(self) -> None:
+        """Wait until every gradient holds the sum over the ranks; parameters without a gradient count as zero."""
+        if not dist.is_initialized():
+            return
+        while len(self._sent) < len(self._buckets):
+            self._send_next()
+        for work in self._sent:
+            work.wait()
+
+
+def _split(parameters: Iterable[Tensor], limit_bytes: float) -> list[list[Tensor]]:
+    """Runs of parameters of one dtype and device, each up to the limit or a single parameter."""
+    groups: list[list[Tensor]] = []
+    size = 0.0
+    for parameter in parameters:
+        nbytes = parameter.numel() * parameter.element_size()
+        fits = bool(groups) and size + nbytes <= limit_bytes
+        if fits and groups[-1][0].dtype == parameter.dtype and groups[-1][0].device == parameter.device:
+            groups[-1].append(parameter)
+            size += nbytes
+        else:
+            groups.append([parameter])
+            size = nbytes
+    return groups

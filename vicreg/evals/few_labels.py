@@ -1,0 +1,134 @@
+"""Linear accuracy with few labels: logistic regression on frozen features of a handful of labelled training images.
+
+It answers at small scale what semi-supervised fine-tuning answers on ImageNet: how much of a representation can be used
+with a few labels. Every draw of labels is measured on the whole validation split. The ranks share the draws among them.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+from vicreg import distributed
+from vicreg.config import require
+from vicreg.features import Features, Splits
+from vicreg.keyed_random import bits
+
+log = logging.getLogger(__name__)
+
+_WITHIN_CLASS, _AMONG_CLASSES = 0, 1  # numbers of the two random keys of a draw
+
+
+@dataclass(frozen=True)
+class Config:
+    """Source: this project; not a published protocol. The regression is scikit-learn's, fitted by L-BFGS."""
+
+    label_counts: tuple[int, ...] = (10, 50, 144, 1437)
+    """Numbers of labelled images (default: 1, 5, 14 per class and all of the digits)."""
+    draws: int = 20
+    """Random choices of the labelled images, over which mean and standard deviation are taken; all labels need one."""
+    inverse_regularisation: float = 0.1
+    """scikit-learn's C: the weight of the summed log-loss against half the squared norm of the weights."""
+    max_iterations: int = 1000
+    """Iterations of L-BFGS after which it gives up, and says so."""
+    seed: int = 0
+    """Seed of the draws."""
+
+    def __post_init__(self) -> None:
+        require(len(self.label_counts) > 0, "label_counts", self.label_counts, "at least one number")
+        require(min(self.label_counts) >= 2, "label_counts", self.label_counts, "2 or more (a class alone is no choice)")
+        require(self.draws >= 1, "draws", self.draws, "1 or more")
+        require(self.inverse_regularisation > 0, "inverse_regularisation", self.inverse_regularisation, "above 0")
+        require(self.max_iterations >= 1, "max_iterations", self.max_iterations, "1 or more")
+
+
+def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> dict[str, float]:
+    """Mean top-1 accuracy in percent for every number of labels, and its standard deviation over the draws.
+
+    Raises ValueError when more labels are asked for than there are training images.
+    """
+    val = splits.features(encoder, "val")
+    train = splits.features(encoder, "train")
+    num_train, num_val = len(train.labels), len(val.labels)
+    largest = max(config.label_counts)
+    require(largest <= num_train, "label_counts", largest, f"up to the {num_train} training images")
+
+    mean, std = _statistics(train, splits.device)
+    queries = _standardise(val.all_rows(splits.device), mean, std)
+    jobs = [(count, draw) for count in config.label_counts for draw in range(_num_draws(count, num_train, config))]
+    correct = torch.zeros(len(jobs), dtype=torch.int64, device=splits.device)
+    for number, (count, draw) in enumerate(jobs):
+        chosen = choose_labelled(train.labels.numpy(), count, config.seed, draw)
+        labelled = _standardise(train.rows(chosen, splits.device), mean, std)
+        if number % distributed.world_size() == distributed.rank():
+            predicted = _fit_and_predict(labelled, train.labels.numpy()[chosen], queries, config)
+            correct[number] = int((predicted == val.labels.numpy()).sum())
+    distributed.sum_over_ranks(correct)
+
+    metrics: dict[str, float] = {}
+    for count in config.label_counts:
+        percent = [100 * int(correct[number]) / num_val for number, job in enumerate(jobs) if job[0] == count]
+        metrics[f"top1_{count}_labels"] = float(np.mean(percent))
+        if len(percent) > 1:
+            metrics[f"top1_{count}_labels_std"] = float(np.std(percent, ddof=1))
+    return metrics
+
+
+def choose_labelled(labels: NDArray[np.int64], count: int, seed: int, draw: int) -> NDArray[np.int64]:
+    """`count` samples as evenly over the classes as possible, ascending; a function of its arguments.
+
+    Round after round takes one random image of every class that has any left, the last, partial round those of random
+    classes. So a draw's larger choice contains its smaller ones.
+    """
+    samples = np.arange(len(labels), dtype=np.int64)
+    by_class = np.lexsort((bits(seed, draw, samples, 0, _WITHIN_CLASS), labels))
+    sizes = np.bincount(labels)
+    first_of_class = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rounds = np.empty(len(labels), dtype=np.int64)
+    rounds[by_class] = np.arange(len(labels)) - first_of_class
+    chosen: NDArray[np.int64] = np.lexsort((bits(seed, draw, samples, 0, _AMONG_CLASSES), rounds))[:count]
+    return np.sort(chosen)
+
+
+def _num_draws(count: int, num_train: int, config: Config) -> int:
+    return 1 if count == num_train else config.draws
+
+
+def _statistics(train: Features, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each feature over all training images: no label is needed for them.
+
+    A feature that never changes gets the deviation 1.
+    """
+    num = len(train.labels)
+    own = train.values.double()
+    mean = distributed.sum_over_ranks(own.sum(0).to(device)) / num
+    variance = distributed.sum_over_ranks((own - mean.cpu()).square().sum(0).to(device)) / num
+    constant = variance <= (1e-6 * mean.abs()).square()
+    return mean, torch.where(constant, torch.ones_like(variance), variance.sqrt())
+
+
+def _standardise(rows: Tensor, mean: Tensor, std: Tensor) -> NDArray[np.float64]:
+    standardised: NDArray[np.float64] = ((rows.double() - mean) / std).cpu().numpy()
+    return standardised
+
+
+def _fit_and_predict(
+    rows: NDArray[np.float64], labels: NDArray[np.int64], queries: NDArray[np.float64], config: Config
+) -> NDArray[np.int64]:
+    """Predicted labels of the queries."""
+    model = LogisticRegression(C=config.inverse_regularisation, max_iter=config.max_iterations)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        model.fit(rows, labels)
+    if any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
+        log.warning("the regression on %d labels did not converge in %d iterations", len(labels), config.max_iterations)
+    predicted: NDArray[np.int64] = model.predict(queries)
+    return predicted

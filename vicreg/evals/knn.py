@@ -1,0 +1,114 @@
+"""k nearest neighbours: a validation image gets the class that most of the training images with similar features have.
+
+Exact: every pair of images is compared by the cosine of their features, in blocks of bounded memory. A rank compares
+its own training rows with all validation images, then the ranks' best candidates are merged. Neighbours are ordered by
+similarity and, where that is equal, by their number in the training beton. Similarities are computed in float64 and
+rounded to float32: what a matrix product's blocking does to the last bits then no longer shows, and the counts are the
+same on any number of ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vicreg import distributed
+from vicreg.config import require
+from vicreg.features import Features, Splits
+
+TRAIN_BLOCK = 8192
+QUERY_BLOCK = 1024
+_LOW_32 = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Config:
+    """Source: the paper (appendix D.3, Table 11) measures 20 and 200 neighbours and does not say how they vote."""
+
+    neighbours: tuple[int, ...] = (20, 200)
+    """Numbers of neighbours that vote (paper, Table 11)."""
+    votes: tuple[Literal["weighted", "unweighted"], ...] = ("weighted",)
+    """weighted: a vote counts exp(similarity / temperature), as in instance discrimination (Wu et al. 2018) and after it.
+    unweighted: every vote counts 1, and of classes with equally many votes the one with the lowest number wins."""
+    temperature: float = 0.1
+    """Temperature of the weights (lightly's benchmarks; Wu et al. have 0.07)."""
+
+    def __post_init__(self) -> None:
+        require(len(self.neighbours) > 0, "neighbours", self.neighbours, "at least one number")
+        require(min(self.neighbours) >= 1, "neighbours", self.neighbours, "1 or more")
+        require(len(self.votes) > 0, "votes", self.votes, "weighted, unweighted")
+        require(set(self.votes) <= {"weighted", "unweighted"}, "votes", self.votes, "weighted, unweighted")
+        require(self.temperature > 0, "temperature", self.temperature, "above 0")
+
+
+def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> dict[str, float]:
+    """Top-1 accuracy in percent for every number of neighbours and way to vote; the same on every rank.
+
+    Raises ValueError when more neighbours are asked for than there are training images.
+    """
+    val = splits.features(encoder, "val")
+    train = splits.features(encoder, "train")
+    largest = max(config.neighbours)
+    require(largest <= len(train.labels), "neighbours", largest, f"up to the {len(train.labels)} training images")
+
+    queries = F.normalize(val.all_rows(splits.device).double())
+    keys = _nearest_own(queries, train, largest)
+    labels = train.labels.to(splits.device)
+    correct = {(k, vote): 0 for k in config.neighbours for vote in config.votes}
+    for begin in range(0, len(queries), QUERY_BLOCK):
+        block = slice(begin, begin + QUERY_BLOCK)
+        similarities, samples = _merge(keys[block], largest)
+        truth = val.labels[block].to(splits.device)
+        for k, vote in correct:
+            weights = (similarities[:, :k].double() / config.temperature).exp()
+            if vote == "unweighted":
+                weights = torch.ones_like(weights)
+            voted = _vote(labels[samples[:, :k]], weights, splits.num_classes)
+            correct[k, vote] += int((voted == truth).sum())
+    plain = {"weighted": "", "unweighted": "_unweighted"}
+    return {f"top1_{k}_neighbours{plain[vote]}": 100 * n / len(queries) for (k, vote), n in correct.items()}
+
+
+def _nearest_own(queries: Tensor, train: Features, k: int) -> Tensor:
+    """Keys (num_queries, up to k) of the nearest among this rank's training rows, nearest first."""
+    best = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
+    for begin in range(0, len(train.values), TRAIN_BLOCK):
+        rows = F.normalize(train.values[begin : begin + TRAIN_BLOCK].to(queries.device).double())
+        samples = torch.arange(len(rows), device=queries.device) + (train.first_row + begin)
+        parts = []
+        for start in range(0, len(queries), QUERY_BLOCK):
+            block = slice(start, start + QUERY_BLOCK)
+            candidates = torch.cat([best[block], _key(queries[block] @ rows.T, samples)], dim=1)
+            parts.append(candidates.topk(min(k, candidates.shape[1])).values)
+        best = torch.cat(parts)
+    missing = k - best.shape[1]
+    return F.pad(best, (0, missing), value=torch.iinfo(torch.int64).min)
+
+
+def _key(similarities: Tensor, samples: Tensor) -> Tensor:
+    """Integers that order pairs by similarity (high 32 bits), then by the lower sample number (low 32 bits)."""
+    bits = (similarities.float() + 0.0).view(torch.int32).to(torch.int64)  # + 0.0 makes -0.0 equal to 0.0
+    ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)  # negative floats grow with falling magnitude
+    return (ordered << 32) | (_LOW_32 - samples)
+
+
+def _merge(keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Similarities and training samples (queries, k) of the nearest of all ranks, from every rank's own nearest."""
+    gathered = distributed.gather_rows(keys).view(distributed.world_size(), *keys.shape)
+    best = gathered.transpose(0, 1).flatten(1).topk(k).values
+    ordered, samples = best >> 32, _LOW_32 - (best & _LOW_32)
+    bits = torch.where(ordered >= 0, ordered, ordered ^ 0x7FFFFFFF).to(torch.int32)
+    return bits.view(torch.float32), samples
+
+
+def _vote(labels: Tensor, weights: Tensor, num_classes: int) -> Tensor:
+    """The class with the most votes; neighbour after neighbour, so that sums do not depend on the device's scheduling."""
+    votes = torch.zeros((len(labels), num_classes), dtype=torch.float64, device=labels.device)
+    queries = torch.arange(len(labels), device=labels.device)
+    for neighbour in range(labels.shape[1]):
+        votes[queries, labels[:, neighbour]] += weights[:, neighbour]
+    return votes.argmax(dim=1)

@@ -1,0 +1,233 @@
+"""Published settings and numbers, as data, each with its source.
+
+Published and measured numbers are put beside each other only where they speak of the same data (`data_set_of`), and
+never without their source. Percentages; None where the source has no number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+PAPER = "VICReg paper (Bardes, Ponce, LeCun; ICLR 2022, arXiv 2105.04906)"
+IMAGENET = "ImageNet"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A published data set, known by its numbers: whole or not at all."""
+
+    name: str
+    num_train: int
+    num_val: int
+    num_classes: int
+
+
+DATA_SETS = (DataSet(IMAGENET, 1_281_167, 50_000, 1_000), DataSet("CIFAR-10", 50_000, 10_000, 10))
+
+
+def data_set_of(num_train: int, num_val: int, num_classes: int) -> str:
+    """Name of the whole published data set with these numbers, or an empty text: a part or another one."""
+    for known in DATA_SETS:
+        if (known.num_train, known.num_val, known.num_classes) == (num_train, num_val, num_classes):
+            return known.name
+    return ""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of an evaluation that differ from its defaults, and who published them."""
+
+    module: str
+    settings: dict[str, Any]
+    source: str
+
+
+PRESETS = {
+    "linear": Preset("linear", {}, "official code, evaluate.py, with the rates of its README"),
+    "linear-paper": Preset("linear", {"crop_scale": [0.2, 1.0]}, f"{PAPER}, appendix C.2"),
+    "knn": Preset("knn", {}, f"{PAPER}, appendix D.3, for the numbers of neighbours; the votes are lightly's"),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One published number per method."""
+
+    title: str
+    source: str
+    data_set: str
+    values: dict[str, float]
+    module: str = ""
+    """Evaluation that measures the same; empty while there is none."""
+    metric: str = ""
+    """Metric of that evaluation."""
+
+
+_TABLE_1 = "Table 1"
+_TABLE_2 = "Table 2"
+_TABLE_11 = "Table 11"
+PUBLISHED_SETTING = "ResNet-50, 1000 epochs for VICReg"
+OURS = "VICReg"
+
+COLUMNS = (
+    Column(
+        "linear top-1",
+        _TABLE_1,
+        IMAGENET,
+        {
+            "Supervised": 76.5,
+            "MoCo": 60.6,
+            "PIRL": 63.6,
+            "CPC v2": 63.8,
+            "CMC": 66.2,
+            "SimCLR": 69.3,
+            "MoCo v2": 71.1,
+            "SimSiam": 71.3,
+            "SwAV (2 crops)": 71.8,
+            "InfoMin Aug": 73.0,
+            "OBoW": 73.8,
+            "BYOL": 74.3,
+            "SwAV (multi-crop)": 75.3,
+            "Barlow Twins": 73.2,
+            "VICReg": 73.2,
+        },
+        "linear",
+        "top1",
+    ),
+    Column(
+        "linear top-5",
+        _TABLE_1,
+        IMAGENET,
+        {"SimCLR": 89.0, "InfoMin Aug": 91.1, "BYOL": 91.6, "Barlow Twins": 91.0, "VICReg": 91.1},
+        "linear",
+        "top5",
+    ),
+    Column(
+        "20-NN top-1",
+        _TABLE_11,
+        IMAGENET,
+        {"PCL": 54.5, "BYOL": 66.7, "SwAV (multi-crop)": 65.7, "Barlow Twins": 64.8, "VICReg": 64.5},
+        "knn",
+        "top1_20_neighbours",
+    ),
+    Column(
+        "200-NN top-1",
+        _TABLE_11,
+        IMAGENET,
+        {"NPID": 46.5, "LA": 49.4, "BYOL": 64.9, "SwAV (multi-crop)": 62.7, "Barlow Twins": 62.9, "VICReg": 62.8},
+        "knn",
+        "top1_200_neighbours",
+    ),
+    Column(
+        "1 % labels top-1",
+        _TABLE_1,
+        IMAGENET,
+        {
+            "Supervised": 25.4,
+            "SimCLR": 48.3,
+            "BYOL": 53.2,
+            "SwAV (multi-crop)": 53.9,
+            "Barlow Twins": 55.0,
+            "VICReg": 54.8,
+        },
+    ),
+    Column(
+        "10 % labels top-1",
+        _TABLE_1,
+        IMAGENET,
+        {
+            "Supervised": 56.4,
+            "SimCLR": 65.6,
+            "BYOL": 68.8,
+            "SwAV (multi-crop)": 70.2,
+            "Barlow Twins": 69.7,
+            "VICReg": 69.5,
+        },
+    ),
+    Column(
+        "1 % labels top-5",
+        _TABLE_1,
+        IMAGENET,
+        {
+            "Supervised": 48.4,
+            "PIRL": 57.2,
+            "SimCLR": 75.5,
+            "OBoW": 82.9,
+            "BYOL": 78.4,
+            "SwAV (multi-crop)": 78.5,
+            "Barlow Twins": 79.2,
+            "VICReg": 79.4,
+        },
+    ),
+    Column(
+        "10 % labels top-5",
+        _TABLE_1,
+        IMAGENET,
+        {
+            "Supervised": 80.4,
+            "PIRL": 83.8,
+            "SimCLR": 87.8,
+            "OBoW": 90.7,
+            "BYOL": 89.0,
+            "SwAV (multi-crop)": 89.9,
+            "Barlow Twins": 89.3,
+            "VICReg": 89.5,
+        },
+    ),
+    Column(
+        "top-1",
+        _TABLE_2,
+        "Places205",
+        {
+            "Supervised": 53.2,
+            "MoCo": 46.9,
+            "PIRL": 49.8,
+            "SimCLR": 52.5,
+            "MoCo v2": 51.8,
+            "BYOL": 54.0,
+            "SwAV (multi-crop)": 56.7,
+            "OBoW": 56.8,
+            "Barlow Twins": 54.1,
+            "VICReg": 54.3,
+        },
+    ),
+    Column(
+        "mAP",
+        _TABLE_2,
+        "VOC07",
+        {
+            "Supervised": 87.5,
+            "MoCo": 79.8,
+            "PIRL": 81.1,
+            "SimCLR": 85.5,
+            "MoCo v2": 86.4,
+            "BYOL": 86.6,
+            "SwAV (multi-crop)": 88.9,
+            "OBoW": 89.3,
+            "Barlow Twins": 86.2,
+            "VICReg": 86.6,
+        },
+    ),
+    Column(
+        "top-1",
+        _TABLE_2,
+        "iNaturalist 2018",
+        {
+            "Supervised": 46.7,
+            "MoCo": 31.5,
+            "PIRL": 34.1,
+            "SimCLR": 37.2,
+            "MoCo v2": 38.6,
+            "BYOL": 47.6,
+            "SwAV (multi-crop)": 48.6,
+            "Barlow Twins": 46.5,
+            "VICReg": 47.0,
+        },
+    ),
+)
+
+
+def published_columns(data_set: str, measured: set[tuple[str, str]]) -> list[Column]:
+    """The published columns on a data set for which there is a measured (module, metric)."""
+    return [column for column in COLUMNS if column.data_set == data_set and (column.module, column.metric) in measured]

@@ -1,0 +1,107 @@
+"""What an evaluation leaves behind: `run/evals/<name>/result.json`, and `<name>@<subject>` for what stands beside it.
+
+A result says what it was computed from, so that anybody can tell whether it still holds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vicreg.config import differing_fields, require
+
+log = logging.getLogger(__name__)
+
+RESULT_FILE = "result.json"
+EVALS = "evals"
+TRAINED, RANDOM, PIXELS = "trained", "random", "pixels"
+SUBJECTS = {TRAINED: "trained", RANDOM: "random weights", PIXELS: "raw pixels"}
+"""What can be measured, and how it is called in print."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation of one subject."""
+
+    evaluation: str
+    """Name in the recipe."""
+    module: str
+    """File in vicreg/evals."""
+    subject: str
+    """trained, random or pixels."""
+    metrics: dict[str, float]
+    """In percent."""
+    settings: dict[str, Any]
+    """The evaluation's whole configuration."""
+    data: dict[str, Any]
+    """As `features.describe` says it."""
+    num_classes: int
+    num_features: int
+    encoder_sha256: str
+    duration_s: float
+    """Including the features if no earlier evaluation of the same job had asked for them."""
+    num_ranks: int
+    device: str
+    versions: dict[str, str]
+    finished: str
+    """When: ISO 8601, UTC."""
+
+
+def folder(run: Path, evaluation: str, subject: str) -> Path:
+    """Where the result of an evaluation lies."""
+    require(subject in SUBJECTS, "subject", subject, ", ".join(SUBJECTS))
+    return run / EVALS / (evaluation if subject == TRAINED else f"{evaluation}@{subject}")
+
+
+def write(run: Path, result: Result) -> None:
+    """Write a result, complete or not at all."""
+    path = folder(run, result.evaluation, result.subject) / RESULT_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(asdict(result), indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside its place, flush it, then rename it."""
+    beside = path.with_name(f".{path.name}.tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def read(run: Path, evaluation: str, subject: str) -> Result | None:
+    """The result of an evaluation, or None where there is none that can be read; a damaged one is said."""
+    path = folder(run, evaluation, subject) / RESULT_FILE
+    try:
+        return Result(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        log.warning("%s is damaged or from another version (%s); it counts as missing", path, error)
+        return None
+
+
+def changes(result: Result, module: str, settings: dict[str, Any], data: dict[str, Any], sha256: str) -> list[str]:
+    """In what a result differs from what would be computed now; nothing if it still holds."""
+    found = differing_fields({"module": result.module}, {"module": module})
+    found += differing_fields(result.settings, settings)
+    if result.encoder_sha256 != sha256:
+        found.append("other weights")
+    before, after = _without_paths(result.data), _without_paths(data)
+    if before != after:
+        parts = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+        found.append(f"other data ({', '.join(parts)})")
+    return found
+
+
+def _without_paths(data: dict[str, Any]) -> dict[str, Any]:
+    """Data that were only moved are the same."""
+    return {
+        key: {name: part for name, part in value.items() if name != "path"} if isinstance(value, dict) else value
+        for key, value in data.items()
+    }

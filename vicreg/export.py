@@ -1,0 +1,57 @@
+"""A trained encoder in a file of its own, with what is needed to build it again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vicreg.config import ModelConfig, from_json, to_json
+from vicreg.model import build_encoder
+
+
+def save_encoder(path: Path, encoder: nn.Module, config: ModelConfig, origin: dict[str, Any]) -> None:
+    """Write the encoder's weights, its configuration and where it comes from, complete or not at all."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    beside = path.with_name(f".{path.name}.tmp")
+    with beside.open("wb") as file:
+        torch.save({"encoder": state, "model": to_json(config), "origin": origin}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def load_encoder(path: Path) -> nn.Module:
+    """The encoder of a file that `save_encoder` wrote, in eval mode on the CPU, every name and shape as written.
+
+    Raises ValueError when the file is not such a file or its weights do not fit.
+    """
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or not {"encoder", "model"} <= content.keys():
+        raise ValueError(f"{path} is not an encoder of this suite, allowed: encoder.pt of a run folder")
+    encoder = untrained_encoder(from_json(ModelConfig, content["model"]), seed=0)
+    try:
+        encoder.load_state_dict(content["encoder"])
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit its own description: {error}") from error
+    return encoder
+
+
+def untrained_encoder(config: ModelConfig, seed: int) -> nn.Module:
+    """The same encoder with random weights that depend on the seed alone, in eval mode on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_encoder(config.encoder, config.small_images).eval()
+
+
+def checksum(encoder: nn.Module) -> str:
+    """SHA-256 over an encoder's names and weights, to tell whether a result belongs to it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

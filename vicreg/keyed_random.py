@@ -1,0 +1,56 @@
+"""Random numbers that are functions, not state: equal (seed, epoch, sample, view, draw) give equal numbers.
+
+Order and augmentation are drawn from here, so that a run can stop anywhere and go on anywhere, on any number of ranks
+and threads, and see the same samples with the same augmentations. Pure numpy integer arithmetic: the numbers do not
+depend on numpy's generators, on its version or on the machine. They are drawn on the CPU as small arrays and shipped
+to where they are used.
+
+Each key is folded into 64 bits of state by the output function of splitmix64 (Steele, Lea and Flood, "Fast splittable
+pseudorandom number generators", 2014; the constants are Stafford's variant 13), which flips every output bit with
+probability near one half when any input bit changes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MASK = (1 << 64) - 1
+_STEP = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio, odd: neighbouring keys become far apart
+_MULTIPLY_1 = 0xBF58476D1CE4E5B9
+_MULTIPLY_2 = 0x94D049BB133111EB
+
+ORDER_VIEW = 0xFFFF_FFFF
+"""The `view` key under which the order of an epoch is drawn: no view of an image has this number."""
+
+
+def bits(seed: int, epoch: int, samples: NDArray[np.int64], view: int, draw: int) -> NDArray[np.uint64]:
+    """64 random bits for each sample (B,), a function of the five keys and nothing else."""
+    state = 0
+    for key in (seed, epoch, view, draw):
+        state = _mix_int((state + (key + 1) * _STEP) & _MASK)
+    keys = np.asarray(samples, dtype=np.int64).astype(np.uint64)
+    mixed = (keys + np.uint64(1)) * np.uint64(_STEP) + np.uint64(state)  # arrays wrap silently at 64 bits
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(_MULTIPLY_1)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(_MULTIPLY_2)
+    result: NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(31))
+    return result
+
+
+def uniform(seed: int, epoch: int, samples: NDArray[np.int64], view: int, draw: int) -> NDArray[np.float32]:
+    """Uniform numbers in [0, 1) for each sample (B,), multiples of 2**-24 (every one exact in float32)."""
+    high = bits(seed, epoch, samples, view, draw) >> np.uint64(40)
+    return high.astype(np.float32) * np.float32(2**-24)
+
+
+def permutation(num: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """A random permutation of 0..num-1: the positions sorted by 64 random bits each (equal bits keep their order)."""
+    keys = bits(seed, epoch, np.arange(num, dtype=np.int64), ORDER_VIEW, 0)
+    return np.argsort(keys, kind="stable").astype(np.int64, copy=False)
+
+
+def _mix_int(value: int) -> int:
+    """The same mixing as in `bits`, for one Python integer below 2**64."""
+    value = ((value ^ (value >> 30)) * _MULTIPLY_1) & _MASK
+    value = ((value ^ (value >> 27)) * _MULTIPLY_2) & _MASK
+    return value ^ (value >> 31)

@@ -1,0 +1,133 @@
+"""One training step: two views, the method's loss, the sum of gradients over the ranks, the optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vicreg.augment import augment
+from vicreg.config import PretrainConfig
+from vicreg.data import Batch
+from vicreg.distributed import GradientSum
+from vicreg.guards import StepGuard
+from vicreg.lars import Lars
+from vicreg.methods.vicreg import Vicreg
+from vicreg.sync_batch_norm import synchronise
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Learner:
+    """The method with its optimizer, and one training step of them."""
+
+    config: PretrainConfig
+    device: torch.device
+    method: Vicreg
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    gradients: GradientSum
+    guard: StepGuard
+    dtype: torch.dtype
+
+    @classmethod
+    def build(cls, config: PretrainConfig, device: torch.device) -> Learner:
+        """Method with weights that depend on the seed alone, and a fresh optimizer."""
+        dtype = _dtype(config.train.precision, device)
+        torch.manual_seed(config.train.seed)
+        method = Vicreg(config.model, config.loss).to(torch.float64 if dtype == torch.float64 else torch.float32)
+        method.to(device, memory_format=torch.channels_last if config.train.channels_last else torch.preserve_format)
+        synchronise(method, device)
+        if config.train.compile:
+            method.encoder.compile()
+            method.expander.compile()
+        return cls(
+            config=config,
+            device=device,
+            method=method.train(),
+            optimizer=_optimizer(config, method),
+            scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+            gradients=GradientSum(method),
+            guard=StepGuard(config.train.max_skipped_steps),
+            dtype=dtype,
+        )
+
+    def step(self, batch: Batch, step: int, rate: float, rank: int) -> dict[str, Tensor]:
+        """One step on this rank's part of a global batch; returns the loss terms of the whole of it."""
+        torch.manual_seed(_step_seed(self.config.train.seed, step, rank))  # dropout, stochastic depth
+        batch = batch.to(self.device)
+        view_a, view_b = (self._prepare(batch, view) for view in range(2))
+        self.gradients.clear()
+        half = self.dtype in (torch.float16, torch.bfloat16)
+        with torch.autocast(self.device.type, self.dtype if half else torch.float16, enabled=half):
+            terms = self.method(view_a, view_b)
+        self.scaler.scale(terms["loss"]).backward()  # type: ignore[no-untyped-call]
+        self.gradients.finish()
+        self.scaler.unscale_(self.optimizer)
+        taken = self.guard.accept(step, [p.grad for p in self.gradients.parameters if p.grad is not None], terms)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if taken:
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return {name: value.detach() for name, value in terms.items()}
+
+    def report(self, step: int, terms: dict[str, Tensor]) -> dict[str, float]:
+        """The terms as numbers, with the steps skipped so far; warns when the embeddings have collapsed."""
+        values = {name: float(value) for name, value in terms.items()}
+        self.guard.watch_collapse(step, values["embedding_std"])
+        return values | {"skipped_steps": self.guard.skipped}
+
+    def _prepare(self, batch: Batch, view: int) -> Tensor:
+        images = augment(batch.views[view], batch.geometry[view], batch.colour[view], self.config.data)
+        if self.config.train.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images.double() if self.dtype == torch.float64 else images
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a step depends on, but for the position."""
+        return {
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "skipped_steps": self.guard.skipped,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to a state; names and shapes must fit exactly."""
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.guard.skipped = state["skipped_steps"]
+
+
+def _optimizer(config: PretrainConfig, method: nn.Module) -> torch.optim.Optimizer:
+    settings = config.optimizer
+    if settings.name == "lars":
+        return Lars(
+            method.parameters(),
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            trust_coefficient=settings.trust_coefficient,
+            clip_lr=settings.clip_lr,
+        )
+    groups = [
+        {"params": [p for p in method.parameters() if p.ndim != 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in method.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.base_lr)
+
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if device.type == "cpu" and precision in ("bf16", "fp16"):
+        raise ValueError(f"precision is {precision!r}, allowed on a CPU: auto, float32, float64")
+    return _DTYPES[precision]
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63

@@ -1,0 +1,148 @@
+"""What a run says while it goes on: metrics.jsonl, TensorBoard, Weights & Biases, the terminal; on rank 0 only."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+METRICS_FILE = "metrics.jsonl"
+TIMING = ("images_per_s", "data_wait_share", "elapsed_s")  # the only fields that differ between runs of one seed
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """All complete lines of a run's metrics, oldest first."""
+    path = run / METRICS_FILE
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")[:-1]  # what follows the last newline is an unfinished line
+    return [json.loads(line) for line in lines]
+
+
+class Metrics:
+    """Writes each logged step once, whatever happened before.
+
+    Lines of steps that a resumed run will do again are taken out of metrics.jsonl when it opens.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        first_step: int,
+        num_steps: int,
+        steps_per_epoch: int,
+        console: Console,
+        wandb_project: str = "",
+    ) -> None:
+        kept = [line for line in read_metrics(run) if line["step"] < first_step]
+        self._elapsed_before_s = float(kept[-1]["elapsed_s"]) if kept else 0.0
+        beside = run / f".{METRICS_FILE}.tmp"
+        with beside.open("w") as file:
+            file.writelines(json.dumps(line) + "\n" for line in kept)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(run / METRICS_FILE)
+        self._file = (run / METRICS_FILE).open("a", buffering=1)
+        self._sinks = [*_tensorboard(run, first_step), *_wandb(run, wandb_project)]
+        self._line = ProgressLine(first_step, num_steps, steps_per_epoch, console)
+        self._steps_per_epoch = steps_per_epoch
+        self._start = time.monotonic()
+
+    def log(self, step: int, learning_rate: float, terms: dict[str, float], timing: dict[str, float]) -> None:
+        """Write one line for a step; `timing` has images_per_s and data_wait_share."""
+        numbers = {
+            "epoch": step // self._steps_per_epoch,
+            "learning_rate": learning_rate,
+            **terms,
+            **timing,
+            "elapsed_s": self._elapsed_before_s + time.monotonic() - self._start,
+        }
+        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+        for sink in self._sinks:
+            sink(numbers, step)
+        self._line.show(step, terms, timing)
+
+    def close(self) -> None:
+        """Finish the line on the terminal and flush the file."""
+        self._line.close()
+        self._file.close()
+
+
+class ProgressLine:
+    """A progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, first_step: int, num_steps: int, steps_per_epoch: int, console: Console) -> None:
+        self._first_step, self._num_steps, self._steps_per_epoch = first_step, num_steps, steps_per_epoch
+        self._console = console
+        self._start = time.monotonic()
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                BarColumn(bar_width=12),
+                TextColumn("[bold]{task.percentage:3.0f}%"),
+                TextColumn("{task.description}"),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("starting", total=num_steps, completed=first_step)
+            self._bar.start()
+
+    def show(self, step: int, terms: dict[str, float], timing: dict[str, float]) -> None:
+        """Say where the run is, what the terms are, how fast it goes and when it will be done."""
+        rate = (step + 1 - self._first_step) / (time.monotonic() - self._start)
+        eta = timedelta(seconds=round((self._num_steps - step - 1) / rate))
+        epochs = -(-self._num_steps // self._steps_per_epoch)
+        text = (
+            f"epoch {step // self._steps_per_epoch + 1}/{epochs}  step {step + 1}/{self._num_steps}  "
+            f"loss {terms['loss']:.3f}  inv {terms['invariance']:.4f}  var {terms['variance']:.4f}  "
+            f"cov {terms['covariance']:.3f}  {timing['images_per_s']:,.0f} img/s  "
+            f"wait {timing['data_wait_share']:.0%}  ETA {eta}"
+        )
+        if self._bar is None:
+            self._console.print(text, highlight=False, soft_wrap=True)
+        else:
+            self._bar.update(self._task, description=text, completed=step + 1)
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+Sink = Callable[[dict[str, float], int], None]
+
+
+def _tensorboard(run: Path, first_step: int) -> list[Sink]:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # the extra `tensorboard` is not installed
+        return []
+    writer = SummaryWriter(str(run / "tensorboard"), purge_step=first_step)
+
+    def write(numbers: dict[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            writer.add_scalar(name, value, step)
+
+    return [write]
+
+
+def _wandb(run: Path, project: str) -> list[Sink]:
+    if not project:
+        return []
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError(f"wandb_project is {project!r}, but wandb is missing: pip install -e '.[wandb]'") from error
+    session = wandb.init(project=project, id=run.name, name=run.name, dir=str(run), resume="allow")
+
+    def write(numbers: dict[str, float], step: int) -> None:
+        session.log(numbers, step=step)
+
+    return [write]

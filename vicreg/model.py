@@ -1,0 +1,105 @@
+"""The encoder, by its name in torchvision or timm, and the expander behind it."""
+
+from __future__ import annotations
+
+import itertools
+
+import timm
+import torchvision.models
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from vicreg.config import ModelConfig
+
+NARROW = "resnet10-narrow"
+
+
+def build_encoder(name: str, small_images: bool = False) -> nn.Module:
+    """An encoder with random weights: images (B, 3, S, S) in, features (B, encoder.num_features) out.
+
+    Residual branches begin at zero (zero-initialised last batch-norm weights), as in the official code.
+    `small_images` exchanges a ResNet's stem for a 3x3 convolution of stride 1 without pooling.
+    Raises ValueError for an unknown name, or where the stem cannot be exchanged.
+    """
+    if name == NARROW:
+        encoder: nn.Module = narrow_resnet()
+    elif name in torchvision.models.list_models(module=torchvision.models):
+        builder = torchvision.models.get_model_builder(name)
+        zero = {"zero_init_residual": True} if "resnet" in name or "resnext" in name else {}
+        encoder = builder(weights=None, **zero)
+    elif timm.is_model(name):
+        encoder = timm.create_model(name, pretrained=False, num_classes=0)
+    else:
+        raise ValueError(
+            f"encoder is {name!r}, allowed: {NARROW}, a classification model of torchvision (such as resnet50), "
+            "or a model of timm (see timm.list_models())"
+        )
+    if small_images:
+        _exchange_stem(encoder, name)
+    _remove_classifier(encoder, name)
+    return encoder
+
+
+def _remove_classifier(encoder: nn.Module, name: str) -> None:
+    """Let the encoder end in its features, and say how many there are."""
+    if isinstance(getattr(encoder, "num_features", None), int):
+        return  # timm without classes
+    for place in ("fc", "classifier", "heads", "head"):
+        head = getattr(encoder, place, None)
+        if head is None:
+            continue
+        layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
+        if layers:
+            encoder.num_features = layers[0].in_features  # type: ignore[assignment]
+            setattr(encoder, place, nn.Identity())
+            return
+    raise ValueError(
+        f"encoder is {name!r}, which has no linear classifier to take off; allowed: a classification model"
+    )
+
+
+def _exchange_stem(encoder: nn.Module, name: str) -> None:
+    stem = getattr(encoder, "conv1", None)
+    if not isinstance(stem, nn.Conv2d) or not hasattr(encoder, "maxpool"):
+        raise ValueError(f"small_images is set, but encoder {name!r} has no ResNet stem; allowed: a plain ResNet")
+    encoder.conv1 = nn.Conv2d(3, stem.out_channels, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
+    encoder.maxpool = nn.Identity()
+
+
+def narrow_resnet(width: int = 16) -> ResNet:
+    """A ResNet of four basic blocks with `width` to 8 x `width` channels (0.3 M parameters), for trying things out."""
+    network = ResNet(BasicBlock, [1, 1, 1, 1])
+    network.inplanes = width
+    network.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+    network.bn1 = nn.BatchNorm2d(width)
+    network.layer1 = network._make_layer(BasicBlock, width, 1)
+    network.layer2 = network._make_layer(BasicBlock, width * 2, 1, stride=2)
+    network.layer3 = network._make_layer(BasicBlock, width * 4, 1, stride=2)
+    network.layer4 = network._make_layer(BasicBlock, width * 8, 1, stride=2)
+    network.fc = nn.Linear(width * 8, 1)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, BasicBlock):
+            nn.init.zeros_(module.bn2.weight)
+    return network
+
+
+def build_expander(in_features: int, widths: str) -> nn.Sequential:
+    """Linear, batch norm and ReLU for all but the last of the dashed widths, then a linear layer without bias.
+
+    Layer names and shapes are the official code's `Projector`.
+    """
+    sizes = [in_features, *map(int, widths.split("-"))]
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(sizes[:-1]):
+        layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
+    layers.append(nn.Linear(sizes[-2], sizes[-1], bias=False))
+    return nn.Sequential(*layers)
+
+
+def build_model(config: ModelConfig) -> tuple[nn.Module, nn.Sequential]:
+    """Encoder and expander of a configuration, with random weights from torch's generator."""
+    encoder = build_encoder(config.encoder, config.small_images)
+    return encoder, build_expander(int(encoder.num_features), config.expander)  # type: ignore[arg-type]

@@ -1,0 +1,197 @@
+"""The training loop: order, augmentation, loss, sum of gradients, step; and what lets a run stop and go on anywhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing
+from enum import Enum
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from vicreg import checkpoint, distributed
+from vicreg.config import PretrainConfig, differing_fields, to_json
+from vicreg.data import Batch, ViewLoader, default_workers, open_views
+from vicreg.distributed import Placement
+from vicreg.export import save_encoder
+from vicreg.learner import Learner
+from vicreg.metrics import Metrics
+from vicreg.schedule import learning_rate, peak_lr
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+ENCODER_FILE = "encoder.pt"
+
+
+class Outcome(Enum):
+    """How a call of `train` ended."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+
+
+def train(
+    config: PretrainConfig, run: Path, placement: Placement, should_stop: Callable[[], bool], console: Console
+) -> Outcome:
+    """Train up to the configured number of epochs, from the run folder's newest checkpoint if there is one.
+
+    Call it on every rank, inside `distributed.connected`. When `should_stop` turns true on any rank, all save and leave
+    together at the next step boundary. Afterwards the run folder holds checkpoints, metrics.jsonl and, when finished,
+    encoder.pt. Raises ValueError for a configuration that cannot run here or differs from the checkpoint's, and
+    TrainingDiverged when the gradients stay non-finite.
+    """
+    _require_divisible(config.train.global_batch, placement.world_size)
+    device = distributed.device_for(placement)
+    _choose_algorithms(config.train.deterministic)
+    learner = Learner.build(config, device)
+    workers = config.data.workers or default_workers(placement.local_size)
+    loader = open_views(
+        config.data,
+        Path(config.data.train),
+        config.views,
+        seed=config.train.seed,
+        global_batch=config.train.global_batch,
+        rank=placement.rank,
+        world_size=placement.world_size,
+        device=device,
+        workers=workers,
+    )
+    steps_per_epoch, num_steps = loader.num_batches, loader.num_batches * config.train.epochs
+    step = _resume(learner, run, config, device)
+    leads = placement.rank == 0
+    saver = _Saver(run, learner, config, steps_per_epoch, leads)
+    clock = _Clock(config.train.global_batch, step)
+    metrics = Metrics(run, step, num_steps, steps_per_epoch, console, config.train.wandb_project) if leads else None
+    stopped = False
+    with ExitStack() as stack:
+        stack.callback(loader.close)
+        if metrics:
+            stack.callback(metrics.close)
+        batches = stack.enter_context(closing(_stream(loader, step, num_steps)))
+        for batch in clock.timed(batches):
+            rate = _learning_rate(config, step, num_steps, steps_per_epoch)
+            terms = learner.step(batch, step, rate, placement.rank)
+            if metrics and (step % config.train.log_every_steps == 0 or step + 1 == num_steps):
+                metrics.log(step, rate, learner.report(step, terms), clock.lap(step))
+            step += 1
+            saver.save_if_due(step)
+            if step % config.train.stop_check_every_steps == 0 and distributed.any_rank(should_stop(), device):
+                stopped = step < num_steps
+                break
+    saver.save(step)
+    if leads and not stopped:
+        save_encoder(
+            run / ENCODER_FILE, learner.method.encoder, config.model, {"config": to_json(config), "step": step}
+        )
+    distributed.barrier(device)
+    return Outcome.STOPPED if stopped else Outcome.FINISHED
+
+
+def _stream(loader: ViewLoader, step: int, num_steps: int) -> Generator[Batch, None, None]:
+    """The batches of all steps from `step` on, epoch after epoch."""
+    while step < num_steps:
+        epoch, first_batch = divmod(step, loader.num_batches)
+        with closing(loader.batches(epoch, first_batch)) as batches:
+            for batch in batches:
+                yield batch
+                step += 1
+
+
+class _Saver:
+    """Saves on rank 0, by step and by time; all other ranks hold the same state and need not wait."""
+
+    def __init__(self, run: Path, learner: Learner, config: PretrainConfig, steps_per_epoch: int, leads: bool) -> None:
+        self._folder, self._learner, self._config, self._leads = run / CHECKPOINTS, learner, config, leads
+        self._every_steps = config.train.checkpoint_every_steps or steps_per_epoch
+        self._saved_step = -1
+        self._saved_at = time.monotonic()
+
+    def save_if_due(self, step: int) -> None:
+        minutes = (time.monotonic() - self._saved_at) / 60
+        if step % self._every_steps == 0 or minutes >= self._config.train.checkpoint_every_min:
+            self.save(step)
+
+    def save(self, step: int) -> None:
+        if self._leads and step != self._saved_step:
+            state = self._learner.state() | {"step": step, "config": to_json(self._config)}
+            checkpoint.save(self._folder, step, state, self._config.train.keep_checkpoints)
+            self._saved_step, self._saved_at = step, time.monotonic()
+
+
+class _Clock:
+    """Speed, and the share of time spent waiting for data, from lap to lap."""
+
+    def __init__(self, global_batch: int, step: int) -> None:
+        self._global_batch = global_batch
+        self._start, self._step, self._waited_s = time.monotonic(), step, 0.0
+
+    def timed(self, batches: Iterator[Batch]) -> Generator[Batch, None, None]:
+        """The same batches, with the time that each took to come."""
+        while True:
+            start = time.monotonic()
+            batch = next(batches, None)
+            self._waited_s += time.monotonic() - start
+            if batch is None:
+                return
+            yield batch
+
+    def lap(self, step: int) -> dict[str, float]:
+        """Timing of the steps up to and including `step` since the lap before."""
+        now = time.monotonic()
+        seconds = now - self._start
+        images = (step + 1 - self._step) * self._global_batch
+        timing = {
+            "images_per_s": round(images / seconds, 1),
+            "data_wait_share": round(self._waited_s / seconds, 4),
+        }
+        self._start, self._step, self._waited_s = now, step + 1, 0.0
+        return timing
+
+
+def _resume(learner: Learner, run: Path, config: PretrainConfig, device: torch.device) -> int:
+    """The step to go on with: that of the newest valid checkpoint, which is loaded, or 0."""
+    state = checkpoint.load_newest(run / CHECKPOINTS)
+    step = int(state["step"]) if state else 0
+    if distributed.any_rank(step != distributed.from_rank_0(step, device), device):
+        raise ValueError(f"the ranks do not see the same checkpoints in {run / CHECKPOINTS}; is the folder shared?")
+    if state is None:
+        return 0
+    changed = differing_fields(state["config"], to_json(config))
+    if changed:
+        raise ValueError(
+            f"{run} was started with another configuration; go on with the same, or choose another run folder:\n  "
+            + "\n  ".join(changed)
+        )
+    learner.load(state)
+    log.info("resuming %s at step %d", run, step)
+    return step
+
+
+def _learning_rate(config: PretrainConfig, step: int, num_steps: int, steps_per_epoch: int) -> float:
+    optimizer = config.optimizer
+    scaled = optimizer.name == "lars"
+    peak = peak_lr(optimizer.base_lr, config.train.global_batch) if scaled else optimizer.base_lr
+    warmup_steps = round(optimizer.warmup_epochs * steps_per_epoch)
+    return learning_rate(step, num_steps, warmup_steps, peak, optimizer.final_lr_ratio)
+
+
+def _choose_algorithms(deterministic: bool) -> None:
+    """cuDNN picks the fastest convolution, or a reproducible one; CPU kernels always are."""
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.use_deterministic_algorithms(deterministic)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def _require_divisible(global_batch: int, world_size: int) -> None:
+    if global_batch % world_size:
+        fits = [n for n in range(1, global_batch + 1) if global_batch % n == 0 and n <= 2 * world_size]
+        raise ValueError(
+            f"global_batch is {global_batch}, which {world_size} ranks cannot share equally; "
+            f"allowed here: a multiple of {world_size}, or a number of ranks from {fits}"
+        )

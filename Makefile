@@ -1,7 +1,7 @@
 # make demo   set up, learn from handwritten digits, measure, report (a few minutes on two cores)
 # make test   set up, lint, fast tests; SLOW=1 runs the slow ones too
 # make lint   ruff and mypy
-# make bench  benchmarks that need no photos; with PHOTOS=DIR those that do as well
+# make bench  side-by-side measurements on a folder of photos: make bench PHOTOS=DIR
 # make setup  .venv with everything that the others need
 
 PYTHON ?= python3
@@ -24,7 +24,8 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt system_packages.sh
 	touch $@
 
 demo: setup
-	$(BIN)/python dataprep/write_ffcv.py digits --out data/digits
+	$(BIN)/python dataprep/write_ffcv.py digits --out data/digits --split train
+	$(BIN)/python dataprep/write_ffcv.py digits --out data/digits --split val
 	$(BIN)/python jobs/pretrain.py --recipe digits
 	$(BIN)/python jobs/eval_all.py runs/digits
 	$(BIN)/python jobs/report.py runs/digits
@@ -38,9 +39,9 @@ test: lint
 	$(BIN)/python -m pytest $(if $(SLOW),,-m "not slow")
 
 bench: setup
-	$(BIN)/python benchmarks/loss.py
-	$(if $(PHOTOS),$(BIN)/python benchmarks/writer.py $(PHOTOS))
-	$(if $(PHOTOS),$(BIN)/python benchmarks/loader.py $(PHOTOS))
+	@test -n "$(PHOTOS)" || { echo "error: say which photos: make bench PHOTOS=DIR (any folder tree of JPEGs)"; exit 1; }
+	$(BIN)/python benchmarks/writer.py $(PHOTOS)
+	$(BIN)/python benchmarks/loader.py $(PHOTOS)
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,6 +7,7 @@ time is the wall clock from start to finished file, and the median over the roun
 
 from __future__ import annotations
 
+import functools
 import statistics
 import tempfile
 import time
@@ -68,7 +69,7 @@ def write_with_ffcv(tree: Path, target: Path, num_workers: int) -> None:
     DatasetWriter(str(target), fields, num_workers=num_workers).from_indexed_dataset(photos)
 
 
-def write_with_ours(tree: Path, target: Path, num_workers: int, plan: WritePlan) -> None:
+def write_with_ours(tree: Path, target: Path, plan: WritePlan, num_workers: int) -> None:
     """This suite's writer."""
     write_beton(sources.folder(tree), target, plan, num_workers=num_workers)
 
@@ -96,13 +97,16 @@ def measure(run: Callable[[Path], None], target: Path) -> tuple[float, int]:
 def main() -> None:
     """Print a table: images per second of each writer, and how many times FFCV's that is."""
     options = tyro.cli(Writer)
-    shrunk = WritePlan("jpg", max_resolution=MAX_RESOLUTION, quality=QUALITY)
-    writers: dict[str, Callable[[Path, Path, int], None]] = {
-        "this suite, passthrough": lambda *job: write_with_ours(*job, WritePlan("passthrough")),
-        "this suite, passthrough, 500 px": lambda *job: write_with_ours(*job, WritePlan("passthrough", MAX_RESOLUTION)),
-        "this suite, jpg, 500 px": lambda *job: write_with_ours(*job, shrunk),
-        "FFCV's DatasetWriter, jpg, 500 px": write_with_ffcv,
+    plans = {
+        "this suite, passthrough": WritePlan("passthrough"),
+        "this suite, passthrough, --check decode": WritePlan("passthrough", check="decode"),
+        "this suite, jpg, 500 px": WritePlan("jpg", MAX_RESOLUTION, QUALITY),
     }
+    writers: dict[str, Callable[[Path, Path], None]] = {
+        name: functools.partial(write_with_ours, plan=plan, num_workers=options.num_workers)
+        for name, plan in plans.items()
+    }
+    writers["FFCV's DatasetWriter, jpg, 500 px"] = functools.partial(write_with_ffcv, num_workers=options.num_workers)
     seconds: dict[str, list[float]] = {name: [] for name in writers}
     sizes: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -113,8 +117,7 @@ def main() -> None:
             raise SystemExit(f"{options.photos} holds no <class>/<photos>")
         for _ in range(options.rounds):
             for name, writer in writers.items():
-                run = lambda target, writer=writer: writer(tree, target, options.num_workers)  # noqa: E731
-                took_s, sizes[name] = measure(run, Path(folder) / "out.beton")
+                took_s, sizes[name] = measure(functools.partial(writer, tree), Path(folder) / "out.beton")
                 seconds[name].append(took_s)
     rates = {name: count / statistics.median(times) for name, times in seconds.items()}
     table = Table(title=f"{count:,} photos, {options.num_workers} workers, median of {options.rounds}")

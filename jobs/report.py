@@ -1,24 +1,22 @@
 """What came out: the numbers of a run beside its baselines and, on published data, beside the published numbers.
 
-A report is a short document of headings, texts, commands and tables, made once and rendered twice: to the terminal and
-to `report.md` in the run folder. It reads complete files of the run folder and nothing else.
+It reads complete files of the run folder and nothing else, prints, and leaves the same in `report.md` there.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text as RichText
 
 from jobs.cli import user_errors
+from jobs.document import Block, Code, Heading, Table, Text, markdown, show
 from jobs.eval_all import ENCODER_FILE, Piece, evaluation_module, plan, read_run
 from vicreg.config import PretrainConfig, differing_fields, to_json
 from vicreg.evals import protocols, results
@@ -40,54 +38,6 @@ class Command:
     def __post_init__(self) -> None:
         if not self.runs:
             raise ValueError("runs is empty, allowed: one run folder or more")
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A line that names what follows."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Text:
-    """A paragraph."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Code:
-    """A command to run."""
-
-    text: str
-
-
-@dataclass
-class Table:
-    """Cells as text; the first `num_names` columns name the row, the others hold numbers."""
-
-    title: str
-    headers: list[str]
-    num_names: int
-    rows: list[list[str]] = field(default_factory=list)
-    best: set[tuple[int, int]] = field(default_factory=set)
-    """(row, column) of the cells to mark."""
-
-    def add(self, names: list[str], values: list[float | None], deviations: list[float | None], mark: bool) -> None:
-        """A row of numbers, to a tenth of a percent; the largest is marked as printed, so equals are all marked."""
-        printed = [None if value is None else f"{value:.1f}" for value in values]
-        largest = max((float(text) for text in printed if text is not None), default=None)
-        cells = list(names)
-        for text, deviation in zip(printed, deviations, strict=True):
-            if mark and text is not None and float(text) == largest and len(values) > 1:
-                self.best.add((len(self.rows), len(cells)))
-            spread = "" if deviation is None else f" ± {deviation:.1f}"
-            cells.append("–" if text is None else text + spread)
-        self.rows.append(cells)
-
-
-Block = Heading | Text | Code | Table
 
 
 @dataclass(frozen=True)
@@ -256,7 +206,11 @@ def compare(runs: list[Run]) -> list[Block]:
         columns = [run.results.get((evaluation, TRAINED)) for run in runs]
         first = next(column for column in columns if column)
         for run, column in zip(runs, columns, strict=True):
-            changed = results.changes(column, first.module, first.settings, first.data, column.encoder_sha256) if column else []
+            changed = (
+                results.changes(column, first.module, first.settings, first.data, column.encoder_sha256)
+                if column
+                else []
+            )
             if changed:
                 unlike.append(f"{evaluation} of {run.path}: {'; '.join(changed)}")
         same = not any(line.startswith(f"{evaluation} of ") for line in unlike)
@@ -268,66 +222,6 @@ def compare(runs: list[Run]) -> list[Block]:
     if unlike:
         blocks.append(Text(f"Not measured alike, so no best is marked: {'. '.join(unlike)}."))
     return blocks
-
-
-def show(blocks: list[Block], console: Console) -> None:
-    """Print a document."""
-    for block in blocks:
-        if isinstance(block, Table):
-            console.print(_rich_table(block))
-        elif isinstance(block, Heading):
-            console.print(RichText(block.text, style="bold"))
-        else:
-            text = f"    {block.text}" if isinstance(block, Code) else block.text
-            console.print(RichText(text), soft_wrap=isinstance(block, Code))
-    console.print()
-
-
-def _rich_table(table: Table) -> RichTable:
-    drawn = RichTable(title=table.title, title_justify="left", title_style="italic", box=None, pad_edge=False)
-    for column, header in enumerate(table.headers):
-        drawn.add_column(header, justify="left" if column < table.num_names else "right", overflow="fold")
-    for row, cells in enumerate(table.rows):
-        drawn.add_row(*(_rich_cell(table, row, column, cell) for column, cell in enumerate(cells)))
-    return drawn
-
-
-def _rich_cell(table: Table, row: int, column: int, cell: str) -> RichText:
-    if column < table.num_names:
-        return RichText(cell)
-    best = (row, column) in table.best
-    return RichText(f"{cell} *" if best else f"{cell}  ", style="bold green" if best else "")
-
-
-def markdown(blocks: list[Block]) -> str:
-    """The document as Markdown."""
-    parts: list[str] = []
-    for block in blocks:
-        if isinstance(block, Heading):
-            parts.append(f"# {block.text}")
-        elif isinstance(block, Code):
-            parts.append(f"    {block.text}")
-        elif isinstance(block, Text):
-            parts.append(block.text)
-        else:
-            parts += [block.title + ":", _markdown_table(block)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _markdown_table(table: Table) -> str:
-    cells = [list(table.headers)]
-    for row, values in enumerate(table.rows):
-        cells.append([f"**{cell}**" if (row, column) in table.best else cell for column, cell in enumerate(values)])
-    widths = [max(3, *(len(line[column]) for line in cells)) for column in range(len(table.headers))]
-    names = range(table.num_names)
-    lines = [
-        "| " + " | ".join(cell.ljust(width) if column in names else cell.rjust(width)
-                          for column, (cell, width) in enumerate(zip(line, widths, strict=True))) + " |"
-        for line in cells
-    ]
-    rule = "|" + "|".join("-" * (width + 2) if column in names else "-" * (width + 1) + ":"
-                          for column, width in enumerate(widths)) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
 
 
 if __name__ == "__main__":

@@ -74,11 +74,11 @@ def launch(function: str, arguments: dict[str, Any], folder: Path, num_ranks: in
 
 def _wait(ranks: list[subprocess.Popen[bytes]], folder: Path) -> None:
     """Return when all ranks ended well; raise as soon as one did not."""
-    while any(process.poll() is None for process in ranks):
-        if any(process.returncode not in (None, 0) for process in ranks):
-            break
+    codes = [process.poll() for process in ranks]
+    while None in codes and not any(codes):
         time.sleep(0.05)
-    failed = [(rank, process.returncode) for rank, process in enumerate(ranks) if process.returncode not in (None, 0)]
+        codes = [process.poll() for process in ranks]
+    failed = [(rank, code) for rank, code in enumerate(codes) if code]
     if failed:
         # A rank that was killed is the cause where others failed because it was gone.
         rank, code = min(failed, key=lambda pair: (pair[1] > 0, pair[0]))

@@ -39,7 +39,9 @@ class Learner:
         dtype = _dtype(config.train.precision, device)
         torch.manual_seed(config.train.seed)
         method = Vicreg(config.model, config.loss).to(torch.float64 if dtype == torch.float64 else torch.float32)
-        method.to(device, memory_format=torch.channels_last if config.train.channels_last else torch.preserve_format)
+        method.to(device)
+        if config.train.channels_last:
+            method.to(memory_format=torch.channels_last)
         synchronise(method, device)
         if config.train.compile:
             method.encoder.compile()
@@ -64,7 +66,7 @@ class Learner:
         half = self.dtype in (torch.float16, torch.bfloat16)
         with torch.autocast(self.device.type, self.dtype if half else torch.float16, enabled=half):
             terms = self.method(view_a, view_b)
-        self.scaler.scale(terms["loss"]).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(terms["loss"]).backward()
         self.gradients.finish()
         self.scaler.unscale_(self.optimizer)
         taken = self.guard.accept(step, [p.grad for p in self.gradients.parameters if p.grad is not None], terms)
@@ -82,7 +84,7 @@ class Learner:
         return values | {"skipped_steps": self.guard.skipped}
 
     def _prepare(self, batch: Batch, view: int) -> Tensor:
-        images = augment(batch.views[view], batch.geometry[view], batch.colour[view], self.config.data)
+        images = augment(batch.views[view], batch.colour[view], self.config.data.mean, self.config.data.std)
         if self.config.train.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return images.double() if self.dtype == torch.float64 else images

@@ -32,7 +32,7 @@ class Config:
     neighbours: tuple[int, ...] = (20, 200)
     """Numbers of neighbours that vote (paper, Table 11)."""
     votes: tuple[Literal["weighted", "unweighted"], ...] = ("weighted",)
-    """weighted: a vote counts exp(similarity / temperature), as in instance discrimination (Wu et al. 2018) and after it.
+    """weighted: a vote counts exp(similarity / temperature) (instance discrimination, Wu et al. 2018, and most since).
     unweighted: every vote counts 1, and of classes with equally many votes the one with the lowest number wins."""
     temperature: float = 0.1
     """Temperature of the weights (lightly's benchmarks; Wu et al. have 0.07)."""
@@ -106,7 +106,7 @@ def _merge(keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _vote(labels: Tensor, weights: Tensor, num_classes: int) -> Tensor:
-    """The class with the most votes; neighbour after neighbour, so that sums do not depend on the device's scheduling."""
+    """The class with the most votes; added neighbour after neighbour, so that sums do not depend on scheduling."""
     votes = torch.zeros((len(labels), num_classes), dtype=torch.float64, device=labels.device)
     queries = torch.arange(len(labels), device=labels.device)
     for neighbour in range(labels.shape[1]):

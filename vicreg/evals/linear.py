@@ -42,7 +42,7 @@ class Config:
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Share of the area that a training crop covers (code; the paper says 0.2 to 1)."""
     hflip_p: float = 0.5
-    """Probability of a horizontal flip in training (code; paper); 0 where mirrored images are others, as with digits."""
+    """Probability of a horizontal flip in training (code; paper); 0 where mirroring changes the class, as of digits."""
     seed: int = 0
     """Seed of the head's first weights, of order and crops."""
 
@@ -101,7 +101,7 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> dict[str, fl
             best = max(best[0], last[0]), max(best[1], last[1])
             if (epoch + 1) % max(1, config.epochs // 10) == 0:
                 percent = 100 * last[0] / len(splits.features(encoder, "val").labels)
-                log.info("linear: epoch %d/%d, loss %.4f, top-1 %.2f %%", epoch + 1, config.epochs, loss, percent)
+                log.info("linear: epoch %d/%d, loss %.3f, top-1 %.1f %%", epoch + 1, config.epochs, loss, percent)
     finally:
         loader.close()
     num_val = len(splits.features(encoder, "val").labels)
@@ -134,9 +134,10 @@ def _train_epoch(
     """One pass over the training images; returns the mean loss, ValueError when that is not finite."""
     total = torch.zeros((), dtype=torch.float64, device=splits.device)
     for batch in loader.batches(epoch):
+        batch = batch.to(splits.device)
         with torch.no_grad():
             features = encoder(splits.normalise(batch.views[0])).to(torch.float32)
-        loss = F.cross_entropy(head(features), batch.labels.to(splits.device), reduction="sum") / config.batch
+        loss = F.cross_entropy(head(features), batch.labels, reduction="sum") / config.batch
         optimizer.zero_grad()
         loss.backward()
         for parameter in head.parameters():
@@ -144,7 +145,7 @@ def _train_epoch(
             distributed.sum_over_ranks(parameter.grad)
         optimizer.step()
         total += loss.detach()
-    mean = float(distributed.sum_over_ranks(total)) / loader.num_batches
+    mean = float(distributed.sum_over_ranks(total).item()) / loader.num_batches
     require(math.isfinite(mean), "lr", config.lr, f"a smaller rate: the head diverged in epoch {epoch + 1}")
     return mean
 

@@ -1,0 +1,141 @@
+"""What the command shows: progress, summary, findings of verify, the table of info."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dataprep.beton import IMAGE_JPEG, BetonError, manifest_path, open_beton, read_manifest
+from dataprep.verification import problems
+from dataprep.writer import WriteProgress
+
+_LINE_EVERY_S = 10.0
+_REDRAW_EVERY_S = 0.1
+_REASONS_SHOWN = 5
+_CLASSES_SHOWN = 12
+
+
+@contextlib.contextmanager
+def show_progress(name: str) -> Iterator[Callable[[WriteProgress], None]]:
+    """Progress of a write: a bar with rate and time left on a terminal, a line every ten seconds elsewhere."""
+    last_s = time.monotonic()
+    with _bar() as bar:
+        task = bar.add_task(name, total=None, rate="") if bar else None
+
+        def report(progress: WriteProgress) -> None:
+            nonlocal last_s
+            now_s = time.monotonic()
+            if now_s - last_s < (_REDRAW_EVERY_S if bar else _LINE_EVERY_S):
+                return
+            last_s = now_s
+            rate = f"{progress.images_per_s:,.0f} images/s"
+            if progress.rejected:
+                rate += f", {len(progress.rejected):,} rejected"
+            if bar and task is not None:
+                bar.update(task, total=progress.num_total, completed=progress.num_done, rate=rate)
+            else:
+                left_s = (progress.num_total - progress.num_done) / max(progress.images_per_s, 1e-9)
+                print(
+                    f"{name}: {progress.num_done:,} of {progress.num_total:,}, {rate}, {left_s:,.0f} s left", flush=True
+                )
+
+        yield report
+
+
+def _bar() -> contextlib.AbstractContextManager[Progress | None]:
+    """rich's progress bar on a terminal, nothing elsewhere."""
+    if not sys.stdout.isatty():
+        return contextlib.nullcontext()
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}"), *columns, transient=True)
+
+
+def show_summary(done: WriteProgress, target: Path, manifest: Path) -> None:
+    """What was written, and the first of what was not."""
+    num_written = done.num_done - len(done.rejected)
+    kept = f" ({done.num_kept:,} JPEGs kept byte for byte)" if done.num_kept else ""
+    print(
+        f"{target}: {num_written:,} samples{kept}, {len(done.rejected):,} rejected, {done.num_bytes:,} bytes, "
+        f"{done.seconds:,.1f} s, {done.images_per_s:,.0f} images/s"
+    )
+    for name, reason in done.rejected[:_REASONS_SHOWN]:
+        print(f"  rejected {name}: {reason}")
+    if len(done.rejected) > _REASONS_SHOWN:
+        print(f"  ... all of them under `rejected` in {manifest}")
+    lost = [name for name, count in read_manifest(target)["samples_per_class"].items() if count == 0]
+    if lost:
+        print(f"  {len(lost):,} classes without a sample: {_shorten(lost)}")
+
+
+def _shorten(names: list[str]) -> str:
+    """The first of some names."""
+    return ", ".join(names[:_CLASSES_SHOWN]) + (" ..." if len(names) > _CLASSES_SHOWN else "")
+
+
+def show_verification(path: Path, decode: bool) -> int:
+    """Print every problem of a beton; returns the exit code, 1 when there is any."""
+    count = 0
+    with _bar() as bar:
+        task = bar.add_task(f"verify {path.name}", total=None, rate="") if bar else None
+
+        def report(done: int, total: int) -> None:
+            if bar and task is not None and (done % 256 == 0 or done == total):
+                bar.update(task, total=total, completed=done)
+
+        for problem in problems(path, decode=decode, report=report):
+            count += 1
+            print(problem, flush=True)
+    if count:
+        print(f"{path}: {count:,} problems; copy the file again, or write it again with --overwrite")
+        return 1
+    print(f"{path}: whole; {open_beton(path).num_samples:,} samples, every byte as it was written")
+    return 0
+
+
+def describe(path: Path) -> None:
+    """Print a table of what a beton is; BetonError when it is none."""
+    beton = open_beton(path)
+    num_jpeg = int((beton.modes == IMAGE_JPEG).sum())
+    stored = beton.sizes.astype(np.float64)
+    sides = f"{beton.widths.min()} x {beton.heights.min()} to {beton.widths.max()} x {beton.heights.max()}"
+    table = Table(title=escape(str(path)), show_header=False, title_justify="left")
+    rows = {
+        "samples": f"{beton.num_samples:,} ({num_jpeg:,} JPEG, {beton.num_samples - num_jpeg:,} raw)",
+        "bytes": f"{beton.memory.size:,} ({stored.mean():,.0f} per image, largest {stored.max():,.0f})",
+        "width x height": f"{sides}, mean {beton.widths.mean():.0f} x {beton.heights.mean():.0f}",
+        "fields": ", ".join(beton.field_names),
+        "page size": f"{beton.page_size:,} bytes",
+        "labels": f"{len(np.unique(beton.labels)):,} different, {beton.labels.min()} to {beton.labels.max()}",
+    }
+    try:
+        rows |= _manifest_rows(path)
+    except BetonError as error:
+        rows["manifest"] = str(error)
+    for name, value in rows.items():
+        table.add_row(name, escape(value))
+    Console().print(table)
+
+
+def _manifest_rows(path: Path) -> dict[str, str]:
+    """What only the manifest knows."""
+    manifest = read_manifest(path)
+    classes, counts = manifest["classes"], list(manifest["samples_per_class"].values())
+    source, options = manifest["source"], manifest["options"]
+    place = " ".join(filter(None, (source["name"], source["split"])))
+    return {
+        "classes": f"{len(classes):,} with {min(counts):,} to {max(counts):,} samples: {_shorten(classes)}",
+        "source": f"{place} in {source['root']}, {source['num_listed']:,} images listed",
+        "options": ", ".join(f"{name} {value}" for name, value in options.items() if value is not None),
+        "kept JPEGs": f"{manifest['num_kept_jpegs']:,}",
+        "rejected": f"{len(manifest['rejected']):,} (listed in {manifest_path(path).name})",
+        "written by": ", ".join(f"{name} {version}" for name, version in manifest["software"].items()),
+    }

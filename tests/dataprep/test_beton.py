@@ -1,0 +1,147 @@
+"""The reader against files of FFCV's own writer, and against damaged ones."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataprep import sources
+from dataprep.beton import HEADER, BetonError, manifest_path, manifest_samples, open_beton, read_manifest
+from dataprep.write_plan import WritePlan
+from dataprep.writer import write_beton
+from tests.dataprep.raw_images import picture
+
+
+class Pictures:
+    """A data set as FFCV's writer wants it."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, sample: int) -> tuple[np.ndarray, float, int]:
+        return picture(sample, 20 + sample, 30), sample / 2, sample % 5
+
+
+@pytest.mark.parametrize("mode", ["raw", "jpg"])
+def test_reads_what_ffcv_writes(tmp_path: Path, mode: str) -> None:
+    from ffcv.fields import FloatField, IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    path = tmp_path / "theirs.beton"
+    fields = {"image": RGBImageField(write_mode=mode), "weight": FloatField(), "label": IntField()}
+    DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(Pictures(), chunksize=4)
+    beton = open_beton(path)
+    assert beton.field_names == ("image", "weight", "label")
+    assert beton.num_samples == 12
+    assert beton.labels.tolist() == [sample % 5 for sample in range(12)]
+    for sample in range(12):
+        found, expected = beton.decode(sample), picture(sample, 20 + sample, 30)
+        assert found.shape == expected.shape
+        error = np.abs(found.astype(int) - expected)
+        assert error.max() == 0 if mode == "raw" else error.mean() < 5
+
+
+@pytest.fixture
+def beton_path(tree: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "out" / "all.beton"
+    write_beton(sources.folder(tree), path, WritePlan("passthrough"), num_workers=0)
+    return path
+
+
+def patch_header(path: Path, **values: int) -> None:
+    content = bytearray(path.read_bytes())
+    header = np.frombuffer(content, HEADER, 1).copy()
+    for name, value in values.items():
+        header[name] = value
+    content[: HEADER.itemsize] = header.tobytes()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"alloc_table_ptr": 0}, "never finished"),
+        ({"version": 3}, "not a beton of version 2"),
+        ({"num_samples": 0}, "no samples"),
+        ({"num_samples": 10**15}, "missing"),
+        ({"page_size": 3_000_000}, "page size"),
+        ({"num_fields": 200}, "damaged"),
+    ],
+)
+def test_refuses_damaged_headers(beton_path: Path, values: dict[str, int], message: str) -> None:
+    patch_header(beton_path, **values)
+    with pytest.raises(BetonError, match=message):
+        open_beton(beton_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.3, 0.99])
+def test_refuses_files_that_are_cut(beton_path: Path, share: float) -> None:
+    content = beton_path.read_bytes()
+    beton_path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(BetonError, match=r"cut off|no beton|bytes are missing"):
+        open_beton(beton_path)
+
+
+def test_names_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(BetonError, match="no such file"):
+        open_beton(tmp_path / "absent.beton")
+
+
+def test_refuses_pointers_outside_the_data(beton_path: Path) -> None:
+    content = bytearray(beton_path.read_bytes())
+    pointer = open_beton(beton_path).pointers[4].tobytes()
+    place = content.index(pointer)
+    content[place : place + 8] = (2**63).to_bytes(8, "little")
+    beton_path.write_bytes(content)
+    with pytest.raises(BetonError, match="the first is 4"):
+        open_beton(beton_path)
+
+
+def test_an_undecodable_sample_is_named(beton_path: Path) -> None:
+    content = bytearray(beton_path.read_bytes())
+    start = int(open_beton(beton_path).pointers[3])
+    content[start : start + 200] = bytes(200)
+    beton_path.write_bytes(content)
+    beton = open_beton(beton_path)
+    beton.decode(2)
+    with pytest.raises(BetonError, match="sample 3"):
+        beton.decode(3)
+
+
+def test_travels_as_its_path(beton_path: Path) -> None:
+    beton = open_beton(beton_path)
+    sent = pickle.dumps(beton)
+    assert len(sent) < 1000
+    again = pickle.loads(sent)  # noqa: S301
+    np.testing.assert_array_equal(again.pointers, beton.pointers)
+    assert not beton.memory.flags.writeable
+
+
+def test_manifest_head_and_samples(beton_path: Path, tree: Path) -> None:
+    manifest = read_manifest(beton_path)
+    assert manifest_path(beton_path).name == "all.beton.json"
+    assert manifest["classes"] == ["ant", "bee", "cow"]
+    assert manifest["samples_per_class"] == {"ant": 6, "bee": 6, "cow": 6}
+    assert "samples" not in manifest
+    names = [name for name, _ in manifest_samples(beton_path)]
+    assert names == sorted(str(path.relative_to(tree)) for path in tree.glob("*/*"))
+
+
+def test_manifest_problems_are_named(beton_path: Path) -> None:
+    path = manifest_path(beton_path)
+    whole = path.read_text()
+    path.write_text(whole.replace('"schema": 1', '"schema": 9'))
+    with pytest.raises(BetonError, match="schema is 9"):
+        read_manifest(beton_path)
+    path.write_text(whole[: whole.index('"cow/')])
+    with pytest.raises(BetonError, match=r"ends before|damaged line"):
+        list(manifest_samples(beton_path))
+    path.write_text(whole[:40])
+    with pytest.raises(BetonError, match="damaged"):
+        read_manifest(beton_path)
+    path.unlink()
+    with pytest.raises(BetonError, match="no such file"):
+        read_manifest(beton_path)

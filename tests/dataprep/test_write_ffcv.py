@@ -1,0 +1,127 @@
+"""The command as a user runs it: what it prints, its exit codes, and no traceback for a user's error."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dataprep.beton import open_beton
+from dataprep.write_ffcv import main
+from tests.dataprep.raw_images import make_tree
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "dataprep/write_ffcv.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_write_verify_info_and_again(tree: Path, tmp_path: Path) -> None:
+    (tree / "cow" / "bad.jpg").write_text("no image")
+    out = tmp_path / "out"
+    arguments = ("folder", "--root", tree, "--out", out, "--num-workers", 1)
+    first = run(*arguments)
+    assert (first.returncode, first.stderr) == (0, "")
+    beton = out / "raw.beton"
+    assert f"{beton}: 18 samples (18 JPEGs kept byte for byte), 1 rejected, " in first.stdout
+    assert "images/s" in first.stdout
+    assert "  rejected cow/bad.jpg: not an image" in first.stdout
+    written = beton.stat().st_mtime_ns
+    again = run(*arguments)
+    assert again.returncode == 0
+    assert "is already there" in again.stdout
+    other = run(*arguments, "--write-mode", "raw")
+    assert other.returncode == 1
+    assert other.stderr.startswith(f"error: {beton} exists and is another")
+    assert "--overwrite" in other.stderr
+    assert beton.stat().st_mtime_ns == written
+    assert run(*arguments, "--write-mode", "raw", "--overwrite").returncode == 0
+    assert open_beton(beton).modes.min() == 1
+    verified = run("verify", beton)
+    assert (verified.returncode, verified.stdout) == (
+        0,
+        f"{beton}: whole; 18 samples, every byte as it was written\n",
+    )
+    info = run("info", beton)
+    assert info.returncode == 0
+    for expected in ("18 (0 JPEG, 18 raw)", "image, label, index", "3 with 6 to 6 samples: ant, bee, cow"):
+        assert expected in info.stdout
+
+
+def test_verify_names_problems(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["folder", "--root", str(tree), "--out", str(tmp_path), "--num-workers", "0"]) == 0
+    path = tmp_path / "raw.beton"
+    content = bytearray(path.read_bytes())
+    content[int(open_beton(path).pointers[7]) + 100] ^= 1
+    path.write_bytes(content)
+    capsys.readouterr()
+    assert main(["verify", str(path)]) == 1
+    output = capsys.readouterr().out
+    assert "sample 7 (bee/001.jpg): its bytes have changed" in output
+    assert "1 problems" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["imagenet", "--root", "TREE", "--out", "OUT"], "ILSVRC2012_img_train.tar"),
+        (["folder", "--root", "/absent", "--out", "OUT"], "--root /absent is no folder"),
+        (["folder", "--root", "TREE", "--out", "OUT", "--quality", "101"], "--quality is 101, allowed: 1 to 100"),
+        (["cifar10", "--root", "TREE", "--out", "OUT"], "cifar-10-batches-py/data_batch_1"),
+        (["digits", "--out", "OUT", "--split", "test"], "'test', allowed: train, val"),
+        (["verify", "/absent.beton"], "no such file"),
+        (["info", "/absent.beton"], "no such file"),
+    ],
+)
+def test_user_errors_are_one_line(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    places = {"TREE": str(tree), "OUT": str(tmp_path / "out")}
+    assert main([places.get(argument, argument) for argument in arguments]) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err + captured.out
+    assert "Traceback" not in captured.err
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_help_and_unknown_options() -> None:
+    shown = run("imagenet", "--help")
+    assert shown.returncode == 0
+    for option in ("--root", "--out", "--split", "--write-mode", "--max-resolution", "--quality", "--num-workers"):
+        assert option in shown.stdout
+    for option in ("--limit", "--shuffle-seed", "--on-bad", "--overwrite", "--check"):
+        assert option in shown.stdout
+    unknown = run("digits", "--out", "x", "--sizee", "3")
+    assert unknown.returncode == 2
+    assert "Traceback" not in unknown.stderr
+
+
+def test_a_progress_bar_on_a_terminal(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "raw", num_per_class=400)
+    master, slave = pty.openpty()
+    command = [sys.executable, "dataprep/write_ffcv.py", "folder", "--root", str(tree), "--out", str(tmp_path)]
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
+    process = subprocess.Popen(command, cwd=ROOT, stdin=slave, stdout=slave, stderr=slave, env=environment)
+    os.close(slave)
+    output = b""
+    while True:
+        try:
+            part = os.read(master, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        output += part
+    os.close(master)
+    assert process.wait(timeout=60) == 0
+    text = output.decode()
+    assert re.search(r"\d+/1200", text)
+    assert "images/s" in text
+    assert "1,200 samples" in text

@@ -1,0 +1,196 @@
+"""The pretraining command: it runs, stops, goes on to the same bits, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from vicreg import checkpoint
+from vicreg.metrics import TIMING, read_metrics
+
+ROOT = Path(__file__).parents[2]
+STEPS = 15  # 3 epochs of 5 steps
+
+
+def _command(digits: Path, run: Path, *more: str) -> list[str]:
+    options = {
+        "--recipe": "digits",
+        "--run": str(run),
+        "--data.train": str(digits / "train.beton"),
+        "--data.val": str(digits / "val.beton"),
+        "--data.image-size": "16",
+        "--data.eval-resize": "16",
+        "--model.expander": "64-64",
+        "--train.epochs": "3",
+        "--train.log-every-steps": "1",
+        "--train.checkpoint-every-steps": "4",
+    }
+    return [sys.executable, "jobs/pretrain.py", *[part for pair in options.items() for part in pair], *more]
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def _start(command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def _await_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
+    """Return when the run has logged `step`."""
+    while process.poll() is None:
+        lines = read_metrics(run)
+        if lines and lines[-1]["step"] >= step:
+            return
+        time.sleep(0.005)
+
+
+def _weights(run: Path) -> dict[str, torch.Tensor]:
+    newest = checkpoint.load(checkpoint.list_checkpoints(run / "checkpoints")[-1])
+    assert newest["step"] == STEPS
+    weights: dict[str, torch.Tensor] = newest["method"]
+    return weights
+
+
+def _numbers(run: Path) -> list[dict[str, float]]:
+    return [{name: value for name, value in line.items() if name not in TIMING} for line in read_metrics(run)]
+
+
+def _assert_same_bits(run: Path, reference: Path) -> None:
+    weights, expected = _weights(run), _weights(reference)
+    assert weights.keys() == expected.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, expected[name]), name
+    assert _numbers(run) == _numbers(reference)
+    assert [line["step"] for line in read_metrics(run)] == list(range(STEPS))
+
+
+def test_runs_and_leaves_a_complete_folder(digits_folder: Path, tmp_path: Path) -> None:
+    done = _run(_command(digits_folder, tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert "finished" in done.stdout
+    assert "epoch 3/3  step 15/15" in done.stdout
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["recipe"] == "digits"
+    assert config["pretrain"]["train"]["epochs"] == 3
+    assert set(torch.load(tmp_path / "run" / "encoder.pt", weights_only=True)) == {"encoder", "model", "origin"}
+    losses = [line["loss"] for line in read_metrics(tmp_path / "run")]
+    assert losses[-1] < losses[0]
+    again = _run(_command(digits_folder, tmp_path / "run"))
+    assert again.returncode == 0
+    assert "is finished" in again.stdout
+
+
+@pytest.mark.parametrize("ranks", ["1", "2"])
+def test_a_stop_signal_saves_and_the_same_command_goes_on_to_the_same_bits(
+    digits_folder: Path, tmp_path: Path, ranks: str
+) -> None:
+    assert _run(_command(digits_folder, tmp_path / "whole", "--ranks", ranks)).returncode == 0
+    command = _command(digits_folder, tmp_path / "run", "--ranks", ranks)
+    process = _start(command)
+    _await_step(tmp_path / "run", 5, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 130
+    saved = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
+    assert saved is not None
+    assert 5 < saved["step"] < STEPS
+    assert read_metrics(tmp_path / "run")[-1]["step"] == saved["step"] - 1  # no step is lost
+    done = _run(command)
+    assert done.returncode == 0, done.stderr
+    assert f"resuming {tmp_path / 'run'} at step {saved['step']}" in re.sub(r"\s+", " ", done.stdout)
+    _assert_same_bits(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_kills_at_random_steps_end_in_the_same_bits(digits_folder: Path, tmp_path: Path) -> None:
+    assert _run(_command(digits_folder, tmp_path / "whole", "--ranks", "2")).returncode == 0
+    command = _command(digits_folder, tmp_path / "run", "--ranks", "2")
+    seed = int.from_bytes(os.urandom(4), "big")
+    print(f"kill points from seed {seed}")
+    for step in sorted(random.Random(seed).sample(range(STEPS - 2), 3)):
+        process = _start(command)
+        _await_step(tmp_path / "run", step, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        time.sleep(0.2)
+    done = _run(command)
+    assert done.returncode == 0, done.stderr
+    _assert_same_bits(tmp_path / "run", tmp_path / "whole")
+
+
+def test_going_on_with_other_ranks_follows_the_same_path(digits_folder: Path, tmp_path: Path) -> None:
+    """The samples and views are the same; sums over ranks differ in the last bits only."""
+    assert _run(_command(digits_folder, tmp_path / "whole")).returncode == 0
+    process = _start(_command(digits_folder, tmp_path / "run"))
+    _await_step(tmp_path / "run", 4, process)
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
+    done = _run(_command(digits_folder, tmp_path / "run", "--ranks", "2"))
+    assert done.returncode == 0, done.stderr
+    for mine, theirs in zip(_numbers(tmp_path / "run"), _numbers(tmp_path / "whole"), strict=True):
+        assert mine == pytest.approx(theirs, rel=2e-3)
+
+
+def test_a_damaged_checkpoint_is_told_and_passed_over(digits_folder: Path, tmp_path: Path) -> None:
+    command = _command(digits_folder, tmp_path / "run")
+    assert _run(command).returncode == 0
+    before = _weights(tmp_path / "run")
+    newest = checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")[-1] / "state.pt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 255
+    newest.write_bytes(content)
+    (tmp_path / "run" / "encoder.pt").unlink()
+    done = _run(command)
+    assert done.returncode == 0, done.stderr
+    assert "damaged" in done.stdout
+    for name, tensor in _weights(tmp_path / "run").items():
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--data.train", "missing/train.beton"], "missing/train.beton: no such file; write it with"),
+        (["--train.global-batch", "255", "--ranks", "2"], "global_batch is 255, allowed: a multiple of the 2 ranks"),
+        (["--train.global-batch", "2048"], "global_batch is 2048, allowed: 1 to the number of samples, 1437"),
+        (["--train.precision", "fp16"], "precision is 'fp16', allowed on a CPU: auto, float32, float64"),
+        (["--model.encoder", "resnet51"], "encoder is 'resnet51', allowed:"),
+        (["--recipe", "digit"], "recipe is 'digit', allowed: imagenet-1000ep, imagenet-100ep, cifar10, digits"),
+    ],
+)
+def test_wrong_input_says_what_is_allowed(digits_folder: Path, tmp_path: Path, more: list[str], message: str) -> None:
+    done = _run(_command(digits_folder, tmp_path / "run", *more))
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_configuration_is_refused_with_the_fields(digits_folder: Path, tmp_path: Path) -> None:
+    process = _start(_command(digits_folder, tmp_path / "run"))
+    _await_step(tmp_path / "run", 1, process)
+    process.terminate()
+    process.wait(timeout=60)
+    done = _run(_command(digits_folder, tmp_path / "run", "--train.epochs", "4", "--train.keep-checkpoints", "3"))
+    assert done.returncode == 1
+    assert "train.epochs: 3 -> 4" in done.stderr
+    assert "keep_checkpoints" not in done.stderr
+
+
+def test_help_shows_every_group_with_units_and_defaults() -> None:
+    done = _run([sys.executable, "jobs/pretrain.py", "--recipe", "imagenet-100ep", "--help"])
+    assert done.returncode == 0
+    text = re.sub(r"[│\s]+", " ", done.stdout)
+    for part in ("data options", "view-a options", "optimizer options", "--optimizer.base-lr", "(default: 0.3)", "px"):
+        assert part in text

@@ -1,0 +1,133 @@
+"""Jobs on several processes of one machine: all run, one failure ends all, a signal reaches all, none is left over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from slurm.executor import JobFailed, Task, launch
+from slurm.requeue import StopFlag
+
+THIS = "tests.slurm.test_executor"
+
+
+def note_job(task: Task, folder: str, word: str) -> None:
+    """Leave a file that says who was here."""
+    (Path(folder) / f"{task.rank}.json").write_text(json.dumps([word, task.world_size, task.local_rank, os.getpid()]))
+
+
+def failing_job(task: Task, folder: str, failing_rank: int, how: str) -> None:
+    """Fail on one rank; the others would go on for a minute."""
+    note_job(task, folder, "began")
+    if task.rank == failing_rank:
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError("this rank fails")
+    time.sleep(60)
+
+
+def waiting_job(task: Task, folder: str) -> None:
+    """Wait for a stop signal, then say so."""
+    flag = StopFlag()
+    note_job(task, folder, "waits")
+    while not flag():
+        time.sleep(0.01)
+    note_job(task, folder, f"stopped by {flag.signal_name}")
+
+
+def _notes(folder: Path) -> list[list[object]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("?.json"))]
+
+
+def _running(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_every_rank_runs_the_function(tmp_path: Path, num_ranks: int) -> None:
+    launch(f"{THIS}.note_job", {"folder": str(tmp_path), "word": "here"}, tmp_path / "job", num_ranks)
+    notes = _notes(tmp_path)
+    assert [note[:3] for note in notes] == [["here", num_ranks, rank] for rank in range(num_ranks)]
+    assert (notes[0][3] == os.getpid()) == (num_ranks == 1)
+
+
+@pytest.mark.parametrize(
+    ("rank", "how", "message"),
+    [
+        (1, "raise", r"rank 1 of 2 ended with exit code 1; its log is .*rank_1\.log"),
+        (0, "raise", r"rank 0 of 2 ended with exit code 1; its error stands above"),
+        (1, "kill", r"rank 1 of 2 was killed by SIGKILL"),
+    ],
+)
+def test_one_failure_ends_all(tmp_path: Path, rank: int, how: str, message: str) -> None:
+    arguments = {"folder": str(tmp_path), "failing_rank": rank, "how": how}
+    with pytest.raises(JobFailed, match=message):
+        launch(f"{THIS}.failing_job", arguments, tmp_path / "job", 2)
+    assert not _running([int(str(note[3])) for note in _notes(tmp_path)])
+    if (rank, how) == (1, "raise"):
+        assert "this rank fails" in (tmp_path / "job" / "rank_1.log").read_text()
+
+
+def _launcher(folder: Path) -> subprocess.Popen[bytes]:
+    code = (
+        f"from slurm.executor import launch; from pathlib import Path; "
+        f"launch('{THIS}.waiting_job', {{'folder': {str(folder)!r}}}, Path({str(folder)!r}) / 'job', 2)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    deadline = time.monotonic() + 30
+    while len(_notes_if_whole(folder)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return process
+
+
+def _notes_if_whole(folder: Path) -> list[list[object]]:
+    try:
+        return _notes(folder)
+    except json.JSONDecodeError:
+        return []
+
+
+def test_ctrl_c_reaches_every_rank_and_all_leave_well(tmp_path: Path) -> None:
+    process = _launcher(tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=20) == 0
+    assert [note[0] for note in _notes(tmp_path)] == ["stopped by SIGINT"] * 2
+
+
+def test_sigterm_to_the_launcher_reaches_every_rank(tmp_path: Path) -> None:
+    process = _launcher(tmp_path)
+    process.terminate()
+    assert process.wait(timeout=20) == 0
+    assert [note[0] for note in _notes(tmp_path)] == ["stopped by SIGTERM"] * 2
+
+
+def test_ranks_do_not_outlive_a_killed_launcher(tmp_path: Path) -> None:
+    process = _launcher(tmp_path)
+    pids = [int(str(note[3])) for note in _notes(tmp_path)]
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while _running(pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _running(pids)
+
+
+def test_a_second_ctrl_c_ends_at_once() -> None:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        flag = StopFlag()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert flag()
+        assert flag.signal_name == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

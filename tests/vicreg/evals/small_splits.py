@@ -1,0 +1,62 @@
+"""Splits whose right answers are known: features without images, and betons of coloured noise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from vicreg.config import DataConfig
+from vicreg.features import Features, Splits
+
+CPU = torch.device("cpu")
+SIDE = 8
+ROOT = Path(__file__).parents[3]
+
+
+def splits_of(
+    train: NDArray[np.float32], train_labels: list[int], val: NDArray[np.float32], val_labels: list[int]
+) -> tuple[nn.Module, Splits]:
+    """An encoder and splits for which these are the features."""
+    encoder = nn.Identity()
+    splits = Splits(DataConfig(), max(train_labels) + 1, CPU, workers=1)
+    splits._kept[encoder] = {"train": _features(train, train_labels), "val": _features(val, val_labels)}
+    return encoder, splits
+
+
+def _features(values: NDArray[np.float32], labels: list[int]) -> Features:
+    return Features(torch.from_numpy(values.astype(np.float32)), torch.tensor(labels), (0, len(labels)))
+
+
+def coloured_noise(folder: Path, num_train: int, num_val: int, num_classes: int, signal: float) -> DataConfig:
+    """Betons of noise in which a class has a colour of its own, as strong as `signal`; 0 for labels without meaning."""
+    random = np.random.default_rng(0)
+    colours = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1]), axis=-1).reshape(8, 1, 1, 3)
+    for split, num in (("train", num_train), ("val", num_val)):
+        for image in range(num):
+            label = image % num_classes
+            pixels = 128 + 30 * random.standard_normal((SIDE, SIDE, 3)) + 60 * signal * colours[label]
+            path = folder / split / f"class_{label}" / f"{image:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+        arguments = ["folder", "--root", str(folder), "--split", split, "--out", str(folder)]
+        subprocess.run(
+            [sys.executable, "dataprep/write_ffcv.py", *arguments, "--write-mode", "raw", "--num-workers", "0"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        )
+    return DataConfig(
+        train=str(folder / "train.beton"),
+        val=str(folder / "val.beton"),
+        image_size=SIDE,
+        eval_resize=SIDE,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+    )

@@ -1,0 +1,141 @@
+"""Features: every image once, in order, the same bits on any number of ranks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dataprep.beton import BetonError, open_beton
+from tests.ranks import run_ranks
+from vicreg.config import DataConfig, ModelConfig
+from vicreg.export import untrained_encoder
+from vicreg.features import Pixels, Splits, compute_features, describe, fingerprint, open_splits
+
+CPU = torch.device("cpu")
+SAMPLES = np.array([359, 3, 3, 200, 0, 127, 128], dtype=np.int64)
+
+
+class Counted(Pixels):
+    """Pixels that count the images that pass."""
+
+    num_seen = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert not self.training
+        self.num_seen += len(images)
+        return super().forward(images)
+
+
+@pytest.fixture(scope="module")
+def digits(digits_folder: Path) -> DataConfig:
+    """The digits at 8 px, their own size, not normalised."""
+    return DataConfig(
+        train=str(digits_folder / "train.beton"),
+        val=str(digits_folder / "val.beton"),
+        image_size=8,
+        eval_resize=8,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
+
+
+def test_the_features_of_pixels_are_the_images_in_order(digits: DataConfig) -> None:
+    splits = open_splits(digits, CPU, workers=2)
+    features = splits.features(Pixels(8), "val")
+    beton = open_beton(Path(digits.val))
+    images = np.stack([beton.decode(sample).transpose(2, 0, 1) for sample in range(beton.num_samples)])
+    np.testing.assert_allclose(features.values.numpy(), images.reshape(360, -1) / np.float32(255), rtol=1e-6)
+    np.testing.assert_array_equal(features.labels.numpy(), beton.labels)
+    assert features.values.dtype == torch.float32
+    assert splits.num_classes == 10
+
+
+def test_normalised_with_mean_and_std(digits: DataConfig) -> None:
+    plain = open_splits(digits, CPU, 1).features(Pixels(8), "val").values
+    normalised = replace(digits, mean=(0.5, 0.25, 0.0), std=(0.1, 0.2, 0.4))
+    found = open_splits(normalised, CPU, 1).features(Pixels(8), "val").values.view(-1, 3, 64)
+    expected = (plain.view(-1, 3, 64) - torch.tensor([0.5, 0.25, 0.0])[:, None]) / torch.tensor([0.1, 0.2, 0.4])[
+        :, None
+    ]
+    torch.testing.assert_close(found, expected)
+
+
+def test_computed_once_for_each_encoder_and_split(digits: DataConfig) -> None:
+    splits, encoder = open_splits(digits, CPU, 1), Counted(8)
+    first = splits.features(encoder.train(), "val")
+    assert splits.features(encoder, "val") is first
+    assert encoder.num_seen == 360
+    assert splits.features(Counted(8), "val") is not first
+    del encoder
+    assert len(splits._kept) == 0
+
+
+def features_on_ranks(data: DataConfig) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """All features of the digits and some rows of them, as this rank sees them."""
+    encoder = untrained_encoder(ModelConfig("resnet10-narrow", small_images=True), seed=0)
+    splits = Splits(data, num_classes=10, device=CPU, workers=1, batch=64)
+    features = compute_features(encoder, splits, "val")
+    return features.all_rows(CPU), features.rows(SAMPLES, CPU), features.first_rows
+
+
+def test_the_same_bits_on_three_ranks(digits: DataConfig, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    values, rows, _ = features_on_ranks(digits)
+    values_3, rows_3, first_rows = run_ranks(features_on_ranks, 3, tmp_path, digits)
+    assert first_rows == (0, 128, 256, 360)
+    assert torch.equal(values, values_3)
+    assert torch.equal(rows, values[torch.from_numpy(SAMPLES)])
+    assert torch.equal(rows, rows_3)
+
+
+def test_features_that_are_not_finite_are_refused(digits: DataConfig) -> None:
+    class Broken(Pixels):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images).log()
+
+    with pytest.raises(ValueError, match="not all finite"):
+        open_splits(digits, CPU, 1).features(Broken(8), "val")
+
+
+def test_a_missing_beton_is_named(digits: DataConfig, tmp_path: Path) -> None:
+    with pytest.raises(BetonError, match=r"nowhere\.beton: no such file; write it with"):
+        open_splits(replace(digits, val=str(tmp_path / "nowhere.beton")), CPU, 1)
+
+
+def test_labels_unknown_to_the_training_set_are_refused(
+    digits: DataConfig, separable_with_fewer_classes: DataConfig
+) -> None:
+    mixed = replace(digits, train=separable_with_fewer_classes.train)
+    with pytest.raises(ValueError, match="has labels from 0 to 9, allowed: the training set's, 0 to 1"):
+        open_splits(mixed, CPU, 1)
+
+
+@pytest.fixture(scope="module")
+def separable_with_fewer_classes(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    """Two classes."""
+    from tests.vicreg.evals.small_splits import coloured_noise
+
+    return coloured_noise(tmp_path_factory.mktemp("two"), 4, 4, 2, signal=1.0)
+
+
+def test_a_fingerprint_knows_content_and_not_place(digits: DataConfig, tmp_path: Path) -> None:
+    original = open_beton(Path(digits.val))
+    copy = tmp_path / "moved.beton"
+    content = bytearray(Path(digits.val).read_bytes())
+    copy.write_bytes(content)
+    assert fingerprint(open_beton(copy)) == fingerprint(original)
+    content[int(original.pointers[0])] ^= 255
+    copy.write_bytes(content)
+    assert fingerprint(open_beton(copy)) != fingerprint(original)
+    described = describe(digits)
+    assert (described["train"]["num_images"], described["val"]["num_images"]) == (1437, 360)
+
+
+def test_pixels_say_how_many_features_they_have() -> None:
+    pixels: nn.Module = Pixels(4)
+    assert pixels.num_features == pixels(torch.zeros(2, 3, 4, 4)).shape[1] == 48

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from slurm.executor import JobFailed
 from vicreg.distributed import RendezvousError
@@ -28,13 +29,8 @@ def user_errors() -> Iterator[None]:
     except EXPECTED_ERRORS as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_plain(error)}", highlight=False)
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
-
-
-def _plain(error: BaseException) -> str:
-    text = str(error) if isinstance(error, ValueError | JobFailed | RendezvousError) else f"{error}"
-    return text.replace("[", "\\[")
 
 
 def configure_logging(console: Console, log_file: Path) -> None:

@@ -79,6 +79,7 @@ def show(blocks: list[Block], console: Console) -> None:
     """Print a document."""
     for block in blocks:
         if isinstance(block, Table):
+            console.print(RichText(block.title, style="italic"))
             console.print(_rich_table(block))
         elif isinstance(block, Heading):
             console.print(RichText(block.text, style="bold"))
@@ -91,9 +92,6 @@ def show(blocks: list[Block], console: Console) -> None:
 
 def _rich_table(table: Table) -> RichTable:
     drawn = RichTable(
-        title=table.title,
-        title_justify="left",
-        title_style="italic",
         box=SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -22,7 +23,7 @@ from jobs.cli import configure_logging, user_errors
 from slurm.executor import Task, launch
 from slurm.requeue import StopFlag
 from vicreg import distributed
-from vicreg.config import PretrainConfig, differing_fields, from_json, to_json
+from vicreg.config import PretrainConfig, differing_fields, from_json, official_views, paper_views, to_json
 from vicreg.order import batches_per_epoch
 from vicreg.train import ENCODER_FILE, Outcome, train
 
@@ -30,6 +31,7 @@ CONFIG_FILE = "config.json"
 JOB_FOLDER = Path("jobs") / "pretrain"
 STOPPED_EXIT_CODE = 130
 RENDEZVOUS_TIMEOUT_S = 300.0
+VIEWS = {"official": official_views, "paper": paper_views}
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Command:
 
     recipe: str = "imagenet-1000ep"
     """Named run to start from."""
+    views: Literal["recipe", "official", "paper"] = "recipe"
+    """Augmentation to start from: the recipe's, the official code's asymmetric pair, or the paper's symmetric text."""
     run: str = ""
     """Run folder; runs/RECIPE if empty."""
     ranks: int = 0
@@ -70,19 +74,21 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> Command:
     """The command line, whose defaults are those of the recipe that it names."""
-    name = Command.recipe
-    for position, argument in enumerate(arguments):
-        if argument == "--recipe" and position + 1 < len(arguments):
-            name = arguments[position + 1]
-        elif argument.startswith("--recipe="):
-            name = argument.removeprefix("--recipe=")
-    recipe = recipes.recipe(name)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--recipe", default=Command.recipe)
+    early.add_argument("--views", default=Command.views)
+    chosen, _ = early.parse_known_args(arguments)
+    recipe = recipes.recipe(chosen.recipe)
+    config = recipe.pretrain
+    if chosen.views in VIEWS:
+        view_a, view_b = VIEWS[chosen.views]()
+        config = replace(config, view_a=view_a, view_b=view_b)
     described = f"{recipe.source}.\nExpected: {recipe.expected}.\nRecipes: {', '.join(recipes.RECIPES)}."
     return tyro.cli(
         Command,
         args=arguments,
-        default=Command(recipe=name, config=recipe.pretrain),
-        description=f"{Command.__doc__}\n\nRecipe {name}: {described}",
+        default=Command(recipe=recipe.name, views=chosen.views, config=config),
+        description=f"{Command.__doc__}\n\nRecipe {recipe.name}: {described}",
         config=(tyro.conf.FlagConversionOff,),
     )
 

@@ -127,7 +127,7 @@ def digits() -> Recipe:
             view_b=view,
             model=ModelConfig(encoder="resnet10-narrow", small_images=True, expander="512-512-512"),
             optimizer=OptimizerConfig(name="adamw", base_lr=2e-3, weight_decay=1e-4, warmup_epochs=4.0),
-            train=TrainConfig(epochs=12, global_batch=256, log_every_steps=5, channels_last=True),
+            train=TrainConfig(epochs=60, global_batch=256, log_every_steps=5, channels_last=True),
         ),
         evaluations=(
             Evaluation("few-labels", "few_labels", {"label_counts": [10, 50, 144, 1437]}, baselines),

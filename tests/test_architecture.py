@@ -24,7 +24,9 @@ FLOORS = [  # from the ground up; a file of vicreg imports only from lower floor
     {"config", "keyed_random", "schedule"},
     {"order", "view_parameters", "distributed", "lars", "resample"},
     {"augment", "checkpoint", "decode", "guards", "loss", "metrics", "model", "sync_batch_norm"},
-    {"data", "export", "methods"},
+    {"batches", "export", "methods"},
+    {"array_views"},
+    {"data"},
     {"features", "learner"},
     {"evals", "train"},
 ]

@@ -227,9 +227,9 @@ def _blur(images: Tensor, sigmas_px: Tensor, radius_px: int) -> None:
     offsets = torch.arange(radius_px + 1, device=images.device).view(-1, 1, 1, 1, 1)
     weights = torch.exp(-0.5 * (offsets / sigmas_px) ** 2) * (offsets <= torch.ceil(BLUR_RADIUS_SIGMAS * sigmas_px))
     weights = weights / (2 * weights.sum(0) - weights[0])
-    size = images.shape[-1]
     padded = torch.nn.functional.pad(images, (radius_px,) * 4, mode="replicate")
     for dim in (2, 3):
+        size = images.shape[dim]
         total = padded.narrow(dim, radius_px, size) * weights[0]
         for k in range(1, radius_px + 1):
             total.addcmul_(padded.narrow(dim, radius_px - k, size), weights[k])

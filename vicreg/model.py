@@ -17,7 +17,8 @@ NARROW = "resnet10-narrow"
 def build_encoder(name: str, small_images: bool = False) -> nn.Module:
     """An encoder with random weights: images (B, 3, S, S) in, features (B, encoder.num_features) out.
 
-    Residual branches begin at zero (zero-initialised last batch-norm weights), as in the official code.
+    Residual branches of torchvision's ResNets begin at zero (zero-initialised last batch-norm weights), as in the
+    official code; timm does the same by itself.
     `small_images` exchanges a ResNet's stem for a 3x3 convolution of stride 1 without pooling.
     Raises ValueError for an unknown name, or where the stem cannot be exchanged.
     """
@@ -68,7 +69,10 @@ def _exchange_stem(encoder: nn.Module, name: str) -> None:
 
 
 def narrow_resnet(width: int = 16) -> ResNet:
-    """A ResNet of four basic blocks with `width` to 8 x `width` channels (0.3 M parameters), for trying things out."""
+    """A ResNet of four basic blocks with `width` to 8 x `width` channels (0.3 M parameters), for trying things out.
+
+    Its residual branches do not begin at zero: in a run of a few hundred steps they would hardly open.
+    """
     network = ResNet(BasicBlock, [1, 1, 1, 1])
     network.inplanes = width
     network.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
@@ -81,8 +85,6 @@ def narrow_resnet(width: int = 16) -> ResNet:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, BasicBlock):
-            nn.init.zeros_(module.bn2.weight)
     return network
 
 

@@ -92,8 +92,9 @@ def crop_resize(
         rows = _weights(top, box_height, height, size, None, interpolation).to(dtype)
         columns = _weights(left, box_width, width, size, flip[part], interpolation).to(dtype)
         planes = images[part].to(dtype=dtype, memory_format=torch.contiguous_format)
-        narrow = torch.bmm(planes.view(len(rows), 3 * height, width), columns.transpose(1, 2)).view(len(rows), 3, height, size)
-        resized = torch.stack([torch.bmm(rows, narrow[:, channel]) for channel in range(3)], dim=1)
+        narrow = torch.bmm(planes.view(len(rows), 3 * height, width), columns.transpose(1, 2))
+        channels = narrow.view(len(rows), 3, height, size).unbind(1)
+        resized = torch.stack([torch.bmm(rows, channel) for channel in channels], dim=1)
         views[part] = resized.round_().clamp_(0, 255)
     return views
 

@@ -93,7 +93,7 @@ def test_runs_and_leaves_a_complete_folder(digits_folder: Path, tmp_path: Path) 
     assert "is finished" in again.stdout
 
 
-@pytest.mark.parametrize("ranks", ["1", "2"])
+@pytest.mark.parametrize("ranks", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_stop_signal_saves_and_the_same_command_goes_on_to_the_same_bits(
     digits_folder: Path, tmp_path: Path, ranks: str
 ) -> None:
@@ -130,6 +130,7 @@ def test_kills_at_random_steps_end_in_the_same_bits(digits_folder: Path, tmp_pat
     _assert_same_bits(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_going_on_with_other_ranks_follows_the_same_path(digits_folder: Path, tmp_path: Path) -> None:
     """The samples and views are the same; sums over ranks differ in the last bits only."""
     assert _run(_command(digits_folder, tmp_path / "whole")).returncode == 0

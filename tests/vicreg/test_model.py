@@ -31,7 +31,7 @@ def test_features_have_the_stated_size(name: str) -> None:
 
 
 def test_residual_branches_begin_at_zero() -> None:
-    for name in ("resnet18", NARROW):
+    for name in ("resnet18", "resnet18d"):
         encoder = build_encoder(name)
         assert encoder.layer2[0].bn2.weight.abs().sum() == 0  # type: ignore[index, union-attr]
         assert encoder.bn1.weight.abs().sum() > 0  # type: ignore[operator, union-attr]

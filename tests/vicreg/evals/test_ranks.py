@@ -29,11 +29,23 @@ def measure(data: DataConfig) -> dict[str, float]:
     return metrics
 
 
-@pytest.mark.parametrize("num_ranks", [2, 3])
-def test_counts_do_not_depend_on_the_ranks(num_ranks: int, digits_folder: Path, tmp_path: Path) -> None:
-    torch.set_num_threads(1)
+@pytest.fixture(scope="module")
+def small_digits(digits_folder: Path) -> DataConfig:
+    """The digits at 16 px."""
     data = DataConfig(train=str(digits_folder / "train.beton"), val=str(digits_folder / "val.beton"))
-    data = replace(data, image_size=16, eval_resize=16)
-    alone = measure(data)
+    return replace(data, image_size=16, eval_resize=16)
+
+
+@pytest.fixture(scope="module")
+def alone(small_digits: DataConfig) -> dict[str, float]:
+    """What one process measures."""
+    torch.set_num_threads(1)
+    return measure(small_digits)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_counts_do_not_depend_on_the_ranks(
+    num_ranks: int, small_digits: DataConfig, alone: dict[str, float], tmp_path: Path
+) -> None:
     assert len(alone) == 12
-    assert run_ranks(measure, num_ranks, tmp_path, data) == alone
+    assert run_ranks(measure, num_ranks, tmp_path, small_digits) == alone

@@ -1,0 +1,333 @@
+"""Reading training data, side by side: this suite's loader, FFCV's pipelines, the official torchvision pipeline.
+
+`python benchmarks/loader.py PHOTOS` takes a folder of class folders with JPEGs (written first at 500 px) or a beton.
+An image counts once for its pair of 224 px views. Every contestant lives in a process of its own, with as many workers
+as the others, and reads the same beton from the page cache; they run in turns, and the median over the rounds is
+printed beside the targets. A second table shows the parts on one core.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import multiprocessing
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image, ImageFilter, ImageOps
+from rich.console import Console
+from rich.table import Table
+from torchvision import transforms
+from torchvision.transforms.v2 import functional
+
+from dataprep import sources
+from dataprep.beton import open_beton
+from dataprep.write_plan import WritePlan
+from dataprep.writer import write_beton
+from vicreg.augment import ColourPlan, augment
+from vicreg.batches import Sampling
+from vicreg.config import DataConfig, ViewConfig, official_views
+from vicreg.data import BetonViews
+from vicreg.decode import ImageReader
+from vicreg.resample import crop_resize_into
+from vicreg.view_parameters import draw_colour, draw_geometry
+
+SIZE = 224
+BATCH = 64
+MIN_IMAGES = 1500
+"""A round takes at least this many images: the set is repeated if it is smaller."""
+CPU = torch.device("cpu")
+BICUBIC = transforms.InterpolationMode.BICUBIC
+Epoch = Callable[[int], int]
+"""One pass over the images with this number; returns how many images it was."""
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Measure loaders on photos."""
+
+    photos: tyro.conf.Positional[Path]
+    """Folder with <class>/<photos>, or a beton of JPEGs."""
+    rounds: int = 3
+    """How often each loader runs."""
+    workers: int = 2
+    """Threads or processes of every loader."""
+
+
+def _samples(beton: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
+    num = open_beton(beton).num_samples
+    samples = np.tile(np.arange(num), -(-MIN_IMAGES // num))
+    return samples[: len(samples) // BATCH * BATCH]
+
+
+def _drain(batches: Iterator[Any], size: Callable[[Any], int]) -> int:
+    return sum(size(batch) for batch in batches)
+
+
+def limit(beton: Path, workers: int) -> Epoch:
+    """Nothing but FFCV's own decoding function, in threads."""
+    from ffcv.libffcv import ctypes_imdecode
+
+    opened, samples = open_beton(beton), _samples(beton)
+    address = opened.memory.ctypes.data
+
+    def decode(part: list[int]) -> None:
+        out = np.empty(int(opened.heights.max()) * int(opened.widths.max()) * 3, np.uint8)
+        for sample in part:
+            size = int(opened.heights[sample]), int(opened.widths[sample])
+            source = address + int(opened.pointers[sample])
+            ctypes_imdecode(source, int(opened.sizes[sample]), *size, out.ctypes.data, *size, 0, 0, 1, 1, False, False)
+
+    def epoch(_: int) -> int:
+        with ThreadPoolExecutor(workers) as executor:
+            list(executor.map(decode, np.array_split(samples, 8 * workers)))
+        return len(samples)
+
+    return epoch
+
+
+def ours(beton: Path, workers: int, path: str) -> Epoch:
+    """This suite's loader: shipping decoded images, cropping in its threads, or augmenting in this process as well."""
+    config = DataConfig(image_size=SIZE)
+    sampling = Sampling(_samples(beton), official_views(), 0, BATCH, one_by_one=True)
+    loader = BetonViews(open_beton(beton), sampling, config, device=CPU, workers=workers)
+
+    def augmented(number: int) -> int:
+        count = 0
+        for batch in loader.batches(number):
+            for views, plan in zip(batch.views, batch.colour, strict=True):
+                augment(views, plan, config.mean, config.std)
+            count += len(batch.samples)
+        return count
+
+    if path == "decoded":
+        return lambda number: _drain(loader.decoded(number), lambda batch: len(batch[1]))
+    if path == "crops":
+        return lambda number: _drain(loader.batches(number), lambda batch: len(batch.samples))
+    return augmented
+
+
+def two_ffcv_pipelines(beton: Path, workers: int) -> Epoch:
+    """FFCV's Loader with two crop pipelines on one field."""
+    from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+    from ffcv.loader import Loader as FfcvLoader
+    from ffcv.loader import OrderOption
+    from ffcv.pipeline import PipelineSpec
+    from ffcv.transforms import RandomHorizontalFlip, ToTensor
+
+    def pipeline() -> Any:
+        decoder = RandomResizedCropRGBImageDecoder((SIZE, SIZE))
+        return PipelineSpec("image", decoder, [RandomHorizontalFlip(), ToTensor()])
+
+    loader = FfcvLoader(
+        str(beton),
+        batch_size=BATCH,
+        num_workers=workers,
+        order=OrderOption.RANDOM,
+        seed=0,
+        os_cache=True,
+        indices=_samples(beton),
+        pipelines={"image": pipeline(), "second": pipeline(), "label": None, "index": None},
+    )
+    return lambda _: _drain(iter(loader), lambda batch: len(batch[0]))
+
+
+class OfficialPhotos(torch.utils.data.Dataset[list[torch.Tensor]]):
+    """The same JPEGs through the official program's transforms (augmentations.py), two views each."""
+
+    def __init__(self, beton: Path, colours: bool) -> None:
+        self.beton, self.samples = open_beton(beton), _samples(beton)
+        self.views = [_official_transform(view, colours) for view in official_views()]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, place: int) -> list[torch.Tensor]:
+        content = self.beton.image_bytes(int(self.samples[place])).tobytes()
+        image = Image.open(io.BytesIO(content)).convert("RGB")
+        return [view(image) for view in self.views]
+
+
+def _official_transform(view: ViewConfig, colours: bool) -> Callable[[Image.Image], torch.Tensor]:
+    crop = transforms.RandomResizedCrop(SIZE, interpolation=BICUBIC)
+    geometry = [crop, transforms.RandomHorizontalFlip(view.hflip_p)]
+    jitter = transforms.ColorJitter(view.brightness, view.contrast, view.saturation, view.hue)
+    changes = [
+        transforms.RandomApply([jitter], view.jitter_p),
+        transforms.RandomGrayscale(view.grayscale_p),
+        transforms.RandomApply([transforms.Lambda(_pillow_blur)], view.blur_p),
+        transforms.RandomApply([transforms.Lambda(ImageOps.solarize)], view.solarize_p),
+    ]
+    config = DataConfig()
+    last = [transforms.ToTensor(), transforms.Normalize(config.mean, config.std)]
+    composed: Callable[[Image.Image], torch.Tensor]
+    composed = transforms.Compose(geometry + changes + last if colours else [*geometry, transforms.PILToTensor()])
+    return composed
+
+
+def _pillow_blur(image: Image.Image) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
+
+
+def official(beton: Path, workers: int, colours: bool) -> Epoch:
+    """torchvision's transforms in a DataLoader with worker processes that stay alive."""
+    loader = torch.utils.data.DataLoader(
+        OfficialPhotos(beton, colours), BATCH, shuffle=True, num_workers=workers, persistent_workers=True
+    )
+    return lambda _: _drain(iter(loader), lambda batch: len(batch[0]))
+
+
+CONTESTANTS: dict[str, Callable[[Path, int], Epoch]] = {
+    "FFCV's imdecode alone: the limit": limit,
+    "this suite, decoded images shipped to the GPU": functools.partial(ours, path="decoded"),
+    "this suite, two crops on the CPU": functools.partial(ours, path="crops"),
+    "two FFCV pipelines on one field": two_ffcv_pipelines,
+    "official torchvision, two crops": functools.partial(official, colours=False),
+    "this suite, two crops and all colours": functools.partial(ours, path="colours"),
+    "official torchvision, two crops and all colours": functools.partial(official, colours=True),
+}
+TARGETS = [  # of design and issue: first over second, at least
+    ("this suite, decoded images shipped to the GPU", "FFCV's imdecode alone: the limit", 0.8),
+    ("this suite, two crops on the CPU", "two FFCV pipelines on one field", 1.6),
+    ("this suite, two crops on the CPU", "official torchvision, two crops and all colours", 6.0),
+]
+
+
+@functools.cache
+def _epoch(name: str, beton: Path, workers: int) -> Epoch:
+    """A contestant, built once per process and run once to compile what it compiles and start what it starts."""
+    epoch = CONTESTANTS[name](beton, workers)
+    epoch(0)
+    return epoch
+
+
+def run_round(name: str, beton: Path, workers: int, number: int) -> float:
+    """Images per second of one epoch."""
+    epoch = _epoch(name, beton, workers)
+    start_s = time.perf_counter()
+    return epoch(number) / (time.perf_counter() - start_s)
+
+
+def measure_loaders(beton: Path, options: Loader) -> dict[str, float]:
+    """Images per second of every contestant."""
+    context = multiprocessing.get_context("spawn")
+    processes = {name: ProcessPoolExecutor(1, mp_context=context) for name in CONTESTANTS}
+    rates: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    for number in range(1, options.rounds + 1):
+        for name, process in processes.items():
+            rates[name].append(process.submit(run_round, name, beton, options.workers, number).result())
+    for process in processes.values():
+        process.shutdown()
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def _each_us(work: Callable[[int], object], num: int) -> float:
+    """Microseconds of work(0) .. work(num - 1) each: the best of three passes."""
+    passes = []
+    for _ in range(3):
+        start_s = time.perf_counter()
+        for number in range(num):
+            work(number)
+        passes.append((time.perf_counter() - start_s) / num * 1e6)
+    return min(passes)
+
+
+def measure_parts(beton: Path, num: int = 200) -> dict[str, list[tuple[str, float]]]:
+    """Microseconds per image of decoding, cropping and colouring on one core, ours first."""
+    from ffcv.libffcv import resize_crop
+
+    torch.set_num_threads(1)
+    opened = open_beton(beton)
+    num = min(num, opened.num_samples)
+    samples, reader = np.arange(num), ImageReader(opened)
+    boxes = draw_geometry(ViewConfig(), 0, 0, samples, 0, opened.widths[:num], opened.heights[:num]).boxes
+    images = [reader.read(sample).copy() for sample in range(num)]
+    tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+    pillows = [Image.fromarray(image) for image in images]
+    out = torch.empty((num, SIZE, SIZE, 3), dtype=torch.uint8)
+    target = np.empty((SIZE, SIZE, 3), np.uint8)
+
+    def pillow_crop(i: int) -> Image.Image:
+        top, left, height, width = boxes[i].tolist()
+        return pillows[i].crop((left, top, left + width, top + height)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+
+    def ffcv_crop(i: int) -> None:
+        top, left, height, width = boxes[i].tolist()
+        resize_crop(images[i], top, top + height, left, left + width, target)
+
+    def torchvision_crop(i: int) -> object:
+        return functional.resized_crop(tensors[i], *boxes[i].tolist(), [SIZE, SIZE], BICUBIC, antialias=True)
+
+    parts = {
+        "decode": [("this suite", _each_us(reader.read, num)), ("Pillow", _each_us(opened.decode, num))],
+        "random crop to 224": [
+            ("this suite", _each_us(lambda i: crop_resize_into(out[i], images[i], boxes[i].tolist()), num)),
+            ("torchvision v2, uint8 tensor", _each_us(torchvision_crop, num)),
+            ("FFCV's resize_crop (area)", _each_us(ffcv_crop, num)),
+            ("Pillow", _each_us(pillow_crop, num)),
+        ],
+    }
+    crops = [Image.fromarray(crop) for crop in out.numpy()]
+    for name, view in zip(("first", "second"), official_views(), strict=True):
+        whole = _official_transform(view, colours=True)
+        assert isinstance(whole, transforms.Compose)
+        colours = transforms.Compose(whole.transforms[2:])
+        angles = np.zeros(num, np.float32)
+
+        def augmented(_: int, view: ViewConfig = view, angles: Any = angles) -> object:
+            plan = ColourPlan.build(draw_colour(view, 0, 0, samples, 0), angles, one_by_one=True)
+            return augment(out.permute(0, 3, 1, 2), plan, DataConfig().mean, DataConfig().std)
+
+        pillow_us = _each_us(lambda i, colours=colours: colours(crops[i]), num)  # type: ignore[misc]
+        parts[f"colours of the {name} view"] = [("this suite", _each_us(augmented, 1) / num), ("Pillow", pillow_us)]
+    return parts
+
+
+def print_tables(rates: dict[str, float], parts: dict[str, list[tuple[str, float]]], title: str) -> None:
+    """Loaders with their ratios, ratios with their targets, parts on one core."""
+    console = Console()
+    table = Table("loader", title=title)
+    for heading in ("images/s", "of the limit", "times two FFCV", "times official"):
+        table.add_column(heading, justify="right")
+    for name, rate in rates.items():
+        others = [rates[list(CONTESTANTS)[place]] for place in (0, 3, -1)]
+        table.add_row(name, f"{rate:,.0f}", f"{rate / others[0]:.0%}", *(f"{rate / other:.2f}" for other in others[1:]))
+    console.print(table)
+    table = Table("ratio", "measured", "target", "")
+    for name, other, target in TARGETS:
+        ratio = rates[name] / rates[other]
+        table.add_row(f"{name} / {other}", f"{ratio:.2f}", f"{target:.1f}", "reached" if ratio >= target else "MISSED")
+    console.print(table)
+    table = Table("part, one core", "by", "us per image", "times ours")
+    for part, measured in parts.items():
+        for by, microseconds in measured:
+            table.add_row(part, by, f"{microseconds:,.0f}", f"{microseconds / measured[0][1]:.1f}")
+    console.print(table)
+
+
+def main() -> None:
+    """Print the tables."""
+    options = tyro.cli(Loader)
+    with tempfile.TemporaryDirectory() as folder:
+        beton = options.photos
+        if beton.is_dir():
+            beton = Path(folder) / "photos.beton"
+            write_beton(sources.folder(options.photos), beton, WritePlan("jpg", 500, 90), num_workers=options.workers)
+        rates = measure_loaders(beton, options)
+        parts = measure_parts(beton)
+        num = open_beton(beton).num_samples
+    print_tables(rates, parts, f"{num:,} photos, {options.workers} workers, median of {options.rounds} rounds")
+
+
+if __name__ == "__main__":
+    main()

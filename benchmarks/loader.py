@@ -188,18 +188,18 @@ def official(beton: Path, workers: int, colours: bool) -> Epoch:
 
 
 CONTESTANTS: dict[str, Callable[[Path, int], Epoch]] = {
-    "FFCV's imdecode alone: the limit": limit,
-    "this suite, decoded images shipped to the GPU": functools.partial(ours, path="decoded"),
-    "this suite, two crops on the CPU": functools.partial(ours, path="crops"),
-    "two FFCV pipelines on one field": two_ffcv_pipelines,
-    "official torchvision, two crops": functools.partial(official, colours=False),
-    "this suite, two crops and all colours": functools.partial(ours, path="colours"),
-    "official torchvision, two crops and all colours": functools.partial(official, colours=True),
+    "FFCV's imdecode alone (the limit)": limit,
+    "ours: decoded, for a GPU to crop": functools.partial(ours, path="decoded"),
+    "ours: two crops": functools.partial(ours, path="crops"),
+    "FFCV: two pipelines on one field": two_ffcv_pipelines,
+    "torchvision: two crops": functools.partial(official, colours=False),
+    "ours: two crops, colours": functools.partial(ours, path="colours"),
+    "torchvision: two crops, colours": functools.partial(official, colours=True),
 }
 TARGETS = [  # of design and issue: first over second, at least
-    ("this suite, decoded images shipped to the GPU", "FFCV's imdecode alone: the limit", 0.8),
-    ("this suite, two crops on the CPU", "two FFCV pipelines on one field", 1.6),
-    ("this suite, two crops on the CPU", "official torchvision, two crops and all colours", 6.0),
+    ("ours: decoded, for a GPU to crop", "FFCV's imdecode alone (the limit)", 0.8),
+    ("ours: two crops", "FFCV: two pipelines on one field", 1.6),
+    ("ours: two crops", "torchvision: two crops, colours", 6.0),
 ]
 
 
@@ -269,9 +269,9 @@ def measure_parts(beton: Path, num: int = 200) -> dict[str, list[tuple[str, floa
         return functional.resized_crop(tensors[i], *boxes[i].tolist(), [SIZE, SIZE], BICUBIC, antialias=True)
 
     parts = {
-        "decode": [("this suite", _each_us(reader.read, num)), ("Pillow", _each_us(opened.decode, num))],
+        "decode": [("ours", _each_us(reader.read, num)), ("Pillow", _each_us(opened.decode, num))],
         "random crop to 224": [
-            ("this suite", _each_us(lambda i: crop_resize_into(out[i], images[i], boxes[i].tolist()), num)),
+            ("ours", _each_us(lambda i: crop_resize_into(out[i], images[i], boxes[i].tolist()), num)),
             ("torchvision v2, uint8 tensor", _each_us(torchvision_crop, num)),
             ("FFCV's resize_crop (area)", _each_us(ffcv_crop, num)),
             ("Pillow", _each_us(pillow_crop, num)),
@@ -289,7 +289,7 @@ def measure_parts(beton: Path, num: int = 200) -> dict[str, list[tuple[str, floa
             return augment(out.permute(0, 3, 1, 2), plan, DataConfig().mean, DataConfig().std)
 
         pillow_us = _each_us(lambda i, colours=colours: colours(crops[i]), num)  # type: ignore[misc]
-        parts[f"colours of the {name} view"] = [("this suite", _each_us(augmented, 1) / num), ("Pillow", pillow_us)]
+        parts[f"colours of the {name} view"] = [("ours", _each_us(augmented, 1) / num), ("Pillow", pillow_us)]
     return parts
 
 

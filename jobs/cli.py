@@ -18,12 +18,13 @@ from vicreg.distributed import RendezvousError
 from vicreg.guards import TrainingDiverged
 
 TRACEBACK_VARIABLE = "VICREG_TRACEBACK"
+INTERRUPTED_EXIT_CODE = 130  # as shells have it: 128 + SIGINT
 EXPECTED_ERRORS = (ValueError, OSError, JobFailed, RendezvousError, TrainingDiverged)
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """Turn an error that a user can cause into one clear message and exit code 1."""
+def user_errors(when_interrupted: str = "") -> Iterator[None]:
+    """Turn an error that a user can cause into one clear message and exit code 1; Ctrl-C into exit code 130."""
     try:
         yield
     except EXPECTED_ERRORS as error:
@@ -31,13 +32,23 @@ def user_errors() -> Iterator[None]:
             raise
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
+    except KeyboardInterrupt:
+        if when_interrupted:
+            Console(soft_wrap=True).print(when_interrupted, highlight=False)
+        sys.exit(INTERRUPTED_EXIT_CODE)
 
 
-def configure_logging(console: Console, log_file: Path) -> None:
-    """Warnings and information to the console and, with times, to a file of this rank's own."""
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    to_file = logging.FileHandler(log_file)
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    to_console = RichHandler(console=console, show_time=False, show_path=False, markup=False)
-    logging.basicConfig(level=logging.INFO, handlers=[to_console, to_file], force=True)
-    logging.getLogger("numba").setLevel(logging.WARNING)
+def configure_logging(console: Console, rank: int, folder: Path) -> None:
+    """Rank 0 logs to the console and, with times, to `folder/rank_0.log`; the others' output is their log already."""
+    with_times = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        handlers = [logging.FileHandler(folder / "rank_0.log")]
+    for handler in handlers:
+        handler.setFormatter(with_times)
+    if rank == 0:
+        to_console = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
+        to_console.setFormatter(logging.Formatter("%(message)s"))
+        handlers.append(to_console)
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)

@@ -36,7 +36,6 @@ from vicreg.export import checksum, load_encoder, untrained_encoder
 CONFIG_FILE = "config.json"
 ENCODER_FILE = "encoder.pt"
 JOB_FOLDER = Path("jobs") / "eval_all"
-STOPPED_EXIT_CODE = 130
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 
 
@@ -80,11 +79,7 @@ def main(arguments: list[str]) -> int:
             console.print(f"nothing to do; see  python jobs/report.py {command.run}", soft_wrap=True)
             return 0
         work = {"run": str(command.run), "pieces": [asdict(piece) for piece in due]}
-        try:
-            launch("jobs.eval_all.run_job", work, command.run / JOB_FOLDER, ranks)
-        except KeyboardInterrupt:
-            console.print("stopped; what is done stays, the same command does the rest", soft_wrap=True)
-            return STOPPED_EXIT_CODE
+        launch("jobs.eval_all.run_job", work, command.run / JOB_FOLDER, ranks)
         console.print(f"done; the table:  python jobs/report.py {command.run}", soft_wrap=True)
         return 0
 
@@ -184,24 +179,28 @@ def run_job(task: Task, run: str, pieces: list[dict[str, Any]]) -> None:
     """What every rank does: measure all pieces one after another; rank 0 writes each result as soon as it is there."""
     folder = Path(run)
     console = Console() if task.rank == 0 else Console(force_terminal=False)
-    configure_logging(console, folder / JOB_FOLDER / f"messages_{task.rank}.log")
+    configure_logging(console, task.rank, folder / JOB_FOLDER)
     placement = distributed.Placement(task.rank, task.world_size, task.local_rank, task.local_size)
-    with user_errors(), distributed.connected(placement, Path(task.rendezvous)):
-        config, _ = read_run(folder)
-        device = distributed.device_for(placement)
-        workers = config.data.workers or default_workers(placement.local_size)
-        splits = features.open_splits(config.data, device, workers)
-        data = features.describe(config.data)
-        encoders: dict[str, nn.Module] = {}
-        for piece in (Piece(**values) for values in pieces):
-            if piece.subject not in encoders:
-                encoders = {
-                    piece.subject: build_encoder(folder, piece.subject, config)
-                }  # lets the last one's features go
-            result = measure(piece, encoders[piece.subject], splits, data)
-            if task.rank == 0:
-                results.write(folder, result)
-                console.print(finished_line(result), highlight=False, soft_wrap=True)
+    stopped = "" if task.rank else "stopped; what is done stays, the same command does the rest"
+    with user_errors(stopped), distributed.connected(placement, Path(task.rendezvous)):
+        measure_all(folder, [Piece(**values) for values in pieces], placement, console)
+
+
+def measure_all(run: Path, pieces: list[Piece], placement: distributed.Placement, console: Console) -> None:
+    """All pieces in turn; the features of a subject are let go when the next one comes."""
+    config, _ = read_run(run)
+    device = distributed.device_for(placement)
+    workers = config.data.workers or default_workers(placement.local_size)
+    splits = features.open_splits(config.data, device, workers)
+    data = features.describe(config.data)
+    subject, encoder = "", nn.Module()
+    for piece in pieces:
+        if piece.subject != subject:
+            subject, encoder = piece.subject, build_encoder(run, piece.subject, config)
+        result = measure(piece, encoder, splits, data)
+        if placement.rank == 0:
+            results.write(run, result)
+            console.print(finished_line(result), highlight=False, soft_wrap=True)
 
 
 def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dict[str, Any]) -> Result:

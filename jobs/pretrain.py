@@ -19,7 +19,7 @@ from rich.table import Table
 
 from dataprep.beton import open_beton
 from jobs import recipes
-from jobs.cli import configure_logging, user_errors
+from jobs.cli import INTERRUPTED_EXIT_CODE, configure_logging, user_errors
 from slurm.executor import Task, launch
 from slurm.requeue import StopFlag
 from vicreg import distributed
@@ -29,7 +29,6 @@ from vicreg.train import ENCODER_FILE, Outcome, train
 
 CONFIG_FILE = "config.json"
 JOB_FOLDER = Path("jobs") / "pretrain"
-STOPPED_EXIT_CODE = 130
 RENDEZVOUS_TIMEOUT_S = 300.0
 VIEWS = {"official": official_views, "paper": paper_views}
 
@@ -65,7 +64,7 @@ def main(arguments: list[str]) -> int:
         launch("jobs.pretrain.run_job", {"run": str(run)}, run / JOB_FOLDER, ranks)
         if not (run / ENCODER_FILE).exists():
             console.print(f"stopped and saved; the same command goes on from there ({run})", soft_wrap=True)
-            return STOPPED_EXIT_CODE
+            return INTERRUPTED_EXIT_CODE
         console.print(
             f"finished: [bold]{run / ENCODER_FILE}[/]; measure it with  python jobs/eval_all.py {run}", soft_wrap=True
         )
@@ -145,7 +144,7 @@ def run_job(task: Task, run: str) -> None:
     should_stop = StopFlag()
     folder = Path(run)
     console = Console(force_terminal=False) if task.rank else Console()
-    configure_logging(console, folder / JOB_FOLDER / f"rank_{task.rank}.log")
+    configure_logging(console, task.rank, folder / JOB_FOLDER)
     placement = distributed.Placement(task.rank, task.world_size, task.local_rank, task.local_size)
     with user_errors(), distributed.connected(placement, Path(task.rendezvous), RENDEZVOUS_TIMEOUT_S):
         content: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
@@ -164,7 +163,7 @@ def _commit() -> str:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "timm", "numpy", "numba", "ffcv"):
+    for package in ("torch", "torchvision", "timm", "numpy", "ffcv"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

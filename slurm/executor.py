@@ -43,7 +43,7 @@ def launch(function: str, arguments: dict[str, Any], folder: Path, num_ranks: in
     """Run `function(task, **arguments)` on `num_ranks` ranks of this machine and wait for them.
 
     `function` is "module.name"; logs of the ranks above 0 go to `folder/rank_N.log`, rank 0 has the terminal.
-    Raises JobFailed when a rank fails, after the others have been ended.
+    Raises JobFailed when a rank fails, after the others have been ended; KeyboardInterrupt when it failed by Ctrl-C.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rendezvous = folder / f"rendezvous_{uuid.uuid4().hex}.json"
@@ -54,7 +54,8 @@ def launch(function: str, arguments: dict[str, Any], folder: Path, num_ranks: in
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // num_ranks))}
     ranks: list[subprocess.Popen[bytes]] = []
     # The ranks get Ctrl-C from the terminal themselves; this process only waits for them to save and leave.
-    previous = signal.signal(signal.SIGINT, lambda *_: None)
+    interrupted: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, _frame: interrupted.append(number))
     previous_term = signal.signal(signal.SIGTERM, lambda *_: _signal_all(ranks, signal.SIGTERM))
     try:
         for rank in range(num_ranks):
@@ -65,6 +66,10 @@ def launch(function: str, arguments: dict[str, Any], folder: Path, num_ranks: in
             with (folder / f"rank_{rank}.log").open("wb") as log:
                 ranks.append(subprocess.Popen([*command, task], env=environment, stdout=log, stderr=log))
         _wait(ranks, folder)
+    except JobFailed:
+        if interrupted:
+            raise KeyboardInterrupt from None
+        raise
     finally:
         _end(ranks)
         signal.signal(signal.SIGINT, previous)

@@ -69,6 +69,10 @@ class Metrics:
             sink(numbers, step)
         self._line.show(step, terms, timing)
 
+    def advance(self, step: int) -> None:
+        """Move the bar on the terminal; called after every step, logged or not."""
+        self._line.advance(step)
+
     def close(self) -> None:
         """Finish the line on the terminal and flush the file."""
         self._line.close()
@@ -109,6 +113,11 @@ class ProgressLine:
             self._console.print(text, highlight=False, soft_wrap=True)
         else:
             self._bar.update(self._task, description=text, completed=step + 1)
+
+    def advance(self, step: int) -> None:
+        """Say that a step is done."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step + 1)
 
     def close(self) -> None:
         """Give the terminal back."""

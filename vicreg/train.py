@@ -78,6 +78,8 @@ def train(
             terms = learner.step(batch, step, rate, placement.rank)
             if metrics and (step % config.train.log_every_steps == 0 or step + 1 == num_steps):
                 metrics.log(step, rate, learner.report(step, terms), clock.lap(step))
+            if metrics:
+                metrics.advance(step)
             step += 1
             saver.save_if_due(step)
             if step % config.train.stop_check_every_steps == 0 and distributed.any_rank(should_stop(), device):

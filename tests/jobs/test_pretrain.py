@@ -32,6 +32,7 @@ def _command(digits: Path, run: Path, *more: str) -> list[str]:
         "--data.eval-resize": "16",
         "--model.expander": "64-64",
         "--train.epochs": "3",
+        "--train.global-batch": "256",
         "--train.log-every-steps": "1",
         "--train.checkpoint-every-steps": "4",
     }

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def splits_of(
-    train: NDArray[np.float32], train_labels: list[int], val: NDArray[np.float32], val_labels: list[int]
+    train: NDArray[np.floating], train_labels: list[int], val: NDArray[np.floating], val_labels: list[int]
 ) -> tuple[nn.Module, Splits]:
     """An encoder and splits for which these are the features."""
     encoder = nn.Identity()
@@ -30,7 +30,7 @@ def splits_of(
     return encoder, splits
 
 
-def _features(values: NDArray[np.float32], labels: list[int]) -> Features:
+def _features(values: NDArray[np.floating], labels: list[int]) -> Features:
     return Features(torch.from_numpy(values.astype(np.float32)), torch.tensor(labels), (0, len(labels)))
 
 

@@ -19,8 +19,8 @@ def clouds() -> tuple[NDArray[np.float32], list[int], NDArray[np.float32], list[
     """Overlapping clouds of four classes in 40 dimensions, one of which never changes."""
     random = np.random.default_rng(0)
     labels = [int(label) for label in random.integers(0, 4, 400)]
-    rows = random.standard_normal((4, 40))[labels] + 2.5 * random.standard_normal((400, 40))
-    rows = (rows * random.uniform(0.1, 10, 40) + 3).astype(np.float32)
+    spread = random.standard_normal((4, 40))[labels] + 2.5 * random.standard_normal((400, 40))
+    rows = (spread * random.uniform(0.1, 10, 40) + 3).astype(np.float32)
     rows[:, 7] = 1.25
     return rows[:150], labels[:150], rows[150:], labels[150:]
 

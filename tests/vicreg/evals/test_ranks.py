@@ -1,12 +1,14 @@
-"""Every evaluation gives the same counts on one, two and three ranks."""
+"""Features have the same bits, and every evaluation gives the same counts, on one, two and three ranks."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tests.ranks import run_ranks
 from vicreg import distributed
@@ -15,18 +17,22 @@ from vicreg.evals import few_labels, knn, linear
 from vicreg.export import untrained_encoder
 from vicreg.features import Splits
 
+SAMPLES = np.array([359, 3, 3, 200, 0, 127, 128], dtype=np.int64)
 
-def measure(data: DataConfig) -> dict[str, float]:
-    """All evaluations of a small encoder on the digits, as this rank sees them; all ranks must see the same."""
+
+def measure(data: DataConfig) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """All features, some rows, and all evaluations of a small encoder on the digits; all ranks must see the same."""
     encoder = untrained_encoder(ModelConfig("resnet10-narrow"), seed=0)
     splits = Splits(data, num_classes=10, device=torch.device("cpu"), workers=1, batch=32)
+    val = splits.features(encoder, "val")
+    assert len(val.values) in range(360 // distributed.world_size() - 32, 360 // distributed.world_size() + 33)
     metrics = knn.evaluate(encoder, splits, knn.Config(votes=("weighted", "unweighted")))
     metrics |= few_labels.evaluate(encoder, splits, few_labels.Config(label_counts=(10, 50), draws=4))
     metrics |= linear.evaluate(encoder, splits, linear.Config(epochs=2, batch=96, lr=0.3, hflip_p=0.0))
     values = torch.tensor([list(metrics.values())], dtype=torch.float64)
     everybody = distributed.gather_rows(values)
     assert torch.equal(everybody, values.expand_as(everybody))
-    return metrics
+    return val.all_rows(splits.device), val.rows(SAMPLES, splits.device), metrics
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +43,20 @@ def small_digits(digits_folder: Path) -> DataConfig:
 
 
 @pytest.fixture(scope="module")
-def alone(small_digits: DataConfig) -> dict[str, float]:
+def alone(small_digits: DataConfig) -> tuple[Tensor, Tensor, dict[str, float]]:
     """What one process measures."""
     torch.set_num_threads(1)
     return measure(small_digits)
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3])
-def test_counts_do_not_depend_on_the_ranks(
-    num_ranks: int, small_digits: DataConfig, alone: dict[str, float], tmp_path: Path
+def test_nothing_depends_on_the_ranks(
+    num_ranks: int, small_digits: DataConfig, alone: tuple[Tensor, Tensor, dict[str, float]], tmp_path: Path
 ) -> None:
-    assert len(alone) == 12
-    assert run_ranks(measure, num_ranks, tmp_path, small_digits) == alone
+    values, rows, metrics = alone
+    assert len(metrics) == 12
+    assert torch.equal(rows, values[torch.from_numpy(SAMPLES)])
+    values_there, rows_there, metrics_there = run_ranks(measure, num_ranks, tmp_path, small_digits)
+    assert torch.equal(values_there, values)
+    assert torch.equal(rows_there, rows)
+    assert metrics_there == metrics

@@ -1,0 +1,293 @@
+"""The evaluation command: it computes what is missing, skips what holds, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from jobs import eval_all, recipes
+from jobs.recipes import Evaluation
+from tests.jobs.run_folders import digits_config, write_run
+from vicreg import features
+from vicreg.config import ModelConfig
+from vicreg.evals import results
+from vicreg.evals.results import PIXELS, RANDOM, TRAINED
+from vicreg.export import checksum, load_encoder, untrained_encoder
+
+ROOT = Path(__file__).parents[2]
+NUM_TRAIN, NUM_VAL = 240, 120
+EVALUATIONS = (
+    Evaluation("few-labels", "few_labels", {"label_counts": [10, 100], "draws": 3}, (RANDOM, PIXELS)),
+    Evaluation("knn", "knn", {}, (PIXELS,)),
+)
+ALL = [("few-labels", TRAINED), ("knn", TRAINED), ("few-labels", RANDOM), ("few-labels", PIXELS), ("knn", PIXELS)]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    handlers = list(logging.root.handlers)
+    yield
+    logging.root.handlers[:] = handlers
+
+
+@pytest.fixture(autouse=True)
+def _few_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "evaluations", lambda name: EVALUATIONS)
+
+
+@pytest.fixture(scope="module")
+def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with betons of a few digits."""
+    folder = tmp_path_factory.mktemp("few_digits")
+    for split, num in (("train", NUM_TRAIN), ("val", NUM_VAL)):
+        _write_digits(folder, split, num)
+    return folder
+
+
+def _write_digits(folder: Path, split: str, num: int) -> None:
+    command = ["dataprep/write_ffcv.py", "digits", "--out", str(folder), "--split", split, "--limit", str(num)]
+    subprocess.run([sys.executable, *command, "--overwrite"], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def measured(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all results, to be copied."""
+    run = tmp_path_factory.mktemp("runs") / "measured"
+    write_run(run, digits_config(few_digits), "digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "evaluations", lambda name: EVALUATIONS)
+        assert eval_all.main([str(run)]) == 0
+    return run
+
+
+@pytest.fixture
+def run(measured: Path, tmp_path: Path) -> Path:
+    """A copy of the measured run."""
+    return Path(shutil.copytree(measured, tmp_path / "run"))
+
+
+def _finished(run: Path) -> dict[tuple[str, str], int]:
+    """When each result was written."""
+    return {
+        piece: (results.folder(run, *piece) / "result.json").stat().st_mtime_ns
+        for piece in ALL
+        if (results.folder(run, *piece) / "result.json").exists()
+    }
+
+
+def _computed(run: Path, *arguments: str) -> list[tuple[str, str]]:
+    """What a call of the command computed."""
+    before = _finished(run)
+    assert eval_all.main([str(run), *arguments]) == 0
+    return [piece for piece, when in _finished(run).items() if before.get(piece) != when]
+
+
+def test_a_result_says_what_it_is(run: Path, few_digits: Path) -> None:
+    assert list(_finished(run)) == ALL
+    result = json.loads((run / "evals" / "few-labels" / "result.json").read_text())
+    assert result["evaluation"] == "few-labels"
+    assert result["module"] == "few_labels"
+    assert result["subject"] == "trained"
+    assert list(result["metrics"]) == [
+        "top1_10_labels",
+        "top1_10_labels_std",
+        "top1_100_labels",
+        "top1_100_labels_std",
+    ]
+    assert result["settings"]["label_counts"] == [10, 100]
+    assert result["settings"]["inverse_regularisation"] == 0.1
+    assert result["data"]["train"]["path"] == str(few_digits / "train.beton")
+    assert (result["data"]["train"]["num_images"], result["data"]["val"]["num_images"]) == (NUM_TRAIN, NUM_VAL)
+    assert (result["num_classes"], result["num_features"], result["num_ranks"]) == (10, 128, 1)
+    assert result["encoder_sha256"] == checksum(load_encoder(run / "encoder.pt"))
+    assert result["duration_s"] > 0
+    assert torch.__version__.startswith(result["versions"]["torch"])
+    pixels = json.loads((run / "evals" / "knn@pixels" / "result.json").read_text())
+    assert pixels["num_features"] == 3 * 16 * 16
+    assert pixels["metrics"]["top1_20_neighbours"] > 80  # digits are easy for neighbours of pixels
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_what_is_done_is_skipped(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _computed(run) == []
+    output = capsys.readouterr().out
+    assert output.count("done, skipped") == 5
+    assert "few-labels, raw pixels: done, skipped" in output
+    assert "nothing to do" in output
+
+
+def test_only_what_is_named_is_computed_and_overwrite_computes_again(run: Path) -> None:
+    assert _computed(run, "--evals", "knn", "--overwrite") == [("knn", TRAINED), ("knn", PIXELS)]
+
+
+def test_other_settings_are_computed_again(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = (EVALUATIONS[0], Evaluation("knn", "knn", {"neighbours": [5]}, (PIXELS,)))
+    monkeypatch.setattr(recipes, "evaluations", lambda name: changed)
+    assert _computed(run) == [("knn", TRAINED), ("knn", PIXELS)]
+    assert "knn, trained: again, because of neighbours: [20, 200] -> [5]" in capsys.readouterr().out
+    found = results.read(run, "knn", TRAINED)
+    assert found is not None
+    assert list(found.metrics) == ["top1_5_neighbours"]
+
+
+def test_other_weights_are_measured_again(run: Path, few_digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(run, digits_config(few_digits), "digits", encoder_seed=8)
+    assert _computed(run) == [("few-labels", TRAINED), ("knn", TRAINED)]
+    assert "few-labels, trained: again, because of other weights" in capsys.readouterr().out
+
+
+def test_moved_data_are_the_same_and_other_data_are_not(
+    run: Path, few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = Path(shutil.copytree(few_digits, tmp_path / "moved"))
+    write_run(run, digits_config(moved), "digits")
+    assert _computed(run) == []
+    _write_digits(moved, "val", 100)
+    assert _computed(run, "--evals", "knn") == [("knn", TRAINED), ("knn", PIXELS)]
+    assert "knn, trained: again, because of other data (val)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"metrics": {}}'])
+def test_a_damaged_result_is_computed_again(run: Path, content: str) -> None:
+    (run / "evals" / "knn" / "result.json").write_text(content)
+    assert _computed(run) == [("knn", TRAINED)]
+
+
+def test_evaluations_of_one_subject_share_its_features(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[tuple[str, str]] = []
+    original = features.compute_features
+
+    def counted(encoder: nn.Module, splits: features.Splits, split: features.SplitName) -> features.Features:
+        computed.append((type(encoder).__name__, split))
+        return original(encoder, splits, split)
+
+    monkeypatch.setattr(features, "compute_features", counted)
+    assert len(_computed(run, "--overwrite")) == 5
+    resnet, pixels = [("ResNet", "val"), ("ResNet", "train")], [("Pixels", "val"), ("Pixels", "train")]
+    assert computed == [*resnet, *resnet, *pixels]  # trained, random, pixels
+
+
+def test_two_ranks_give_the_same_result(run: Path, few_digits: Path, tmp_path: Path) -> None:
+    other = tmp_path / "two_ranks"
+    write_run(other, digits_config(few_digits), "digits")
+    command = [sys.executable, "jobs/eval_all.py", str(other), "--evals", "knn", "--ranks", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for subject in (TRAINED, PIXELS):
+        alone, together = results.read(run, "knn", subject), results.read(other, "knn", subject)
+        assert alone is not None
+        assert together is not None
+        assert together.num_ranks == 2
+        assert together.metrics == alone.metrics
+
+
+def test_the_random_network_has_open_residual_branches() -> None:
+    closed = untrained_encoder(ModelConfig("resnet18", small_images=True), seed=0)
+    encoder = eval_all.open_residuals(untrained_encoder(ModelConfig("resnet18", small_images=True), seed=0))
+    assert not closed.layer1[0].bn2.weight.any()  # type: ignore[index,union-attr]
+    assert bool((encoder.layer1[0].bn2.weight == 1).all())  # type: ignore[index,union-attr]
+    assert torch.equal(encoder.conv1.weight, closed.conv1.weight)  # type: ignore[union-attr,arg-type]
+
+
+def _no_run(run: Path) -> None:
+    shutil.rmtree(run)
+
+
+def _no_encoder(run: Path) -> None:
+    (run / "encoder.pt").unlink()
+
+
+def _damaged_config(run: Path) -> None:
+    (run / "config.json").write_text('{"recipe": "digits"')
+
+
+def _foreign_encoder(run: Path) -> None:
+    torch.save({"a": 1}, run / "encoder.pt")
+
+
+def _no_beton(run: Path) -> None:
+    content: dict[str, Any] = json.loads((run / "config.json").read_text())
+    content["pretrain"]["data"]["val"] = "nowhere/val.beton"
+    (run / "config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "arguments", "message"),
+    [
+        (_no_run, [], "is no run folder (it has no config.json); make one with jobs/pretrain.py --run"),
+        (
+            _no_encoder,
+            [],
+            "is not finished (it has no encoder.pt); go on with  python jobs/pretrain.py --recipe digits",
+        ),
+        (_damaged_config, [], "config.json is damaged"),
+        (_foreign_encoder, [], "encoder.pt is not an encoder of this suite"),
+        (_no_beton, [], "nowhere/val.beton: no such file; write it with dataprep/write_ffcv.py"),
+        (None, ["--evals", "knn", "lineer"], "evals is lineer, allowed for recipe digits: few-labels, knn"),
+        (None, ["--ranks", "-1"], "ranks is -1, allowed: 0 (one per GPU) or more"),
+    ],
+)
+def test_bad_input_is_named(
+    break_it: Any, arguments: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if break_it:
+        break_it(run)
+    with pytest.raises(SystemExit) as stop:
+        eval_all.main([str(run), *arguments])
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert message in " ".join(error.split(" "))
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"neighbours": [2000]}, "neighbours is 2000, allowed: up to the 240 training images"),
+        ({"neighbors": [5]}, "Config is ['neighbors'], allowed: the fields neighbours, votes, temperature"),
+    ],
+)
+def test_impossible_settings_are_named(
+    settings: dict[str, Any],
+    message: str,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(recipes, "evaluations", lambda name: (Evaluation("knn", "knn", settings),))
+    with pytest.raises(SystemExit):
+        eval_all.main([str(run)])
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_done_before_a_stop_stays(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = eval_all.measure
+
+    def interrupted(piece: eval_all.Piece, *rest: Any) -> results.Result:
+        if piece.subject == RANDOM:
+            raise KeyboardInterrupt
+        return original(piece, *rest)
+
+    shutil.rmtree(run / "evals")
+    monkeypatch.setattr(eval_all, "measure", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        eval_all.main([str(run)])
+    assert stop.value.code == 130
+    assert "stopped; what is done stays" in capsys.readouterr().out
+    assert list(_finished(run)) == [("few-labels", TRAINED), ("knn", TRAINED)]
+    monkeypatch.setattr(eval_all, "measure", original)
+    assert _computed(run) == ALL[2:]

@@ -1,0 +1,71 @@
+"""Set-up says exactly what to run where it cannot install by itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def bare_path(tmp_path: Path) -> Path:
+    """A PATH with the shell's bare necessities: no compiler, no pkg-config, no apt."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for tool in ("bash", "env", "id", "cat"):
+        found = shutil.which(tool)
+        assert found is not None
+        (folder / tool).symlink_to(found)
+    return folder
+
+
+def _run(path: Path, python: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": str(path)}
+    command = [str(path / "bash"), str(ROOT / "system_packages.sh"), python]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_missing_packages_without_apt_name_the_lines_to_run(bare_path: Path) -> None:
+    done = _run(bare_path, sys.executable)
+    assert done.returncode == 1
+    assert "sudo apt-get install g++ pkg-config libopencv-dev libturbojpeg0-dev" in done.stderr
+    assert "conda install -c conda-forge cxx-compiler pkg-config opencv libjpeg-turbo" in done.stderr
+
+
+def test_apt_without_rights_is_not_tried(bare_path: Path) -> None:
+    for tool, script in (("apt-get", "echo tried >&2"), ("id", "echo 1000"), ("sudo", "exit 1")):
+        (bare_path / tool).unlink(missing_ok=True)
+        (bare_path / tool).write_text(f"#!{bare_path / 'bash'}\n{script}\n")
+        (bare_path / tool).chmod(0o755)
+    done = _run(bare_path, sys.executable)
+    assert done.returncode == 1
+    assert "tried" not in done.stderr
+    assert "sudo apt-get install" in done.stderr
+
+
+def test_an_old_python_is_refused(bare_path: Path) -> None:
+    old = bare_path / "python3.9"
+    old.write_text(f'#!{bare_path / "bash"}\n[ "$1" = --version ] && echo Python 3.9.2\nexit 1\n')
+    old.chmod(0o755)
+    done = _run(bare_path, str(old))
+    assert done.returncode == 1
+    assert "is Python 3.9.2, needed: Python 3.11 or newer" in done.stderr
+
+
+def test_every_requirement_is_pinned() -> None:
+    import configparser
+    import re
+
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    extras = config["options.extras_require"]
+    wanted = "\n".join([config["options"]["install_requires"], extras["dev"], extras["tensorboard"]])
+    names = {re.split(r"[<>=]", line)[0].strip().lower() for line in wanted.splitlines() if line.strip()}
+    pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert names <= pinned

@@ -64,7 +64,8 @@ def test_ranks_equal_one_process(
     other_terms, other_state = run_ranks(_parameters_after_some_steps, num_ranks, tmp_path, config)
     assert len(terms) == NUM_STEPS
     for mine, theirs in zip(other_terms, terms, strict=True):
-        assert mine == pytest.approx(theirs, rel=tolerance)
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=tolerance)
+        assert mine == pytest.approx(theirs, rel=10 * tolerance)  # the terms, which are differences of larger sums
     mine, theirs = (
         torch.cat([tensor.double().flatten() for tensor in which.values()]) for which in (other_state, state)
     )

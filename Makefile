@@ -18,10 +18,11 @@ help:
 setup: $(INSTALLED)
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt system_packages.sh
-	./system_packages.sh $(PYTHON)
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,tensorboard]'
-	touch $@
+	@./system_packages.sh $(PYTHON)
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing what constraints.txt pins into .venv (torch with CUDA: 6 GB, a minute or two)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,tensorboard]'
+	@touch $@
 
 demo: setup
 	$(BIN)/python dataprep/write_ffcv.py digits --out data/digits --split train

@@ -230,9 +230,10 @@ def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dic
 
 def finished_line(result: Result) -> str:
     """One line that says what came out."""
-    numbers = "  ".join(f"{value:.1f}" for name, value in result.metrics.items() if not name.endswith("_std"))
+    shown = [(name, value) for name, value in result.metrics.items() if not name.endswith("_std")]
+    numbers = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in shown)
     title = f"{result.evaluation}, {SUBJECTS[result.subject]}"
-    return f"{title:<32} {numbers} %  ({result.duration_s:.1f} s)"
+    return f"{title}: {numbers} %  ({result.duration_s:.1f} s)"
 
 
 if __name__ == "__main__":

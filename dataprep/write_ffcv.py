@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,7 @@ from dataprep.writer import WriteError, already_written, write_beton
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
+class Output(ABC):
     """Where a beton goes and how it is made."""
 
     out: Path
@@ -53,9 +54,9 @@ class Output:
     overwrite: bool = False
     """Replace a beton that is already there."""
 
+    @abstractmethod
     def open_source(self) -> Source:
         """The raw data, indexed."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

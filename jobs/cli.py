@@ -18,6 +18,7 @@ from vicreg.distributed import RendezvousError
 from vicreg.guards import TrainingDiverged
 
 TRACEBACK_VARIABLE = "VICREG_TRACEBACK"
+CONFIG_FILE = "config.json"  # in a run folder: what was asked for, resolved
 INTERRUPTED_EXIT_CODE = 130  # as shells have it: 128 + SIGINT
 EXPECTED_ERRORS = (ValueError, OSError, JobFailed, RendezvousError, TrainingDiverged)
 

@@ -24,17 +24,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from jobs import recipes
-from jobs.cli import configure_logging, user_errors
+from jobs.cli import CONFIG_FILE, configure_logging, user_errors
 from slurm.executor import Task, launch
 from vicreg import distributed, features
 from vicreg.config import PretrainConfig, from_json, to_json
 from vicreg.data import default_workers
 from vicreg.evals import results
 from vicreg.evals.results import PIXELS, RANDOM, SUBJECTS, TRAINED, Result
-from vicreg.export import checksum, load_encoder, untrained_encoder
+from vicreg.export import ENCODER_FILE, checksum, load_encoder, untrained_encoder
 
-CONFIG_FILE = "config.json"
-ENCODER_FILE = "encoder.pt"
 JOB_FOLDER = Path("jobs") / "eval_all"
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 

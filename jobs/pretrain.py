@@ -19,15 +19,15 @@ from rich.table import Table
 
 from dataprep.beton import open_beton
 from jobs import recipes
-from jobs.cli import INTERRUPTED_EXIT_CODE, configure_logging, user_errors
+from jobs.cli import CONFIG_FILE, INTERRUPTED_EXIT_CODE, configure_logging, user_errors
 from slurm.executor import Task, launch
 from slurm.requeue import StopFlag
 from vicreg import distributed
 from vicreg.config import PretrainConfig, differing_fields, from_json, official_views, paper_views, to_json
+from vicreg.export import ENCODER_FILE
 from vicreg.order import batches_per_epoch
-from vicreg.train import ENCODER_FILE, Outcome, train
+from vicreg.train import Outcome, train
 
-CONFIG_FILE = "config.json"
 JOB_FOLDER = Path("jobs") / "pretrain"
 RENDEZVOUS_TIMEOUT_S = 300.0
 VIEWS = {"official": official_views, "paper": paper_views}

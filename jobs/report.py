@@ -17,11 +17,11 @@ from rich.console import Console
 
 from jobs.cli import user_errors
 from jobs.document import Block, Code, Heading, Table, Text, markdown, show
-from jobs.eval_all import ENCODER_FILE, Piece, evaluation_module, plan, read_run
+from jobs.eval_all import Piece, evaluation_module, plan, read_run
 from vicreg.config import PretrainConfig, differing_fields, to_json
 from vicreg.evals import protocols, results
 from vicreg.evals.results import SUBJECTS, TRAINED, Result
-from vicreg.export import checksum, load_encoder
+from vicreg.export import ENCODER_FILE, checksum, load_encoder
 from vicreg.metrics import read_metrics
 
 REPORT_FILE = "report.md"

@@ -13,6 +13,8 @@ from torch import nn
 from vicreg.config import ModelConfig, from_json, to_json
 from vicreg.model import build_encoder
 
+ENCODER_FILE = "encoder.pt"  # in a run folder, once the run is finished
+
 
 def save_encoder(path: Path, encoder: nn.Module, config: ModelConfig, origin: dict[str, Any]) -> None:
     """Write the encoder's weights, its configuration and where it comes from, complete or not at all."""

@@ -17,7 +17,7 @@ from vicreg import checkpoint, distributed
 from vicreg.config import PretrainConfig, differing_fields, to_json
 from vicreg.data import Batch, ViewLoader, default_workers, open_views
 from vicreg.distributed import Placement
-from vicreg.export import save_encoder
+from vicreg.export import ENCODER_FILE, save_encoder
 from vicreg.learner import Learner
 from vicreg.metrics import Metrics
 from vicreg.schedule import learning_rate, peak_lr
@@ -25,7 +25,6 @@ from vicreg.schedule import learning_rate, peak_lr
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
-ENCODER_FILE = "encoder.pt"
 
 
 class Outcome(Enum):

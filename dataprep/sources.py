@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def cifar10(root: Path, split: str) -> Source:
             tree = folder(root, folder_name, name="cifar10")
             if len(tree.classes) != 10:
                 raise SourceError(f"{root / folder_name} holds {len(tree.classes)} class folders, CIFAR-10 has 10")
-            return tree
+            return replace(tree, split=split)
     return cifar10_batches.open_split(root, split)
 
 

@@ -227,6 +227,7 @@ def test_cifar10_class_folders(tmp_path: Path) -> None:
     classes = tuple(f"class{n}" for n in range(10))
     make_tree(tmp_path / "test", 1, classes)
     source = sources.cifar10(tmp_path, "val")
+    assert source.split == "val"  # names the file, which recipes expect under that name
     assert (source.name, source.default_write_mode, len(source)) == ("cifar10", "passthrough", 10)
     make_tree(tmp_path / "train", 1, classes[:9])
     with pytest.raises(SourceError, match="holds 9 class folders"):

@@ -130,7 +130,7 @@ def _loss_on_rank(rows: int, dims: int) -> tuple[dict[str, float], Tensor, Tenso
     return values, distributed.gather_rows(a.grad), distributed.gather_rows(b.grad)
 
 
-@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("rows", "dims"), [(16, 40), (40, 16)])
 def test_ranks_give_value_and_gradient_of_the_whole_batch(tmp_path: Path, num_ranks: int, rows: int, dims: int) -> None:
     alone = _loss_on_rank(rows, dims)

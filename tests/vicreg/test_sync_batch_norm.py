@@ -44,7 +44,7 @@ def _outcome(dims: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("dims", [2, 4])
-@pytest.mark.parametrize("num_ranks", [2, 3])
+@pytest.mark.parametrize("num_ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_equals_batch_norm_of_the_whole_batch(tmp_path: Path, dims: int, num_ranks: int) -> None:
     for mine, reference in zip(run_ranks(_outcome, num_ranks, tmp_path, dims), _outcome(dims), strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-11, atol=1e-12)

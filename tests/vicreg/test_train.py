@@ -56,7 +56,7 @@ def _parameters_after_some_steps(config: PretrainConfig) -> tuple[list[dict[str,
     return terms, {name: value.detach().clone() for name, value in learner.method.state_dict().items()}
 
 
-@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("float64", 1e-10)])
 def test_ranks_equal_one_process(
     digits_folder: Path, tmp_path: Path, num_ranks: int, precision: str, tolerance: float

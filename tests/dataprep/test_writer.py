@@ -69,6 +69,7 @@ def test_plain_ffcv_reader_reads_our_files(tree: Path, tmp_path: Path, write_mod
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("os_cache", [True, False])
 def test_plain_ffcv_loader_reads_our_files(tree: Path, tmp_path: Path, os_cache: bool) -> None:
     path = tmp_path / "all.beton"

@@ -179,6 +179,7 @@ def test_evaluations_of_one_subject_share_its_features(run: Path, monkeypatch: p
     assert computed == [*resnet, *resnet, *pixels]  # trained, random, pixels
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_same_result(run: Path, few_digits: Path, tmp_path: Path) -> None:
     other = tmp_path / "two_ranks"
     write_run(other, digits_config(few_digits), "digits")

@@ -145,6 +145,7 @@ def test_going_on_with_other_ranks_follows_the_same_path(digits_folder: Path, tm
         assert mine == pytest.approx(theirs, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_told_and_passed_over(digits_folder: Path, tmp_path: Path) -> None:
     command = _command(digits_folder, tmp_path / "run")
     assert _run(command).returncode == 0

@@ -92,7 +92,7 @@ def start(tree: Path, out: Path, **options: object) -> subprocess.Popen[str]:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        **options,  # type: ignore[call-overload]
+        **options,
     )
     wait_for(lambda: any(path.stat().st_size > 0 for path in out.glob(".*.partial")), 30)
     wait_for(lambda: len(workers_of(process.pid)) == 2, 10)

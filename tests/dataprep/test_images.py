@@ -27,7 +27,7 @@ def options(write_mode: WriteMode = "raw", max_resolution: int | None = None, qu
 
 
 def store(content: bytes, **changes: object) -> StoredImage:
-    return store_image(content, options(**changes), as_jpeg=True)  # type: ignore[arg-type]
+    return store_image(content, options(**changes), as_jpeg=True)
 
 
 def pixels(stored: StoredImage) -> np.ndarray:
@@ -193,7 +193,7 @@ def bilevel_png() -> tuple[bytes, np.ndarray]:
     ],
 )
 def test_everything_becomes_rgb(make: object, tolerance: int) -> None:
-    content, expected = make()  # type: ignore[operator]
+    content, expected = make()
     stored = store(content)
     assert np.abs(pixels(stored).astype(int) - expected).max() <= tolerance
     converted = store(content, write_mode="passthrough")

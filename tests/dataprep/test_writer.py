@@ -49,7 +49,7 @@ def test_plain_ffcv_reader_reads_our_files(tree: Path, tmp_path: Path, write_mod
     from ffcv.reader import Reader
 
     path = tmp_path / "out" / "all.beton"
-    write_beton(sources.folder(tree), path, WritePlan(write_mode, shuffle_seed=5), num_workers=0)  # type: ignore[arg-type]
+    write_beton(sources.folder(tree), path, WritePlan(write_mode, shuffle_seed=5), num_workers=0)
     reader, beton = Reader(str(path)), open_beton(path)
     assert reader.num_samples == beton.num_samples == 18
     assert reader.field_names == list(beton.field_names) == ["image", "label", "index"]
@@ -93,7 +93,7 @@ def test_plain_ffcv_loader_reads_our_files(tree: Path, tmp_path: Path, os_cache:
 def test_the_number_of_workers_changes_nothing(tmp_path: Path, write_mode: str) -> None:
     tree = make_tree(tmp_path / "raw", num_per_class=50)
     (tree / "ant" / "zzz.jpg").write_bytes(b"bad")
-    plan = WritePlan(write_mode, max_resolution=60, shuffle_seed=3)  # type: ignore[arg-type]
+    plan = WritePlan(write_mode, max_resolution=60, shuffle_seed=3)
     written = []
     for number, num_workers in enumerate((0, 1, 3)):
         path = tmp_path / str(number) / "all.beton"
@@ -193,7 +193,7 @@ def test_already_written(tree: Path, tmp_path: Path) -> None:
 )
 def test_options_are_checked(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        WritePlan(**({"write_mode": "raw"} | options))  # type: ignore[arg-type]
+        WritePlan(**({"write_mode": "raw"} | options))
 
 
 MIB = 1 << 20

@@ -197,9 +197,9 @@ def test_two_ranks_give_the_same_result(run: Path, few_digits: Path, tmp_path: P
 def test_the_random_network_has_open_residual_branches() -> None:
     closed = untrained_encoder(ModelConfig("resnet18", small_images=True), seed=0)
     encoder = eval_all.open_residuals(untrained_encoder(ModelConfig("resnet18", small_images=True), seed=0))
-    assert not closed.layer1[0].bn2.weight.any()  # type: ignore[index,union-attr]
-    assert bool((encoder.layer1[0].bn2.weight == 1).all())  # type: ignore[index,union-attr]
-    assert torch.equal(encoder.conv1.weight, closed.conv1.weight)  # type: ignore[union-attr,arg-type]
+    assert not closed.layer1[0].bn2.weight.any()
+    assert bool((encoder.layer1[0].bn2.weight == 1).all())
+    assert torch.equal(encoder.conv1.weight, closed.conv1.weight)
 
 
 def _no_run(run: Path) -> None:

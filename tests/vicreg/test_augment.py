@@ -49,7 +49,7 @@ def _changed(one_by_one: bool = False, angles: np.ndarray = NO_ANGLES, **changes
         name: np.full(NUM, value, getattr(NEUTRAL, name).dtype) if np.isscalar(value) else value
         for name, value in changes.items()
     }
-    plan = ColourPlan.build(dataclasses.replace(NEUTRAL, **arrays), angles, one_by_one)  # type: ignore[arg-type]
+    plan = ColourPlan.build(dataclasses.replace(NEUTRAL, **arrays), angles, one_by_one)
     return augment(PHOTOS, plan, (0, 0, 0), (1, 1, 1)) * 255
 
 

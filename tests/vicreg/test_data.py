@@ -64,7 +64,7 @@ def _open(beton: Path, config: DataConfig = CONFIG, **changes: object) -> ViewLo
         "device": CPU,
         "workers": 2,
     }
-    return open_views(config, beton, official_views(), **(arguments | changes))  # type: ignore[arg-type]
+    return open_views(config, beton, official_views(), **(arguments | changes))
 
 
 def _by_sample(batches: list[Batch]) -> dict[int, torch.Tensor]:
@@ -200,7 +200,7 @@ def test_an_array_that_does_not_fit_is_refused(squares: Path, monkeypatch: pytes
 def test_digits_become_32_pixel_views(digits_folder: Path) -> None:
     view = ViewConfig(crop_scale=(0.5, 1.0), hflip_p=0.0)
     for loader in ("beton", "array"):
-        config = dataclasses.replace(CONFIG, loader=loader)  # type: ignore[arg-type]
+        config = dataclasses.replace(CONFIG, loader=loader)
         opened = open_views(
             config, digits_folder / "train.beton", (view, view), seed=0, global_batch=64, rank=0, world_size=1,
             device=CPU, workers=1,

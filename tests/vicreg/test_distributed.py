@@ -61,7 +61,7 @@ def test_a_missing_first_rank_is_named(tmp_path: Path) -> None:
 
 def _network() -> nn.Module:
     torch.manual_seed(0)
-    convolution = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    convolution = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
     return nn.Sequential(convolution, nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 2)).double()
 
 

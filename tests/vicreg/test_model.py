@@ -33,14 +33,14 @@ def test_features_have_the_stated_size(name: str) -> None:
 def test_residual_branches_begin_at_zero() -> None:
     for name in ("resnet18", "resnet18d"):
         encoder = build_encoder(name)
-        assert encoder.layer2[0].bn2.weight.abs().sum() == 0  # type: ignore[index, union-attr]
-        assert encoder.bn1.weight.abs().sum() > 0  # type: ignore[operator, union-attr]
+        assert encoder.layer2[0].bn2.weight.abs().sum() == 0
+        assert encoder.bn1.weight.abs().sum() > 0
 
 
 def test_small_stem_keeps_the_resolution() -> None:
     encoder = build_encoder("resnet18", small_images=True)
     seen: list[torch.Size] = []
-    encoder.layer1.register_forward_hook(lambda _m, _i, output: seen.append(output.shape))  # type: ignore[union-attr]
+    encoder.layer1.register_forward_hook(lambda _m, _i, output: seen.append(output.shape))
     encoder(torch.zeros(2, 3, 32, 32))
     assert seen == [torch.Size([2, 64, 32, 32])]
 

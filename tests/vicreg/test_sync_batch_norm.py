@@ -23,7 +23,7 @@ def _outcome(dims: int) -> list[Tensor]:
     torch.manual_seed(0)
     plain: nn.Module = nn.BatchNorm1d(5) if dims == 2 else nn.BatchNorm2d(5)
     network = nn.Sequential(plain.double())
-    nn.init.uniform_(network[0].weight)  # type: ignore[arg-type]
+    nn.init.uniform_(network[0].weight)
     synchronise(network, torch.device("cpu"))
     share = 12 // distributed.world_size()
     mine = _input(dims)[distributed.rank() * share :][:share].clone().requires_grad_()
@@ -52,7 +52,7 @@ def test_equals_batch_norm_of_the_whole_batch(tmp_path: Path, dims: int, num_ran
 
 def test_a_single_rank_keeps_torchs_layers() -> None:
     network = nn.Sequential(nn.BatchNorm1d(3))
-    assert type(synchronise(network, torch.device("cpu"))[0]) is nn.BatchNorm1d  # type: ignore[index]
+    assert type(synchronise(network, torch.device("cpu"))[0]) is nn.BatchNorm1d
 
 
 def test_gradient_passes_finite_differences() -> None:

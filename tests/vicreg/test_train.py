@@ -28,8 +28,8 @@ def _config(digits: Path, precision: str, optimizer: str) -> PretrainConfig:
         data=small,
         model=ModelConfig("resnet10-narrow", True, "48-48"),
         # Rounding grows with every step, and with its length.
-        optimizer=OptimizerConfig(name=optimizer, base_lr=0.004 if precision == "float32" else 0.1, warmup_epochs=0.0),  # type: ignore[arg-type]
-        train=dataclasses.replace(config.train, global_batch=32, precision=precision),  # type: ignore[arg-type]
+        optimizer=OptimizerConfig(name=optimizer, base_lr=0.004 if precision == "float32" else 0.1, warmup_epochs=0.0),
+        train=dataclasses.replace(config.train, global_batch=32, precision=precision),
     )
 
 

@@ -111,4 +111,4 @@ def test_more_labels_than_images_are_refused() -> None:
 )
 def test_bad_settings_are_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Config(**settings)  # type: ignore[arg-type]
+        Config(**settings)

@@ -105,4 +105,4 @@ def test_images_that_do_not_fill_a_batch_are_refused(separable: DataConfig) -> N
 )
 def test_bad_settings_are_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Config(**settings)  # type: ignore[arg-type]
+        Config(**settings)

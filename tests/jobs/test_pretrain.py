@@ -133,16 +133,19 @@ def test_kills_at_random_steps_end_in_the_same_bits(digits_folder: Path, tmp_pat
 
 @pytest.mark.slow
 def test_going_on_with_other_ranks_follows_the_same_path(digits_folder: Path, tmp_path: Path) -> None:
-    """The samples and views are the same; sums over ranks differ in the last bits only."""
+    """The samples and views are the same; sums over ranks differ in the last bits only, which later steps enlarge."""
     assert _run(_command(digits_folder, tmp_path / "whole")).returncode == 0
     process = _start(_command(digits_folder, tmp_path / "run"))
     _await_step(tmp_path / "run", 4, process)
     process.send_signal(signal.SIGINT)
     process.wait(timeout=60)
+    saved = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
+    assert saved is not None
     done = _run(_command(digits_folder, tmp_path / "run", "--ranks", "2"))
     assert done.returncode == 0, done.stderr
     for mine, theirs in zip(_numbers(tmp_path / "run"), _numbers(tmp_path / "whole"), strict=True):
-        assert mine == pytest.approx(theirs, rel=2e-3)
+        just_resumed = mine["step"] <= saved["step"]
+        assert mine == pytest.approx(theirs, rel=1e-5 if just_resumed else 0.05)
 
 
 @pytest.mark.slow

@@ -1,0 +1,26 @@
+"""Take the devcluster down: jobs, daemons, folder; nothing of it runs afterwards."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from slurm.devcluster.daemons import DevCluster, default_folder
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, end everything; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=default_folder(), help="where everything of the cluster lies")
+    folder = parser.parse_args(arguments).folder.absolute()
+    if not (folder / "devcluster.json").exists():
+        print(f"no devcluster in {folder}")
+        return 0
+    DevCluster.open(folder).down()
+    print(f"down, and {folder} is removed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,31 @@
+"""Say what of the devcluster runs: every daemon, and what SLURM says of its nodes and jobs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from slurm.devcluster.daemons import DevCluster, default_folder
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, look, print; the exit code is 0 when everything runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=default_folder(), help="where everything of the cluster lies")
+    folder = parser.parse_args(arguments).folder.absolute()
+    cluster = DevCluster.open(folder)
+    if not cluster.num_nodes:
+        print(f"no devcluster in {folder}; start one with  python slurm/devcluster/up.py --nodes 4 --gpus 2")
+        return 1
+    running = cluster.running()
+    for name, lives in running.items():
+        print(f"{name:10s} {'runs' if lives else 'DEAD'}   {folder}/log/{name}.out")
+    if running["slurmctld"]:
+        print(cluster.call("sinfo", check=False))
+        print(cluster.call("squeue", check=False), end="")
+    return 0 if all(running.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

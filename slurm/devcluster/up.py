@@ -1,0 +1,37 @@
+"""Bring up a real SLURM cluster on this machine: python slurm/devcluster/up.py --nodes 4 --gpus 2."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from slurm.devcluster.daemons import DevCluster, DevClusterError, default_folder
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, start, say how to use it; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--nodes", type=int, default=4, help="nodes, each a slurmd of its own")
+    parser.add_argument("--gpus", type=int, default=2, help="pretended GPUs per node")
+    parser.add_argument("--folder", type=Path, default=default_folder(), help="where everything of the cluster lies")
+    chosen = parser.parse_args(arguments)
+    cluster = DevCluster.open(chosen.folder.absolute())
+    start = time.monotonic()
+    try:
+        cluster.up(chosen.nodes, chosen.gpus)
+    except DevClusterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{chosen.nodes} nodes with {chosen.gpus} GPUs each are up ({time.monotonic() - start:.0f} s). Use them with")
+    for name, value in cluster.environment.items():
+        print(f"  export {name}={shlex.quote(value)}")
+    print("  python jobs/pretrain.py --cluster devcluster --recipe digits --nodes 2 --gpus 2")
+    print("Partitions: normal, and low, which normal preempts. Take it down with  python slurm/devcluster/down.py")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,240 @@
+"""Profiles of clusters: what a site calls its partitions, how its nodes are made, which flags it refuses.
+
+They stand apart from the code, in a TOML file that users edit (`clusters.toml` at the repository's root says what each
+key does); here they are found, read and checked. Nothing here talks to a scheduler.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+import re
+import shutil
+import socket
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+FILE_VARIABLE = "VICREG_CLUSTERS"  # names the file with the profiles
+NAME_VARIABLE = "VICREG_CLUSTER"  # names the profile where the command line does not
+FILE_NAME = "clusters.toml"
+FILE_BESIDE_PACKAGE = Path(__file__).parents[1] / FILE_NAME
+BUILT_IN: dict[str, dict[str, Any]] = {"slurm": {}, "local": {"scheduler": "local"}}  # exist without any file
+TIME_FORMS = "MM, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS"
+SAFE_FLAG = "printable text without spaces and without a dash in front"
+MAX_SIGNAL_LEAD_S = 65535  # sbatch --signal
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What is special about one cluster; empty texts and zeros stand for flags that are not given."""
+
+    name: str
+    """Its table in the file."""
+    scheduler: Literal["slurm", "local"] = "slurm"
+    """slurm: jobs are submitted. local: they run on this machine."""
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    exclude: str = ""
+    reservation: str = ""
+    gpus_per_node: int = 8
+    """Default of --gpus."""
+    cpus_per_gpu: int = 10
+    """CPU cores asked for with each GPU."""
+    mem_per_gpu_gb: float = 0
+    """Memory asked for with each GPU; 0 leaves it to the scheduler's default."""
+    gpu_memory_gb: float = 0
+    """Memory of one GPU, for the plan that --dry-run prints; 0 for unknown."""
+    node_memory_gb: float = 0
+    """Memory of one node, for the plan that --dry-run prints; 0 for unknown."""
+    time: str = "48:00:00"
+    """Longest duration of one submission, in one of SLURM's forms; a run that needs longer is requeued."""
+    signal_lead_s: int = 120
+    """SIGUSR2 comes so long before the end of the time."""
+    gres_style: Literal["gpus-per-node", "gres", "none"] = "gpus-per-node"
+    """The flag that asks for GPUs: --gpus-per-node=8, --gres=gpu:8, or none."""
+    gpu_type: str = ""
+    """Kind of GPU, such as a100 for gpu:a100:8."""
+    omit_flags: tuple[str, ...] = ()
+    """sbatch flags that are never given, without dashes: wckey, mem."""
+    modules: tuple[str, ...] = ()
+    """What `module load` loads before the job."""
+    setup: tuple[str, ...] = ()
+    """Shell lines before the job."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables exported to every rank."""
+    shared_folder: str = ""
+    """Folder that all nodes see; runs go to its runs/. Empty for the current folder."""
+    node_local_folder: str = ""
+    """Target of --stage-data; $VARIABLES in it are expanded on the node."""
+    data: Mapping[str, str] = field(default_factory=dict)
+    """Folder with train.beton and val.beton of each data set, by its name."""
+    max_failures: int = 3
+    """Attempts that may fail in a row without progress."""
+    hang_timeout_min: float = 30
+    """A job without a step for so long is ended and tried again."""
+    rendezvous_timeout_s: float = 300
+    """Time that the ranks have to find each other."""
+
+    @property
+    def time_min(self) -> int:
+        """`time` in minutes, rounded up as SLURM does."""
+        return math.ceil(_time_s(self.time) / 60)
+
+    def __post_init__(self) -> None:
+        for key in ("scheduler", "gres_style"):
+            choices = typing.get_args(typing.get_type_hints(Cluster)[key])
+            _require(getattr(self, key) in choices, key, getattr(self, key), " or ".join(choices))
+        for key in ("partition", "account", "qos", "constraint", "exclude", "reservation", "gpu_type"):
+            _require(_is_safe_flag(getattr(self, key)), key, getattr(self, key), SAFE_FLAG)
+        for key in ("omit_flags", "modules"):
+            for entry in getattr(self, key):
+                _require(entry != "" and _is_safe_flag(entry), f"an entry of {key}", entry, f"names, {SAFE_FLAG}")
+        for key in ("gpus_per_node", "cpus_per_gpu", "max_failures"):
+            _require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+        for key in ("mem_per_gpu_gb", "gpu_memory_gb", "node_memory_gb"):
+            _require(0 <= getattr(self, key) < math.inf, key, getattr(self, key), "0 (flag not given, unknown) or more")
+        for key in ("hang_timeout_min", "rendezvous_timeout_s"):
+            _require(0 < getattr(self, key) < math.inf, key, getattr(self, key), "above 0 and finite")
+        meant = " (two numbers would be minutes and seconds to SLURM: write all three)" if ":" in self.time else ""
+        _require(_time_s(self.time) > 0, "time", self.time, f"more than 0 as {TIME_FORMS}{meant}")
+        longest_s = min(self.time_min * 60 - 1, MAX_SIGNAL_LEAD_S)
+        allowed = f"1 to {longest_s} seconds, less than the time {self.time!r}; shorten it or ask for more time"
+        _require(1 <= self.signal_lead_s <= longest_s, "signal_lead_s", self.signal_lead_s, allowed)
+        for name, text in self.environment.items():
+            valid = re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) is not None
+            _require(valid, "a name in environment", name, "letters, digits and _, not a digit first")
+            _require("\0" not in text, f"environment.{name}", text, "text without NUL characters")
+
+
+def load(name: str, path: Path | None = None) -> Cluster:
+    """The profile called `name`; "" for that of $VICREG_CLUSTER, else "slurm" where there is sbatch, else "local".
+
+    Looked for in `path`, else in the file that $VICREG_CLUSTERS names, else in the first there is of ./clusters.toml,
+    ~/.config/vicreg/clusters.toml and the one beside the package. ValueError for whatever is wrong with it.
+    """
+    name = name or os.environ.get(NAME_VARIABLE) or ("slurm" if shutil.which("sbatch") else "local")
+    file = path or _find_file()
+    tables = _read(file) if file else {}
+    where = str(file) if file else f"(no {FILE_NAME})"
+    if name not in tables and name not in BUILT_IN:
+        known = [*BUILT_IN, *(table for table in tables if table not in BUILT_IN)]
+        allowed = f"{', '.join(known)}{_did_you_mean(name, known)}, or add a table [{name}] to {file or FILE_NAME}"
+        raise ValueError(f"{where}: cluster is {name!r}, allowed: {allowed}")
+    try:
+        return Cluster(name, **_checked_types(BUILT_IN.get(name, {}) | tables.get(name, {})))
+    except ValueError as error:
+        raise ValueError(f"{where}: [{name}]: {error}") from None
+
+
+def override(cluster: Cluster, **values: str | int | float | None) -> Cluster:
+    """A copy with the values replaced that are not None, checked as those in the file are."""
+    given = {key: value for key, value in values.items() if value is not None}
+    try:
+        return dataclasses.replace(cluster, **_checked_types(given))
+    except ValueError as error:
+        raise ValueError(f"cluster {cluster.name}, changed on the command line: {error}") from None
+
+
+def expand_path(name: str, path: str) -> str:
+    """The path with ~ and $VARIABLES expanded; ValueError when one of them is not set or empty here."""
+    for variable in re.findall(r"\$(?:\{([^}]*)\}|(\w+))", path, flags=re.ASCII):
+        missing = "".join(variable)
+        cure = f"export it before, or write the folder out (this is {socket.gethostname()})"
+        _require(bool(os.environ.get(missing)), name, path, f"variables that are set, and ${missing} is not; {cure}")
+    return os.path.expanduser(os.path.expandvars(path))
+
+
+def _find_file() -> Path | None:
+    chosen = os.environ.get(FILE_VARIABLE)
+    if chosen:
+        return Path(chosen)
+    places = [Path(FILE_NAME), Path(os.path.expanduser("~/.config/vicreg")) / FILE_NAME, FILE_BESIDE_PACKAGE]
+    return next((place for place in places if place.is_file()), None)
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """The tables of a file, one per cluster."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        cure = f"correct the name, or unset {FILE_VARIABLE} if it stands there"
+        raise ValueError(f"{path}: no such file with profiles of clusters; {cure}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not valid TOML: {error}; text needs quotes, and each key its own line") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text: {error}") from None
+    for key, value in tables.items():
+        cure = f'a table per cluster; put it under a line such as ["{key}"] or [slurm]'
+        _require(isinstance(value, dict), f"{path}: {key}", value, cure)
+    return tables
+
+
+def _checked_types(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as the fields want them; ValueError for unknown keys and wrong types."""
+    hints = typing.get_type_hints(Cluster)
+    del hints["name"]
+    for key in values:
+        if key not in hints:
+            raise ValueError(f"{key!r} is no known key{_did_you_mean(key, hints)}, allowed: {', '.join(hints)}")
+    checked = {key: _checked_type(key, value, hints[key]) for key, value in values.items()}
+    if "shared_folder" in checked:
+        checked["shared_folder"] = expand_path("shared_folder", checked["shared_folder"])
+    if "data" in checked:
+        checked["data"] = {name: expand_path(f"data.{name}", folder) for name, folder in checked["data"].items()}
+    return checked
+
+
+def _checked_type(key: str, value: Any, hint: Any) -> Any:
+    if hint is float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        _require(is_number, key, value, "a number, without quotes")
+        return float(value)
+    if hint is int:
+        _require(isinstance(value, int) and not isinstance(value, bool), key, value, "a whole number, without quotes")
+        return value
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        _require(isinstance(value, list | tuple), key, value, 'a list of texts, such as ["one", "another"]')
+        return tuple(_checked_type(f"an entry of {key}", entry, str) for entry in value)
+    if origin is Mapping:
+        _require(isinstance(value, Mapping), key, value, 'a table of texts, such as {NAME = "text"}')
+        return {name: _checked_type(f"{key}.{name}", entry, str) for name, entry in value.items()}
+    _require(isinstance(value, str), key, value, "text in quotes")
+    return value
+
+
+def _time_s(text: str) -> int:
+    """Seconds of a duration in one of SLURM's forms; 0 for nonsense."""
+    days, dash, clock = text.rpartition("-")
+    parts = clock.split(":")
+    numbers = [days, *parts] if dash else parts
+    known_form = len(parts) <= 3 if dash else len(parts) in (1, 3)
+    if not known_form or not all(re.fullmatch("[0-9]{1,6}", number) for number in numbers):
+        return 0
+    if not dash and len(parts) == 1:
+        return 60 * int(clock)
+    hours, minutes, seconds = (int(part) for part in [*parts, "0", "0"][:3])
+    return ((int(days or "0") * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _is_safe_flag(text: str) -> bool:
+    return text.isprintable() and not text.startswith("-") and not any(letter.isspace() for letter in text)
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    """As `vicreg.config.require`, which must not be imported from here."""
+    if not condition:
+        raise ValueError(f"{name} is {value!r}, allowed: {allowed}")

@@ -185,6 +185,6 @@ def centre_batches(
     return in_order(jobs(), workers or default_workers(), config.batches_ahead)
 
 
-def default_workers(local_ranks: int = 1) -> int:
-    """Decoding threads for each of the ranks of a machine: the CPU cores that this process may use, shared."""
-    return max(1, len(os.sched_getaffinity(0)) // local_ranks)
+def default_workers() -> int:
+    """Decoding threads where nobody said how many: one for each CPU core that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -34,6 +34,20 @@ class Placement:
     world_size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    cpus: int = 0
+    """CPU cores of each rank; 0 for an equal share of those that this process may use."""
+    hosts: tuple[str, ...] = ()
+    """The machine of each rank, for messages; empty where there is only one."""
+
+    @property
+    def num_threads(self) -> int:
+        """Threads for computing, and for decoding, that this rank may keep busy."""
+        usable = len(os.sched_getaffinity(0))
+        return max(1, min(self.cpus, usable) if self.cpus else usable // self.local_size)
+
+    def name(self, rank: int) -> str:
+        """A rank with its machine."""
+        return f"{rank} on {self.hosts[rank]}" if self.hosts else str(rank)
 
 
 def rank() -> int:
@@ -47,7 +61,7 @@ def world_size() -> int:
 
 
 def device_for(placement: Placement) -> torch.device:
-    """The GPU of the local rank where there are GPUs, else the CPU with this rank's share of the cores.
+    """The GPU of the local rank where there are GPUs, else the CPU with this rank's cores.
 
     Raises ValueError when the machine has fewer GPUs than ranks.
     """
@@ -60,7 +74,7 @@ def device_for(placement: Placement) -> torch.device:
             )
         torch.cuda.set_device(placement.local_rank)
         return torch.device("cuda", placement.local_rank)
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // placement.local_size))
+    torch.set_num_threads(placement.num_threads)
     return torch.device("cpu")
 
 
@@ -108,12 +122,19 @@ def _open_store(placement: Placement, rendezvous: Path, timeout_s: float, host: 
     while not rendezvous.exists():
         if time.monotonic() > deadline:
             raise RendezvousError(
-                f"rank {placement.rank} waited {timeout_s:.0f} s for rank 0's address in {rendezvous}; "
-                "rank 0 did not start, or the folder is not shared by all machines"
+                f"rank {placement.name(placement.rank)} waited {timeout_s:.0f} s for the address of rank "
+                f"{placement.name(0)} in {rendezvous}; that rank did not start, or not all machines share the folder"
             )
         time.sleep(0.05)
     address = json.loads(rendezvous.read_text())
-    return dist.TCPStore(address["host"], address["port"], None, False, timeout)
+    try:
+        return dist.TCPStore(address["host"], address["port"], None, False, timeout)
+    except dist.DistError as error:
+        raise RendezvousError(
+            f"rank {placement.name(placement.rank)} cannot reach rank {placement.name(0)} at {address['host']}:"
+            f"{address['port']} ({str(error).splitlines()[0]}); does that name lead there (getent hosts "
+            f"{address['host']}), and is the port open between the machines?"
+        ) from error
 
 
 def _await_all_ranks(store: dist.Store, placement: Placement, timeout_s: float) -> None:
@@ -122,8 +143,10 @@ def _await_all_ranks(store: dist.Store, placement: Placement, timeout_s: float) 
     deadline = time.monotonic() + timeout_s
     while not store.check(names):
         if time.monotonic() > deadline:
-            missing = [number for number, name in enumerate(names) if not store.check([name])]
-            raise RendezvousError(f"ranks {missing} of {placement.world_size} did not come within {timeout_s:.0f} s")
+            missing = [placement.name(number) for number, name in enumerate(names) if not store.check([name])]
+            raise RendezvousError(
+                f"ranks [{', '.join(missing)}] of {placement.world_size} did not come within {timeout_s:.0f} s"
+            )
         time.sleep(0.05)
 
 

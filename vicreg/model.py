@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import timm
 import torchvision.models
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
@@ -28,16 +27,23 @@ def build_encoder(name: str, small_images: bool = False) -> nn.Module:
         builder = torchvision.models.get_model_builder(name)
         zero = {"zero_init_residual": True} if "resnet" in name or "resnext" in name else {}
         encoder = builder(weights=None, **zero)
-    elif timm.is_model(name):
-        encoder = timm.create_model(name, pretrained=False, num_classes=0)
     else:
+        encoder = _from_timm(name)
+    if small_images:
+        _exchange_stem(encoder, name)
+    _remove_classifier(encoder, name)
+    return encoder
+
+
+def _from_timm(name: str) -> nn.Module:
+    import timm  # a second of every rank's start, for those who use it
+
+    if not timm.is_model(name):
         raise ValueError(
             f"encoder is {name!r}, allowed: {NARROW}, a classification model of torchvision (such as resnet50), "
             "or a model of timm (see timm.list_models())"
         )
-    if small_images:
-        _exchange_stem(encoder, name)
-    _remove_classifier(encoder, name)
+    encoder: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
     return encoder
 
 

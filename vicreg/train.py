@@ -15,7 +15,7 @@ from rich.console import Console
 
 from vicreg import checkpoint, distributed
 from vicreg.config import PretrainConfig, differing_fields, to_json
-from vicreg.data import Batch, ViewLoader, default_workers, open_views
+from vicreg.data import Batch, ViewLoader, open_views
 from vicreg.distributed import Placement
 from vicreg.export import ENCODER_FILE, save_encoder
 from vicreg.learner import Learner
@@ -35,23 +35,29 @@ class Outcome(Enum):
 
 
 def train(
-    config: PretrainConfig, run: Path, placement: Placement, should_stop: Callable[[], bool], console: Console
+    config: PretrainConfig,
+    run: Path,
+    placement: Placement,
+    should_stop: Callable[[int], bool],
+    console: Console,
+    train_beton: str = "",
 ) -> Outcome:
     """Train up to the configured number of epochs, from the run folder's newest checkpoint if there is one.
 
-    Call it on every rank, inside `distributed.connected`. When `should_stop` turns true on any rank, all save and leave
-    together at the next step boundary. Afterwards the run folder holds checkpoints, metrics.jsonl and, when finished,
-    encoder.pt. Raises ValueError for a configuration that cannot run here or differs from the checkpoint's, and
-    TrainingDiverged when the gradients stay non-finite.
+    Call it on every rank, inside `distributed.connected`. `should_stop` is told the number of steps done after each of
+    them; when it turns true on any rank, all save and leave together at the next step boundary. `train_beton` is
+    another place of the same training data, such as a copy on the node's own disk. Afterwards the run folder holds
+    checkpoints, metrics.jsonl and, when finished, encoder.pt. Raises ValueError for a configuration that cannot run
+    here or differs from the checkpoint's, and TrainingDiverged when the gradients stay non-finite.
     """
     _require_divisible(config.train.global_batch, placement.world_size)
     device = distributed.device_for(placement)
     _choose_algorithms(config.train.deterministic)
     learner = Learner.build(config, device)
-    workers = config.data.workers or default_workers(placement.local_size)
+    workers = config.data.workers or placement.num_threads
     loader = open_views(
         config.data,
-        Path(config.data.train),
+        Path(train_beton or config.data.train),
         config.views,
         seed=config.train.seed,
         global_batch=config.train.global_batch,
@@ -81,7 +87,8 @@ def train(
                 metrics.advance(step)
             step += 1
             saver.save_if_due(step)
-            if step % config.train.stop_check_every_steps == 0 and distributed.any_rank(should_stop(), device):
+            wants_to_stop = should_stop(step)
+            if step % config.train.stop_check_every_steps == 0 and distributed.any_rank(wants_to_stop, device):
                 stopped = step < num_steps
                 break
     saver.save(step)

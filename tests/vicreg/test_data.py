@@ -25,6 +25,7 @@ from vicreg.batches import Batch, Buffers, Sampling, in_order, split_tasks
 from vicreg.config import DataConfig, ViewConfig, official_views
 from vicreg.data import ArrayViews, BetonViews, ViewLoader, centre_batches, default_workers, open_views
 from vicreg.decode import DecodeError
+from vicreg.distributed import Placement
 
 NUM = 24
 CPU = torch.device("cpu")
@@ -322,7 +323,9 @@ def test_evaluation_sees_every_sample_once_in_order(mixed: Path, batch_size: int
 
 def test_workers_come_from_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
-    assert [default_workers(ranks) for ranks in (1, 4, 5, 99)] == [12, 3, 2, 1]
+    assert default_workers() == 12
+    assert [Placement(0, 4, 0, ranks).num_threads for ranks in (1, 4, 5, 99)] == [12, 3, 2, 1]
+    assert [Placement(0, 4, 0, 4, cpus).num_threads for cpus in (1, 10, 99)] == [1, 10, 12]
 
 
 def test_bad_arguments_are_named(squares: Path) -> None:

@@ -27,9 +27,8 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt system_packages.sh
 demo: setup
 	$(BIN)/python dataprep/write_ffcv.py digits --out data/digits --split train
 	$(BIN)/python dataprep/write_ffcv.py digits --out data/digits --split val
-	$(BIN)/python jobs/pretrain.py --recipe digits
-	$(BIN)/python jobs/eval_all.py runs/digits
-	$(BIN)/python jobs/report.py runs/digits
+	$(BIN)/python jobs/pretrain.py --cluster local --recipe digits
+	$(BIN)/python jobs/eval_all.py --cluster local runs/digits
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,34 +1,46 @@
-"""What all commands share: how they say an error, where they log."""
+"""What all commands share: how they say an error, where they log, the flags that say where a job runs."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from slurm.executor import JobFailed
-from vicreg.distributed import RendezvousError
+from slurm import cluster
+from slurm.cluster import Cluster
+from slurm.local import JobFailed
+from slurm.scheduler import SchedulerError
+from slurm.task import Task
+from vicreg.distributed import Placement, RendezvousError
 from vicreg.guards import TrainingDiverged
 
 TRACEBACK_VARIABLE = "VICREG_TRACEBACK"
 CONFIG_FILE = "config.json"  # in a run folder: what was asked for, resolved
+LOG_WIDTH = 160  # columns of what goes to a log
 INTERRUPTED_EXIT_CODE = 130  # as shells have it: 128 + SIGINT
-EXPECTED_ERRORS = (ValueError, OSError, JobFailed, RendezvousError, TrainingDiverged)
+EXPECTED_ERRORS = (ValueError, OSError, JobFailed, SchedulerError, RendezvousError, TrainingDiverged)
 
 
 @contextmanager
-def user_errors(when_interrupted: str = "") -> Iterator[None]:
-    """Turn an error that a user can cause into one clear message and exit code 1; Ctrl-C into exit code 130."""
+def user_errors(when_interrupted: str = "", note: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Turn an error that a user can cause into one clear message and exit code 1; Ctrl-C into exit code 130.
+
+    `note` gets the message too.
+    """
     try:
         yield
     except EXPECTED_ERRORS as error:
+        if note:
+            note(str(error))
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
@@ -39,17 +51,79 @@ def user_errors(when_interrupted: str = "") -> Iterator[None]:
         sys.exit(INTERRUPTED_EXIT_CODE)
 
 
-def configure_logging(console: Console, rank: int, folder: Path) -> None:
-    """Rank 0 logs to the console and, with times, to `folder/rank_0.log`; the others' output is their log already."""
+def configure_logging(console: Console, task: Task, folder: Path) -> None:
+    """Where there is a terminal, rank 0 logs to it and, with times, to `folder/rank_0.log`.
+
+    The output of all other ranks is their log already.
+    """
     with_times = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
-    if rank == 0:
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if task.has_terminal:
         folder.mkdir(parents=True, exist_ok=True)
         handlers = [logging.FileHandler(folder / "rank_0.log")]
     for handler in handlers:
         handler.setFormatter(with_times)
-    if rank == 0:
+    if task.has_terminal:
         to_console = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
         to_console.setFormatter(logging.Formatter("%(message)s"))
         handlers.append(to_console)
     logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
+
+
+def placement_of(task: Task) -> Placement:
+    """A rank's place, as the core wants to know it."""
+    return Placement(task.rank, task.world_size, task.local_rank, task.local_size, task.cpus, task.hosts)
+
+
+@dataclass(frozen=True)
+class PlaceOptions:
+    """Where a job runs; what is not given comes from the cluster's profile in clusters.toml."""
+
+    cluster: str = ""
+    """Profile; $VICREG_CLUSTER if none is given, else slurm where there is sbatch, else local (this machine)."""
+    nodes: int = 1
+    """Machines."""
+    gpus: int = 0
+    """GPUs per node, one rank each; 0 for the profile's number, or those of this machine (none: one rank, on CPUs)."""
+    time: str | None = None
+    """Longest duration of one submission, as HH:MM:SS or D-HH:MM:SS; a longer run is requeued and goes on."""
+    partition: str | None = None
+    """SLURM partition."""
+    account: str | None = None
+    """Account that pays."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Features that the nodes must have."""
+    exclude: str | None = None
+    """Nodes to leave out."""
+    reservation: str | None = None
+    """Reservation to run in."""
+    dry_run: bool = False
+    """Print the script, the configuration, the plan and all checks; start and submit nothing."""
+
+    def profile(self) -> Cluster:
+        """The cluster's profile with what the command line changes; ValueError with what is allowed otherwise."""
+        changed = {
+            name: getattr(self, name)
+            for name in ("time", "partition", "account", "qos", "constraint", "exclude", "reservation")
+        }
+        return cluster.override(cluster.load(self.cluster), **changed)
+
+    def ranks_per_node(self, profile: Cluster) -> int:
+        """One rank per GPU; ValueError with what is allowed for numbers that cannot be."""
+        if self.nodes < 1:
+            raise ValueError(f"nodes is {self.nodes}, allowed: 1 or more")
+        if self.gpus < 0:
+            raise ValueError(f"gpus is {self.gpus}, allowed: 0 (the cluster's number) or more")
+        if profile.scheduler == "slurm":
+            return self.gpus or profile.gpus_per_node
+        here = torch.cuda.device_count()
+        if self.nodes > 1:
+            raise ValueError(
+                f"nodes is {self.nodes}, allowed on cluster {profile.name} (this machine): 1; "
+                "for more, use a cluster with SLURM: --cluster NAME, see clusters.toml"
+            )
+        if here and self.gpus > here:
+            raise ValueError(f"gpus is {self.gpus}, allowed: up to the number of GPUs here, {here}")
+        return self.gpus or max(1, here)

@@ -1,237 +1,159 @@
-"""Measure a run: the evaluations of its recipe, on the trained encoder and on what it is compared with.
+"""Measure a run: the evaluations of its recipe, here or as jobs that wait for pretraining, and then the report.
 
-What is done and still holds is skipped. One job computes all that is missing, subject after subject, so that
-evaluations of the same encoder share its features.
+What is done and still holds is skipped (jobs/pieces.py).
 """
 
 from __future__ import annotations
 
-import importlib
-import json
-import platform
 import sys
-import time
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import tyro
 from rich.console import Console
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from jobs import recipes
-from jobs.cli import CONFIG_FILE, configure_logging, user_errors
-from slurm.executor import Task, launch
-from vicreg import distributed, features
-from vicreg.config import PretrainConfig, from_json, to_json
-from vicreg.data import default_workers
-from vicreg.evals import results
-from vicreg.evals.results import PIXELS, RANDOM, SUBJECTS, TRAINED, Result
-from vicreg.export import ENCODER_FILE, checksum, load_encoder, untrained_encoder
+from jobs.cli import INTERRUPTED_EXIT_CODE, LOG_WIDTH, PlaceOptions, configure_logging, placement_of, user_errors
+from jobs.pieces import find_due, measure_all, plan, read_run, require_finished
+from jobs.plan import show_submitted
+from slurm import chain, executor, preflight, scheduler
+from slurm.chain import Member
+from slurm.cluster import Cluster
+from slurm.requeue import StopFlag
+from slurm.task import JobSpec, Task
+from vicreg import distributed
 
-JOB_FOLDER = Path("jobs") / "eval_all"
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
+TOGETHER = "evaluations"  # name of the one job that does them all on this machine, sharing features
 
 
 @dataclass(frozen=True)
 class Command:
-    """Measure a run with the evaluations of its recipe; those that are done are skipped."""
+    """Measure a run with the evaluations of its recipe, then report; what is done is skipped."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder of jobs/pretrain.py."""
     evals: tuple[str, ...] = ()
     """Names of the evaluations to do; all of the recipe's if none is given."""
-    ranks: int = 0
-    """Ranks on this machine; 0 for one per GPU, or one on a machine without GPUs."""
+    after: str = ""
+    """Id of a SLURM job to wait for; a pretraining job that jobs/pretrain.py submitted is waited for anyway."""
     overwrite: bool = False
     """Compute again what is done."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One evaluation of one subject, with its whole configuration in JSON form."""
-
-    evaluation: str
-    module: str
-    subject: str
-    settings: dict[str, Any]
+    place: Annotated[PlaceOptions, tyro.conf.arg(name="")] = field(default_factory=PlaceOptions)
 
 
 def main(arguments: list[str]) -> int:
-    """Parse, check, compute what is missing; returns the exit code."""
+    """Parse, check, compute or submit what is missing; returns the exit code."""
     console = Console()
-    with user_errors():
+    with user_errors("stopped; what is done stays, the same command does the rest"):
         command = tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
-        config, recipe = read_run(command.run)
-        require_finished(command.run, recipe)
-        ranks = command.ranks or max(1, torch.cuda.device_count())
-        if ranks < 1:
-            raise ValueError(f"ranks is {ranks}, allowed: 0 (one per GPU) or more")
-        pieces = plan(recipe, command.evals)
-        due = find_due(command.run, pieces, config, command.overwrite, console)
-        if not due:
-            console.print(f"nothing to do; see  python jobs/report.py {command.run}", soft_wrap=True)
+        cluster = command.place.profile()
+        run = command.run.absolute() if cluster.scheduler == "slurm" else command.run
+        config, recipe = read_run(run)
+        if not is_awaited(run, cluster, command.after):
+            require_finished(run, recipe)
+        ranks = command.place.ranks_per_node(cluster)
+        due = find_due(run, plan(recipe, command.evals), config, command.overwrite, console)
+        names = tuple(dict.fromkeys(piece.evaluation for piece in due))
+        if not names:
+            console.print(f"nothing to do; see  python jobs/report.py {run}", soft_wrap=True)
             return 0
-        work = {"run": str(command.run), "pieces": [asdict(piece) for piece in due]}
-        launch("jobs.eval_all.run_job", work, command.run / JOB_FOLDER, ranks)
-        console.print(f"done; the table:  python jobs/report.py {command.run}", soft_wrap=True)
-        return 0
+        chain_members = members(run, recipe, names, cluster, command.place.nodes, ranks, command.overwrite)
+        if command.place.dry_run:
+            return show_scripts(run, chain_members, cluster, console)
+        if cluster.scheduler == "slurm":
+            require_checks(run, chain_members[0].spec, cluster)
+            show_submitted(run, chain.submit(run, chain_members, cluster, command.after), console)
+            return 0
+        return 0 if chain.run_here(run, chain_members, cluster) else INTERRUPTED_EXIT_CODE
 
 
-def read_run(run: Path) -> tuple[PretrainConfig, str]:
-    """Configuration and recipe of a run; ValueError with the cure otherwise."""
-    if not (run / CONFIG_FILE).is_file():
-        raise ValueError(
-            f"{run} is no run folder (it has no {CONFIG_FILE}); make one with jobs/pretrain.py --run {run}"
-        )
-    try:
-        content = json.loads((run / CONFIG_FILE).read_text(encoding="utf-8"))
-        config, recipe = from_json(PretrainConfig, content["pretrain"]), str(content["recipe"])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{run / CONFIG_FILE} is damaged ({error!r}); start the run anew") from error
-    return config, recipe
+def is_awaited(run: Path, cluster: Cluster, after: str) -> bool:
+    """Whether a job that will finish the run is in the queue."""
+    if cluster.scheduler != "slurm":
+        return False
+    pretrain = chain.read_jobs(run).get("pretrain")
+    return bool(after) or (pretrain is not None and pretrain.job_id in scheduler.queued([pretrain.job_id]))
 
 
-def require_finished(run: Path, recipe: str) -> None:
-    """ValueError with the cure where the run has no encoder yet."""
-    if not (run / ENCODER_FILE).is_file():
-        raise ValueError(
-            f"{run} is not finished (it has no {ENCODER_FILE}); go on with  "
-            f"python jobs/pretrain.py --recipe {recipe} --run {run}"
-        )
+def members(
+    run: Path,
+    recipe: str,
+    names: tuple[str, ...],
+    cluster: Cluster,
+    nodes: int,
+    ranks_per_node: int,
+    overwrite: bool = False,
+) -> list[Member]:
+    """The named evaluations (all of the recipe's if none) after pretraining, and the report after all of them.
 
-
-def plan(recipe: str, names: tuple[str, ...]) -> list[Piece]:
-    """All pieces of the named evaluations, those of one subject together; all of the recipe's without names.
-
-    Raises ValueError for unknown names and settings.
+    On a cluster each is a job; on this machine one job does them all, so that they share the features.
     """
-    known = {evaluation.name: evaluation for evaluation in recipes.evaluations(recipe)}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(f"evals is {', '.join(unknown)}, allowed for recipe {recipe}: {', '.join(known)}")
-    pieces: list[Piece] = []
-    for subject in SUBJECTS:
-        for evaluation in known.values():
-            if names and evaluation.name not in names:
-                continue
-            if subject == TRAINED or subject in evaluation.baselines:
-                settings = to_json(from_json(evaluation_module(evaluation.module).Config, evaluation.settings))
-                pieces.append(Piece(evaluation.name, evaluation.module, subject, settings))
-    return pieces
+    names = names or tuple(evaluation.name for evaluation in recipes.evaluations(recipe))
+    groups = {name: [name] for name in names} if cluster.scheduler == "slurm" else {TOGETHER: list(names)}
+    evaluations = [
+        Member(
+            JobSpec(
+                job,
+                "jobs.eval_all.run_job",
+                {"run": str(run), "names": group, "overwrite": overwrite, "job": job},
+                nodes,
+                ranks_per_node,
+            ),
+            after=("pretrain",),
+        )
+        for job, group in groups.items()
+    ]
+    report = JobSpec("report", "jobs.report.run_job", {"run": str(run)}, uses_gpus=False)
+    return [*evaluations, Member(report, after=tuple(groups), condition="afterany")]
 
 
-def evaluation_module(name: str) -> Any:
-    """The file vicreg/evals/<name>.py, with its `Config` and `evaluate`."""
-    return importlib.import_module(f"vicreg.evals.{name}")
-
-
-def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: bool, console: Console) -> list[Piece]:
-    """The pieces without a result that still holds; says what is skipped, and why something is done again."""
-    data = features.describe(config.data)
-    sums = {
-        subject: checksum(build_encoder(run, subject, config)) for subject in dict.fromkeys(p.subject for p in pieces)
-    }
-    due: list[Piece] = []
-    for piece in pieces:
-        title = f"{piece.evaluation}, {SUBJECTS[piece.subject]}"
-        result = results.read(run, piece.evaluation, piece.subject)
-        if result is None or overwrite:
-            due.append(piece)
-            continue
-        changed = results.changes(result, piece.module, piece.settings, data, sums[piece.subject])
-        if changed:
-            due.append(piece)
-            console.print(f"{title}: again, because of {'; '.join(changed)}", highlight=False, soft_wrap=True)
+def show_scripts(run: Path, chain_members: list[Member], cluster: Cluster, console: Console) -> int:
+    """Print what would be submitted or run; returns the exit code."""
+    for member in chain_members:
+        waits = f", {member.condition} {' '.join(member.after)}" if member.after else ""
+        console.rule(f"{member.spec.name}{waits}")
+        folder = chain.job_folder(run, member.spec.name)
+        if cluster.scheduler == "slurm":
+            script = executor.sbatch_script(executor.for_cluster(member.spec, cluster), folder, cluster)
+            console.print(script, soft_wrap=True, highlight=False, markup=False)
         else:
-            console.print(f"{title}: done, skipped", highlight=False, soft_wrap=True)
-    return due
+            console.print(f"on this machine: {member.spec.num_ranks} ranks, {member.spec.arguments}", soft_wrap=True)
+    return 0
 
 
-def build_encoder(run: Path, subject: str, config: PretrainConfig) -> nn.Module:
-    """What is measured: the trained encoder, the same with random weights, or the pixels themselves."""
-    if subject == PIXELS:
-        return features.Pixels(config.data.image_size)
-    if subject == RANDOM:
-        return open_residuals(untrained_encoder(config.model, config.train.seed))
-    return load_encoder(run / ENCODER_FILE)
+def require_checks(run: Path, spec: JobSpec, cluster: Cluster) -> None:
+    """ValueError with the cure when the cluster cannot take the job."""
+    checks = [preflight.check_folder(run), *preflight.check_cluster(spec, cluster)]
+    failed = [check for check in checks if check.passed is False]
+    if failed:
+        raise ValueError("; ".join(check.said for check in failed))
 
 
-def open_residuals(encoder: nn.Module) -> nn.Module:
-    """The encoder with batch-norm weights of one where training begins with zero.
+def run_job(task: Task, stop: StopFlag, run: str, names: list[str], overwrite: bool, job: str) -> bool:
+    """What every rank does: measure what is due, piece by piece; rank 0 writes each result as soon as it is there.
 
-    Zeros shut the residual branches, and what is left of a random network is far worse than a random network: too easy
-    to beat (digits, all labels: 78 instead of 94 %).
+    There is nothing to save on the way: a stop signal ends it at once, and what is done stays.
     """
-    for module in encoder.modules():
-        if isinstance(module, _BatchNorm) and module.affine and not module.weight.any():
-            nn.init.ones_(module.weight)
-    return encoder
-
-
-def run_job(task: Task, run: str, pieces: list[dict[str, Any]]) -> None:
-    """What every rank does: measure all pieces one after another; rank 0 writes each result as soon as it is there."""
     folder = Path(run)
-    console = Console() if task.rank == 0 else Console(force_terminal=False)
-    configure_logging(console, task.rank, folder / JOB_FOLDER)
-    placement = distributed.Placement(task.rank, task.world_size, task.local_rank, task.local_size)
-    stopped = "" if task.rank else "stopped; what is done stays, the same command does the rest"
-    with user_errors(stopped), distributed.connected(placement, Path(task.rendezvous)):
-        measure_all(folder, [Piece(**values) for values in pieces], placement, console)
-
-
-def measure_all(run: Path, pieces: list[Piece], placement: distributed.Placement, console: Console) -> None:
-    """All pieces in turn; the features of a subject are let go when the next one comes."""
-    config, _ = read_run(run)
-    device = distributed.device_for(placement)
-    workers = config.data.workers or default_workers(placement.local_size)
-    splits = features.open_splits(config.data, device, workers)
-    data = features.describe(config.data)
-    subject, encoder = "", nn.Module()
-    for piece in pieces:
-        if piece.subject != subject:
-            subject, encoder = piece.subject, build_encoder(run, piece.subject, config)
-        result = measure(piece, encoder, splits, data)
-        if placement.rank == 0:
-            results.write(run, result)
-            console.print(finished_line(result), highlight=False, soft_wrap=True)
-
-
-def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dict[str, Any]) -> Result:
-    """One evaluation of one encoder."""
-    module = evaluation_module(piece.module)
-    sha256 = checksum(encoder)
-    start = time.monotonic()
-    metrics = module.evaluate(encoder, splits, from_json(module.Config, piece.settings))
-    on_gpu = splits.device.type == "cuda"
-    return Result(
-        evaluation=piece.evaluation,
-        module=piece.module,
-        subject=piece.subject,
-        metrics=metrics,
-        settings=piece.settings,
-        data=data,
-        num_classes=splits.num_classes,
-        num_features=int(encoder.num_features),  # type: ignore[arg-type]
-        encoder_sha256=sha256,
-        duration_s=round(time.monotonic() - start, 3),
-        num_ranks=distributed.world_size(),
-        device=torch.cuda.get_device_name() if on_gpu else "CPU",
-        versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def finished_line(result: Result) -> str:
-    """One line that says what came out."""
-    shown = [(name, value) for name, value in result.metrics.items() if not name.endswith("_std")]
-    numbers = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in shown)
-    title = f"{result.evaluation}, {SUBJECTS[result.subject]}"
-    return f"{title}: {numbers} %  ({result.duration_s:.1f} s)"
+    console = Console() if task.has_terminal else Console(force_terminal=False, width=LOG_WIDTH)
+    configure_logging(console, task, chain.job_folder(folder, job))
+    placement = placement_of(task)
+    stop.interrupt_at_once()
+    with (
+        user_errors("stopped; what is done stays, the same command does the rest", note=task.note_error),
+        distributed.connected(placement, task.rendezvous, task.rendezvous_timeout_s),
+    ):
+        config, recipe = read_run(folder)
+        require_finished(folder, recipe)
+        pieces = plan(recipe, tuple(names))
+        mine = find_due(folder, pieces, config, overwrite, console) if task.rank == 0 else []
+        device = distributed.device_for(placement)
+        # Rank 0 decides, as a number of one bit per piece: the others may see a result a moment later.
+        bits = distributed.from_rank_0(sum(1 << pieces.index(piece) for piece in mine), device)
+        due = [piece for number, piece in enumerate(pieces) if bits >> number & 1]
+        measure_all(folder, due, placement, console, chain.job_folder(folder, job))
+    return True
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pretrain: one recipe, any field overridden, on the ranks of this machine; the same command goes on after a stop."""
+"""Pretrain: one recipe, any field overridden, here or on a cluster; the same command goes on after a stop."""
 
 from __future__ import annotations
 
@@ -7,29 +7,38 @@ import json
 import platform
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from dataprep.beton import open_beton
-from jobs import recipes
-from jobs.cli import CONFIG_FILE, INTERRUPTED_EXIT_CODE, configure_logging, user_errors
-from slurm.executor import Task, launch
+from jobs import eval_all, recipes
+from jobs.cli import (
+    CONFIG_FILE,
+    INTERRUPTED_EXIT_CODE,
+    LOG_WIDTH,
+    PlaceOptions,
+    configure_logging,
+    placement_of,
+    user_errors,
+)
+from jobs.plan import Plan, num_steps, show_dry_run, show_submitted
+from slurm import chain
+from slurm.attempts import Pulse
+from slurm.chain import Member
+from slurm.cluster import Cluster
+from slurm.cluster import load as load_profile
 from slurm.requeue import StopFlag
+from slurm.task import JobSpec, Task, Watchdog
 from vicreg import distributed
 from vicreg.config import PretrainConfig, differing_fields, from_json, official_views, paper_views, to_json
 from vicreg.export import ENCODER_FILE
-from vicreg.order import batches_per_epoch
 from vicreg.train import Outcome, train
 
-JOB_FOLDER = Path("jobs") / "pretrain"
-RENDEZVOUS_TIMEOUT_S = 300.0
 VIEWS = {"official": official_views, "paper": paper_views}
 
 
@@ -42,43 +51,66 @@ class Command:
     views: Literal["recipe", "official", "paper"] = "recipe"
     """Augmentation to start from: the recipe's, the official code's asymmetric pair, or the paper's symmetric text."""
     run: str = ""
-    """Run folder; runs/RECIPE if empty."""
-    ranks: int = 0
-    """Ranks on this machine; 0 for one per GPU, or one on a machine without GPUs."""
-    config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
+    """Run folder; runs/RECIPE if empty (in the cluster's shared folder, if its profile has one)."""
+    then_eval: bool = False
+    """Go on with the recipe's evaluations and the report."""
+    stage_data: bool = False
+    """Copy the training beton to each node's own disk first (node_local_folder in clusters.toml)."""
+    place: Annotated[PlaceOptions, tyro.conf.arg(name="")] = field(default_factory=PlaceOptions)
+    config: Annotated[PretrainConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
+        default_factory=PretrainConfig
+    )
 
 
 def main(arguments: list[str]) -> int:
-    """Parse, check, run, say how it ended; returns the exit code."""
+    """Parse, check, run or submit, say how it ended; returns the exit code."""
     with user_errors():
         command = parse(arguments)
-        run = Path(command.run or f"runs/{command.recipe}")
-        ranks = command.ranks or max(1, torch.cuda.device_count())
+        cluster = command.place.profile()
+        run = run_folder(command, cluster)
+        spec = job_spec(command, cluster, run)
         console = Console()
-        preflight(command.config, ranks)
+        plan = Plan.make(command.recipe, command.config, spec, cluster, run)
+        if command.place.dry_run:
+            return show_dry_run(plan, console)
+        plan.require()
         write_run_config(run, command.recipe, command.config)
+        members = [Member(spec)]
         if (run / ENCODER_FILE).exists():
             console.print(f"{run} is finished; choose another folder with --run to start anew", soft_wrap=True)
+            members = []
+        if command.then_eval:
+            members += eval_all.members(run, command.recipe, (), cluster, spec.num_nodes, spec.ranks_per_node)
+        if not members:
             return 0
-        console.print(summary(command, run, ranks))
-        launch("jobs.pretrain.run_job", {"run": str(run)}, run / JOB_FOLDER, ranks)
-        if not (run / ENCODER_FILE).exists():
-            console.print(f"stopped and saved; the same command goes on from there ({run})", soft_wrap=True)
-            return INTERRUPTED_EXIT_CODE
-        console.print(
-            f"finished: [bold]{run / ENCODER_FILE}[/]; measure it with  python jobs/eval_all.py {run}", soft_wrap=True
-        )
-        return 0
+        console.print(plan.summary())
+        if cluster.scheduler == "slurm":
+            show_submitted(run, chain.submit(run, members, cluster), console)
+            return 0
+        chain.run_here(run, members, cluster)
+        return say_how_it_ended(run, command.then_eval, console)
+
+
+def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
+    """One line after a run on this machine; returns the exit code."""
+    if not (run / ENCODER_FILE).exists():
+        console.print(f"stopped and saved; the same command goes on from there ({run})", soft_wrap=True)
+        return INTERRUPTED_EXIT_CODE
+    if not was_measured:
+        next_step = f"measure it with  python jobs/eval_all.py {run}"
+        console.print(f"finished: [bold]{run / ENCODER_FILE}[/]; {next_step}", soft_wrap=True)
+    return 0
 
 
 def parse(arguments: list[str]) -> Command:
-    """The command line, whose defaults are those of the recipe that it names."""
+    """The command line, whose defaults are those of the recipe and the cluster's profile that it names."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--recipe", default=Command.recipe)
     early.add_argument("--views", default=Command.views)
+    early.add_argument("--cluster", default="")
     chosen, _ = early.parse_known_args(arguments)
     recipe = recipes.recipe(chosen.recipe)
-    config = recipe.pretrain
+    config = at_home(recipe.pretrain, load_profile(chosen.cluster))
     if chosen.views in VIEWS:
         view_a, view_b = VIEWS[chosen.views]()
         config = replace(config, view_a=view_a, view_b=view_b)
@@ -88,20 +120,36 @@ def parse(arguments: list[str]) -> Command:
         args=arguments,
         default=Command(recipe=recipe.name, views=chosen.views, config=config),
         description=f"{Command.__doc__}\n\nRecipe {recipe.name}: {described}",
-        config=(tyro.conf.FlagConversionOff,),
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
 
 
-def preflight(config: PretrainConfig, ranks: int) -> None:
-    """Everything that can be known before a rank starts; ValueError with the cure otherwise."""
-    if ranks < 1:
-        raise ValueError(f"ranks is {ranks}, allowed: 0 (one per GPU) or more")
-    if torch.cuda.is_available() and ranks > torch.cuda.device_count():
-        raise ValueError(f"ranks is {ranks}, allowed: up to the number of GPUs here, {torch.cuda.device_count()}")
-    if config.train.global_batch % ranks:
-        raise ValueError(f"global_batch is {config.train.global_batch}, allowed: a multiple of the {ranks} ranks")
-    beton = open_beton(Path(config.data.train))
-    batches_per_epoch(beton.num_samples, config.train.global_batch)
+def at_home(config: PretrainConfig, cluster: Cluster) -> PretrainConfig:
+    """The configuration with the data where the cluster's profile has them; data/NAME/ is a data set's usual place."""
+    folder = cluster.data.get(Path(config.data.train).parent.name)
+    if not folder:
+        return config
+    train, val = (str(Path(folder) / Path(path).name) for path in (config.data.train, config.data.val))
+    return replace(config, data=replace(config.data, train=train, val=val))
+
+
+def run_folder(command: Command, cluster: Cluster) -> Path:
+    """Where the run goes; absolute for jobs that start somewhere else."""
+    run = Path(command.run) if command.run else Path(cluster.shared_folder) / "runs" / command.recipe
+    return run.absolute() if cluster.scheduler == "slurm" else run
+
+
+def job_spec(command: Command, cluster: Cluster, run: Path) -> JobSpec:
+    """The pretraining job; ValueError where the flags do not fit the cluster."""
+    stage = {}
+    if command.stage_data:
+        if not cluster.node_local_folder:
+            raise ValueError(f"stage-data needs node_local_folder in clusters.toml, table [{cluster.name}]")
+        stage = {"train_beton": str(Path(command.config.data.train).absolute())}
+    ranks = command.place.ranks_per_node(cluster)
+    return JobSpec(
+        "pretrain", "jobs.pretrain.run_job", {"run": str(run)}, command.place.nodes, ranks, stage=stage or None
+    )
 
 
 def write_run_config(run: Path, recipe: str, config: PretrainConfig) -> None:
@@ -121,36 +169,34 @@ def write_run_config(run: Path, recipe: str, config: PretrainConfig) -> None:
     beside.replace(path)
 
 
-def summary(command: Command, run: Path, ranks: int) -> Table:
-    """What is about to happen, as a small table."""
-    config = command.config
-    beton = open_beton(Path(config.data.train))
-    steps = batches_per_epoch(beton.num_samples, config.train.global_batch)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column()
-    table.add_row("recipe", command.recipe)
-    table.add_row("data", f"{config.data.train}: {beton.num_samples:,} images, {beton.memory.size / 2**20:,.1f} MiB")
-    table.add_row("model", f"{config.model.encoder}, expander {config.model.expander}, {config.data.image_size} px")
-    table.add_row("length", f"{config.train.epochs} epochs of {steps} steps, {config.train.global_batch} images a step")
-    table.add_row("on", f"{ranks} {'rank' if ranks == 1 else 'ranks'}, {device}")
-    table.add_row("run folder", str(run))
-    return table
-
-
-def run_job(task: Task, run: str) -> None:
+def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool:
     """What every rank does, wherever it was placed: take the configuration from the run folder and train."""
-    should_stop = StopFlag()
     folder = Path(run)
-    console = Console(force_terminal=False) if task.rank else Console()
-    configure_logging(console, task.rank, folder / JOB_FOLDER)
-    placement = distributed.Placement(task.rank, task.world_size, task.local_rank, task.local_size)
-    with user_errors(), distributed.connected(placement, Path(task.rendezvous), RENDEZVOUS_TIMEOUT_S):
+    if (folder / ENCODER_FILE).exists():
+        return True
+    console = Console() if task.has_terminal else Console(force_terminal=False, width=LOG_WIDTH)
+    job_folder = chain.job_folder(folder, "pretrain")
+    configure_logging(console, task, job_folder)
+    placement = placement_of(task)
+    with (
+        user_errors(note=task.note_error),
+        distributed.connected(placement, task.rendezvous, task.rendezvous_timeout_s),
+        closing(Watchdog(task)) as watchdog,
+    ):
         content: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
-        outcome = train(from_json(PretrainConfig, content["pretrain"]), folder, placement, should_stop, console)
+        config = from_json(PretrainConfig, content["pretrain"])
+        pulse = Pulse(job_folder, num_steps(config))
+
+        def should_stop(step: int) -> bool:
+            watchdog.heard()
+            if task.rank == 0:
+                pulse.beat(step, at_once=stop())
+            return stop()
+
+        outcome = train(config, folder, placement, should_stop, console, train_beton)
         if outcome is Outcome.STOPPED and task.rank == 0:
-            console.print(f"{should_stop.signal_name or 'another rank'} asked to stop", highlight=False)
+            console.print(f"{stop.signal_name or 'another rank'} asked to stop", highlight=False)
+    return outcome is Outcome.FINISHED
 
 
 def _commit() -> str:

@@ -15,9 +15,11 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from jobs.cli import user_errors
+from jobs.cli import LOG_WIDTH, user_errors
 from jobs.document import Block, Code, Heading, Table, Text, markdown, show
-from jobs.eval_all import Piece, evaluation_module, plan, read_run
+from jobs.pieces import Piece, evaluation_module, plan, read_run
+from slurm.requeue import StopFlag
+from slurm.task import Task
 from vicreg.config import PretrainConfig, differing_fields, to_json
 from vicreg.evals import protocols, results
 from vicreg.evals.results import SUBJECTS, TRAINED, Result
@@ -73,6 +75,18 @@ def main(arguments: list[str]) -> int:
             written.append(runs[0].path / COMPARISON_FILE)
         console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True, highlight=False)
         return 0
+
+
+def run_job(task: Task, stop: StopFlag, run: str) -> bool:
+    """The report as a job: one rank, no GPU."""
+    stop.interrupt_at_once()
+    console = Console() if task.has_terminal else Console(force_terminal=False, width=LOG_WIDTH)
+    with user_errors(note=task.note_error):
+        blocks = describe_run(load_run(Path(run)))
+        show(blocks, console)
+        results.write_text(Path(run) / REPORT_FILE, markdown(blocks))
+        console.print(f"written: {Path(run) / REPORT_FILE}", soft_wrap=True, highlight=False)
+    return True
 
 
 def load_run(path: Path) -> Run:

@@ -1,128 +1,111 @@
-"""Places a job function on ranks: in this process, or as one process per rank of this machine.
+"""Places a job: on this machine, or, with a cluster's profile and submitit, as an sbatch script that SLURM runs.
 
-A job is a dotted function name and JSON-able arguments, nothing pickled; its state lives in the run folder. submitit's
-local executor is not used: it detaches the ranks from the terminal and cannot end the others when one dies.
+submitit turns the profile into the script's flags; that it is kept to that has reasons: its pickles, its signal
+handler and its one srun line are what loses jobs (slurm/batch.py takes their place).
 """
 
 from __future__ import annotations
 
-import ctypes
-import importlib
-import json
-import os
-import signal
-import subprocess
+import logging
+import math
+import shlex
 import sys
-import time
-import uuid
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-GRACE_S = 20.0  # time that the other ranks get to end after one has failed
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+import submitit
+
+from slurm import local, scheduler
+from slurm.attempts import write_whole
+from slurm.cluster import Cluster
+from slurm.task import JobSpec
+
+log = logging.getLogger(__name__)
+
+SCRIPT_FILE = "sbatch.sh"
+OUTPUT_FILE = "batch_%j.log"
 
 
-class JobFailed(RuntimeError):
-    """A rank ended with an error; the message says which, and where its log is."""
+class _Script(submitit.SlurmExecutor):
+    """submitit's writer of sbatch scripts, usable where there is no SLURM."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 1
+
+    def text(self, command: str) -> str:
+        """The whole script."""
+        return str(self._make_submission_file_text(command, ""))
 
 
-@dataclass(frozen=True)
-class Task:
-    """One rank of a job: where it stands, and the file through which the ranks find each other."""
-
-    rank: int
-    world_size: int
-    local_rank: int
-    local_size: int
-    rendezvous: str
-
-
-def launch(function: str, arguments: dict[str, Any], folder: Path, num_ranks: int) -> None:
-    """Run `function(task, **arguments)` on `num_ranks` ranks of this machine and wait for them.
-
-    `function` is "module.name"; logs of the ranks above 0 go to `folder/rank_N.log`, rank 0 has the terminal.
-    Raises JobFailed when a rank fails, after the others have been ended; KeyboardInterrupt when it failed by Ctrl-C.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    rendezvous = folder / f"rendezvous_{uuid.uuid4().hex}.json"
-    if num_ranks == 1:
-        _resolve(function)(Task(0, 1, 0, 1, str(rendezvous)), **arguments)
-        return
-    command = [sys.executable, "-m", "slurm.executor", function, json.dumps(arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // num_ranks))}
-    ranks: list[subprocess.Popen[bytes]] = []
-    # The ranks get Ctrl-C from the terminal themselves; this process only waits for them to save and leave.
-    interrupted: list[int] = []
-    previous = signal.signal(signal.SIGINT, lambda number, _frame: interrupted.append(number))
-    previous_term = signal.signal(signal.SIGTERM, lambda *_: _signal_all(ranks, signal.SIGTERM))
-    try:
-        for rank in range(num_ranks):
-            task = json.dumps(asdict(Task(rank, num_ranks, rank, num_ranks, str(rendezvous))))
-            if rank == 0:
-                ranks.append(subprocess.Popen([*command, task], env=environment))
-                continue
-            with (folder / f"rank_{rank}.log").open("wb") as log:
-                ranks.append(subprocess.Popen([*command, task], env=environment, stdout=log, stderr=log))
-        _wait(ranks, folder)
-    except JobFailed:
-        if interrupted:
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        _end(ranks)
-        signal.signal(signal.SIGINT, previous)
-        signal.signal(signal.SIGTERM, previous_term)
-        rendezvous.unlink(missing_ok=True)
+def for_cluster(spec: JobSpec, cluster: Cluster) -> JobSpec:
+    """The job with what the cluster's profile says of retries, time-outs and cores."""
+    return replace(
+        spec,
+        cpus_per_rank=cluster.cpus_per_gpu if cluster.scheduler == "slurm" else 0,
+        max_failures=cluster.max_failures,
+        hang_timeout_s=cluster.hang_timeout_min * 60,
+        rendezvous_timeout_s=cluster.rendezvous_timeout_s,
+        stage_folder=cluster.node_local_folder,
+    )
 
 
-def _wait(ranks: list[subprocess.Popen[bytes]], folder: Path) -> None:
-    """Return when all ranks ended well; raise as soon as one did not."""
-    codes = [process.poll() for process in ranks]
-    while None in codes and not any(codes):
-        time.sleep(0.05)
-        codes = [process.poll() for process in ranks]
-    failed = [(rank, code) for rank, code in enumerate(codes) if code]
-    if failed:
-        # A rank that was killed is the cause where others failed because it was gone.
-        rank, code = min(failed, key=lambda pair: (pair[1] > 0, pair[0]))
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        where = "its error stands above" if rank == 0 else f"its log is {folder / f'rank_{rank}.log'}"
-        raise JobFailed(f"rank {rank} of {len(ranks)} {how}; {where}")
+def run_here(spec: JobSpec, folder: Path, cluster: Cluster) -> bool:
+    """Run a job on this machine and wait for it; whether it is finished."""
+    return local.launch(for_cluster(spec, cluster), folder)
 
 
-def _signal_all(ranks: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:
-    for process in ranks:
-        if process.poll() is None:
-            process.send_signal(number)
+def submit(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str = "") -> str:
+    """Hand a job to SLURM; returns its id. `dependency` is sbatch's, such as "afterok:17"."""
+    for_cluster(spec, cluster).write(folder)
+    script = folder / SCRIPT_FILE
+    write_whole(script, sbatch_script(spec, folder, cluster, dependency))
+    return scheduler.submit(script)
 
 
-def _end(ranks: list[subprocess.Popen[bytes]]) -> None:
-    """End what still runs: politely, then for good."""
-    if all(process.poll() is not None for process in ranks):
-        return
-    failed = any(process.returncode not in (None, 0) for process in ranks)
-    _signal_all(ranks, signal.SIGTERM)
-    deadline = time.monotonic() + (1.0 if failed else GRACE_S)
-    while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    _signal_all(ranks, signal.SIGKILL)
-    for process in ranks:
-        process.wait()
+def sbatch_script(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str = "") -> str:
+    """The script that SLURM gets."""
+    executor = _Script(folder=folder)
+    executor.update_parameters(**_parameters(spec, folder, cluster, dependency))
+    # exec: a shell in between would die of the first SIGTERM, and SLURM would take the rest for a leftover.
+    command = "exec " + shlex.join([sys.executable, "-u", "-m", "slurm.batch", str(folder)])
+    lines = executor.text(command).splitlines()
+    omitted = tuple(f"#SBATCH --{flag}" for flag in cluster.omit_flags)
+    kept = [line for line in lines if not (line.startswith(omitted) and line.split("=")[0] in omitted)]
+    return "\n".join(line for line in kept if not line.startswith("export SUBMITIT_")) + "\n"
 
 
-def _resolve(function: str) -> Callable[..., None]:
-    module, _, name = function.rpartition(".")
-    found: Callable[..., None] = getattr(importlib.import_module(module), name)
-    return found
-
-
-def _run_rank(function: str, arguments: str, task: str) -> None:
-    """Body of a rank's process; it is told to stop when the launching process dies."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    _resolve(function)(Task(**json.loads(task)), **json.loads(arguments))
-
-
-if __name__ == "__main__":
-    _run_rank(*sys.argv[1:])
+def _parameters(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str) -> dict[str, Any]:
+    """submitit's names for what the profile and the job say; what is empty is not given."""
+    gpus = spec.ranks_per_node if spec.uses_gpus else 0
+    kind = f"{cluster.gpu_type}:" if cluster.gpu_type else ""
+    lines = [f"module load {shlex.quote(module)}" for module in cluster.modules]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()]
+    lines += cluster.setup
+    more: dict[str, Any] = {
+        "requeue": True,
+        "output": folder / OUTPUT_FILE,
+        "kill-on-invalid-dep": "yes",  # a job whose chain is dead is removed instead of waiting for ever
+        "reservation": cluster.reservation or None,
+    }
+    parameters: dict[str, Any] = {
+        "job_name": f"{folder.parents[1].name}-{spec.name}",
+        "nodes": spec.num_nodes,
+        "ntasks_per_node": spec.ranks_per_node,
+        "cpus_per_task": cluster.cpus_per_gpu,
+        "mem": f"{math.ceil(cluster.mem_per_gpu_gb * spec.ranks_per_node * 1024)}M" if cluster.mem_per_gpu_gb else None,
+        "time": cluster.time_min,
+        "signal_delay_s": cluster.signal_lead_s,
+        "gpus_per_node": f"{kind}{gpus}" if gpus and cluster.gres_style == "gpus-per-node" else None,
+        "gres": f"gpu:{kind}{gpus}" if gpus and cluster.gres_style == "gres" else None,
+        "wckey": None,
+        "setup": lines or None,
+        "stderr_to_stdout": True,
+        "use_srun": False,
+        "dependency": dependency or None,
+        "additional_parameters": {name: value for name, value in more.items() if value is not None},
+    }
+    flags = ("partition", "account", "qos", "constraint", "exclude")
+    parameters |= {f"{flag}": getattr(cluster, flag) or None for flag in flags}
+    return {name: value for name, value in parameters.items() if value is not None or name == "wckey"}

@@ -1,26 +1,87 @@
-"""Signals set a flag and do nothing else; the loop asks for it at a step boundary, where all ranks can agree."""
+"""How a job stops and comes back: signals set a flag, and what is known after an attempt decides what happens next.
+
+Nothing here talks to the scheduler (slurm/scheduler.py does) or starts anything (slurm/batch.py does).
+"""
 
 from __future__ import annotations
 
 import signal
-from types import FrameType
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+
+from slurm.attempts import FAILED, Attempt
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+FAILURES_TO_EXCLUDE = 2  # a node that failed a job so often is left out of its next try
 
 
 class StopFlag:
-    """True once one of the stop signals has come; a second Ctrl-C ends the process at once."""
+    """True once one of the stop signals has come; a second Ctrl-C ends the process at once.
 
-    def __init__(self) -> None:
+    The handlers do nothing but set the flag, until the block of a `with` statement ends. A job that has nothing to save
+    calls `interrupt_at_once`, and the signal then raises KeyboardInterrupt wherever the process is.
+    """
+
+    def __init__(self, on_first: Callable[[str], None] | None = None) -> None:
         self.signal_name = ""
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._set)
+        self._on_first = on_first
+        self._interrupt = False
+        self._previous = {number: signal.signal(number, self._set) for number in STOP_SIGNALS}
 
     def _set(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.signal_name == signal.SIGINT.name:
+        again = number == signal.SIGINT and self.signal_name == signal.SIGINT.name
+        if not self.signal_name and self._on_first:
+            self._on_first(signal.Signals(number).name)
+        self.signal_name = signal.Signals(number).name
+        if again or self._interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt
-        self.signal_name = signal.Signals(number).name
 
     def __call__(self) -> bool:
         return bool(self.signal_name)
+
+    def interrupt_at_once(self) -> None:
+        """From now on a stop signal raises KeyboardInterrupt; at once if one has come already."""
+        self._interrupt = True
+        if self():
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> StopFlag:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do after a failed attempt."""
+
+    try_again: bool
+    exclude: tuple[str, ...]
+    """Nodes to leave out of the next try."""
+
+
+def failures_in_a_row(attempts: Sequence[Attempt]) -> int:
+    """Failed attempts since the job last got further than ever before; the one that got further counts too."""
+    furthest, failures = -1, 0
+    for attempt in attempts:
+        if attempt.progress > furthest:
+            furthest, failures = attempt.progress, 0
+        failures += attempt.outcome == FAILED
+    return failures
+
+
+def bad_nodes(attempts: Sequence[Attempt]) -> tuple[str, ...]:
+    """Nodes on which the job has failed twice or more, in order of their names."""
+    blamed = [attempt.failed_node for attempt in attempts if attempt.outcome == FAILED and attempt.failed_node]
+    return tuple(sorted(node for node in set(blamed) if blamed.count(node) >= FAILURES_TO_EXCLUDE))
+
+
+def decide(attempts: Sequence[Attempt], max_failures: int) -> Decision:
+    """What to do after the last of these attempts has failed."""
+    return Decision(failures_in_a_row(attempts) < max_failures, bad_nodes(attempts))

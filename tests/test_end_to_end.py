@@ -27,9 +27,8 @@ def test_the_makefile_runs_these_commands() -> None:
     assert [re.sub(r"^\t\$\(BIN\)/python ", "", line) for line in demo.splitlines()] == [
         "dataprep/write_ffcv.py digits --out data/digits --split train",
         "dataprep/write_ffcv.py digits --out data/digits --split val",
-        "jobs/pretrain.py --recipe digits",
-        "jobs/eval_all.py runs/digits",
-        "jobs/report.py runs/digits",
+        "jobs/pretrain.py --cluster local --recipe digits",
+        "jobs/eval_all.py --cluster local runs/digits",
     ]
 
 
@@ -39,8 +38,7 @@ def test_the_demo_learns_as_well_as_stated(digits_folder: Path, tmp_path: Path) 
     run = tmp_path / "run"
     data = ["--data.train", str(digits_folder / "train.beton"), "--data.val", str(digits_folder / "val.beton")]
     _run("jobs/pretrain.py", "--recipe", "digits", "--run", str(run), *data)
-    _run("jobs/eval_all.py", str(run))
-    report = _run("jobs/report.py", str(run))
+    report = _run("jobs/eval_all.py", str(run))
     metrics = {
         name: json.loads((run / "evals" / f"few-labels{name}" / "result.json").read_text())["metrics"]
         for name in ("", "@random", "@pixels")

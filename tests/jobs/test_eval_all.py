@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from jobs import eval_all, recipes
+from jobs import eval_all, pieces, recipes
 from jobs.recipes import Evaluation
 from tests.jobs.run_folders import digits_config, write_run
 from vicreg import features
@@ -183,7 +183,7 @@ def test_evaluations_of_one_subject_share_its_features(run: Path, monkeypatch: p
 def test_two_ranks_give_the_same_result(run: Path, few_digits: Path, tmp_path: Path) -> None:
     other = tmp_path / "two_ranks"
     write_run(other, digits_config(few_digits), "digits")
-    command = [sys.executable, "jobs/eval_all.py", str(other), "--evals", "knn", "--ranks", "2"]
+    command = [sys.executable, "jobs/eval_all.py", str(other), "--evals", "knn", "--gpus", "2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     for subject in (TRAINED, PIXELS):
@@ -196,7 +196,7 @@ def test_two_ranks_give_the_same_result(run: Path, few_digits: Path, tmp_path: P
 
 def test_the_random_network_has_open_residual_branches() -> None:
     closed = untrained_encoder(ModelConfig("resnet18", small_images=True), seed=0)
-    encoder = eval_all.open_residuals(untrained_encoder(ModelConfig("resnet18", small_images=True), seed=0))
+    encoder = pieces.open_residuals(untrained_encoder(ModelConfig("resnet18", small_images=True), seed=0))
     assert not closed.layer1[0].bn2.weight.any()
     assert bool((encoder.layer1[0].bn2.weight == 1).all())
     assert torch.equal(encoder.conv1.weight, closed.conv1.weight)
@@ -237,7 +237,7 @@ def _no_beton(run: Path) -> None:
         (_foreign_encoder, [], "encoder.pt is not an encoder of this suite"),
         (_no_beton, [], "nowhere/val.beton: no such file; write it with dataprep/write_ffcv.py"),
         (None, ["--evals", "knn", "lineer"], "evals is lineer, allowed for recipe digits: few-labels, knn"),
-        (None, ["--ranks", "-1"], "ranks is -1, allowed: 0 (one per GPU) or more"),
+        (None, ["--gpus", "-1"], "gpus is -1, allowed: 0 (the cluster's number) or more"),
     ],
 )
 def test_bad_input_is_named(
@@ -276,19 +276,19 @@ def test_impossible_settings_are_named(
 def test_what_is_done_before_a_stop_stays(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original = eval_all.measure
+    original = pieces.measure
 
-    def interrupted(piece: eval_all.Piece, *rest: Any) -> results.Result:
+    def interrupted(piece: pieces.Piece, *rest: Any) -> results.Result:
         if piece.subject == RANDOM:
             raise KeyboardInterrupt
         return original(piece, *rest)
 
     shutil.rmtree(run / "evals")
-    monkeypatch.setattr(eval_all, "measure", interrupted)
+    monkeypatch.setattr(pieces, "measure", interrupted)
     with pytest.raises(SystemExit) as stop:
         eval_all.main([str(run)])
     assert stop.value.code == 130
     assert "stopped; what is done stays" in capsys.readouterr().out
     assert list(_finished(run)) == [("few-labels", TRAINED), ("knn", TRAINED)]
-    monkeypatch.setattr(eval_all, "measure", original)
+    monkeypatch.setattr(pieces, "measure", original)
     assert _computed(run) == ALL[2:]

@@ -98,8 +98,8 @@ def test_runs_and_leaves_a_complete_folder(digits_folder: Path, tmp_path: Path) 
 def test_a_stop_signal_saves_and_the_same_command_goes_on_to_the_same_bits(
     digits_folder: Path, tmp_path: Path, ranks: str
 ) -> None:
-    assert _run(_command(digits_folder, tmp_path / "whole", "--ranks", ranks)).returncode == 0
-    command = _command(digits_folder, tmp_path / "run", "--ranks", ranks)
+    assert _run(_command(digits_folder, tmp_path / "whole", "--gpus", ranks)).returncode == 0
+    command = _command(digits_folder, tmp_path / "run", "--gpus", ranks)
     process = _start(command)
     _await_step(tmp_path / "run", 5, process)
     process.send_signal(signal.SIGTERM)
@@ -116,8 +116,8 @@ def test_a_stop_signal_saves_and_the_same_command_goes_on_to_the_same_bits(
 
 @pytest.mark.slow
 def test_kills_at_random_steps_end_in_the_same_bits(digits_folder: Path, tmp_path: Path) -> None:
-    assert _run(_command(digits_folder, tmp_path / "whole", "--ranks", "2")).returncode == 0
-    command = _command(digits_folder, tmp_path / "run", "--ranks", "2")
+    assert _run(_command(digits_folder, tmp_path / "whole", "--gpus", "2")).returncode == 0
+    command = _command(digits_folder, tmp_path / "run", "--gpus", "2")
     seed = int.from_bytes(os.urandom(4), "big")
     print(f"kill points from seed {seed}")
     for step in sorted(random.Random(seed).sample(range(STEPS - 2), 3)):
@@ -141,7 +141,7 @@ def test_going_on_with_other_ranks_follows_the_same_path(digits_folder: Path, tm
     process.wait(timeout=60)
     saved = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
     assert saved is not None
-    done = _run(_command(digits_folder, tmp_path / "run", "--ranks", "2"))
+    done = _run(_command(digits_folder, tmp_path / "run", "--gpus", "2"))
     assert done.returncode == 0, done.stderr
     for mine, theirs in zip(_numbers(tmp_path / "run"), _numbers(tmp_path / "whole"), strict=True):
         just_resumed = mine["step"] <= saved["step"]
@@ -169,7 +169,7 @@ def test_a_damaged_checkpoint_is_told_and_passed_over(digits_folder: Path, tmp_p
     ("more", "message"),
     [
         (["--data.train", "missing/train.beton"], "missing/train.beton: no such file; write it with"),
-        (["--train.global-batch", "255", "--ranks", "2"], "global_batch is 255, allowed: a multiple of the 2 ranks"),
+        (["--train.global-batch", "255", "--gpus", "2"], "global_batch is 255, allowed: a multiple of the 2 ranks"),
         (["--train.global-batch", "2048"], "global_batch is 2048, allowed: 1 to the number of samples, 1437"),
         (["--train.precision", "fp16"], "precision is 'fp16', allowed on a CPU: auto, float32, float64"),
         (["--model.encoder", "resnet51"], "encoder is 'resnet51', allowed:"),

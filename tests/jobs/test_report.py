@@ -11,7 +11,7 @@ import pytest
 
 from jobs import report
 from jobs.document import Table, markdown
-from jobs.eval_all import evaluation_module
+from jobs.pieces import evaluation_module
 from jobs.recipes import evaluations, recipe
 from tests.jobs.run_folders import write_run
 from vicreg.config import PretrainConfig, from_json, to_json

@@ -12,20 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from slurm.executor import JobFailed, Task, launch
+from slurm import attempts
+from slurm.local import JobFailed, launch
 from slurm.requeue import StopFlag
+from slurm.task import JobSpec, Task
 
-THIS = "tests.slurm.test_executor"
+THIS = "tests.slurm.test_local"
 
 
-def note_job(task: Task, folder: str, word: str) -> None:
+def note_job(task: Task, stop: StopFlag, folder: str, word: str) -> None:
     """Leave a file that says who was here."""
     (Path(folder) / f"{task.rank}.json").write_text(json.dumps([word, task.world_size, task.local_rank, os.getpid()]))
 
 
-def failing_job(task: Task, folder: str, failing_rank: int, how: str) -> None:
+def failing_job(task: Task, stop: StopFlag, folder: str, failing_rank: int, how: str) -> None:
     """Fail on one rank; the others would go on for a minute."""
-    note_job(task, folder, "began")
+    note_job(task, stop, folder, "began")
     if task.rank == failing_rank:
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -33,13 +35,17 @@ def failing_job(task: Task, folder: str, failing_rank: int, how: str) -> None:
     time.sleep(60)
 
 
-def waiting_job(task: Task, folder: str) -> None:
+def waiting_job(task: Task, stop: StopFlag, folder: str) -> bool:
     """Wait for a stop signal, then say so."""
-    flag = StopFlag()
-    note_job(task, folder, "waits")
-    while not flag():
+    note_job(task, stop, folder, "waits")
+    while not stop():
         time.sleep(0.01)
-    note_job(task, folder, f"stopped by {flag.signal_name}")
+    note_job(task, stop, folder, f"stopped by {stop.signal_name}")
+    return False
+
+
+def _spec(function: str, num_ranks: int, **arguments: object) -> JobSpec:
+    return JobSpec("job", f"{THIS}.{function}", arguments, ranks_per_node=num_ranks)
 
 
 def _notes(folder: Path) -> list[list[object]]:
@@ -52,7 +58,8 @@ def _running(pids: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("num_ranks", [1, 3])
 def test_every_rank_runs_the_function(tmp_path: Path, num_ranks: int) -> None:
-    launch(f"{THIS}.note_job", {"folder": str(tmp_path), "word": "here"}, tmp_path / "job", num_ranks)
+    assert launch(_spec("note_job", num_ranks, folder=str(tmp_path), word="here"), tmp_path / "job")
+    assert [attempt.outcome for attempt in attempts.read(tmp_path / "job")] == ["finished"]
     notes = _notes(tmp_path)
     assert [note[:3] for note in notes] == [["here", num_ranks, rank] for rank in range(num_ranks)]
     assert (notes[0][3] == os.getpid()) == (num_ranks == 1)
@@ -67,9 +74,11 @@ def test_every_rank_runs_the_function(tmp_path: Path, num_ranks: int) -> None:
     ],
 )
 def test_one_failure_ends_all(tmp_path: Path, rank: int, how: str, message: str) -> None:
-    arguments = {"folder": str(tmp_path), "failing_rank": rank, "how": how}
     with pytest.raises(JobFailed, match=message):
-        launch(f"{THIS}.failing_job", arguments, tmp_path / "job", 2)
+        launch(_spec("failing_job", 2, folder=str(tmp_path), failing_rank=rank, how=how), tmp_path / "job")
+    last = attempts.read(tmp_path / "job")[-1]
+    assert last.outcome == "failed"
+    assert ("this rank fails" if how == "raise" else "SIGKILL") in last.reason
     assert not _running([int(str(note[3])) for note in _notes(tmp_path)])
     if (rank, how) == (1, "raise"):
         assert "this rank fails" in (tmp_path / "job" / "rank_1.log").read_text()
@@ -77,8 +86,8 @@ def test_one_failure_ends_all(tmp_path: Path, rank: int, how: str, message: str)
 
 def _launcher(folder: Path) -> subprocess.Popen[bytes]:
     code = (
-        f"from slurm.executor import launch; from pathlib import Path; "
-        f"launch('{THIS}.waiting_job', {{'folder': {str(folder)!r}}}, Path({str(folder)!r}) / 'job', 2)"
+        f"from {THIS} import _spec; from slurm.local import launch; from pathlib import Path; "
+        f"assert not launch(_spec('waiting_job', 2, folder={str(folder)!r}), Path({str(folder)!r}) / 'job')"
     )
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     deadline = time.monotonic() + 30
@@ -117,17 +126,3 @@ def test_ranks_do_not_outlive_a_killed_launcher(tmp_path: Path) -> None:
     while _running(pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _running(pids)
-
-
-def test_a_second_ctrl_c_ends_at_once() -> None:
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        flag = StopFlag()
-        os.kill(os.getpid(), signal.SIGINT)
-        assert flag()
-        assert flag.signal_name == "SIGINT"
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)

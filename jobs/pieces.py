@@ -1,0 +1,190 @@
+"""The pieces that measuring a run consists of: what there is to do, what still holds, and doing it.
+
+A piece is one evaluation of one subject: the trained encoder, or what it is compared with. Subject after subject, so
+that evaluations of the same encoder share its features.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import platform
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from jobs import recipes
+from jobs.cli import CONFIG_FILE
+from slurm.attempts import Pulse
+from vicreg import distributed, features
+from vicreg.config import PretrainConfig, from_json, to_json
+from vicreg.evals import results
+from vicreg.evals.results import PIXELS, RANDOM, SUBJECTS, TRAINED, Result
+from vicreg.export import ENCODER_FILE, checksum, load_encoder, untrained_encoder
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One evaluation of one subject, with its whole configuration in JSON form."""
+
+    evaluation: str
+    module: str
+    subject: str
+    settings: dict[str, Any]
+
+
+def read_run(run: Path) -> tuple[PretrainConfig, str]:
+    """Configuration and recipe of a run; ValueError with the cure otherwise."""
+    if not (run / CONFIG_FILE).is_file():
+        raise ValueError(
+            f"{run} is no run folder (it has no {CONFIG_FILE}); make one with jobs/pretrain.py --run {run}"
+        )
+    try:
+        content = json.loads((run / CONFIG_FILE).read_text(encoding="utf-8"))
+        config, recipe = from_json(PretrainConfig, content["pretrain"]), str(content["recipe"])
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{run / CONFIG_FILE} is damaged ({error!r}); start the run anew") from error
+    return config, recipe
+
+
+def require_finished(run: Path, recipe: str) -> None:
+    """ValueError with the cure where the run has no encoder yet."""
+    if not (run / ENCODER_FILE).is_file():
+        raise ValueError(
+            f"{run} is not finished (it has no {ENCODER_FILE}); go on with  "
+            f"python jobs/pretrain.py --recipe {recipe} --run {run}"
+        )
+
+
+def plan(recipe: str, names: tuple[str, ...]) -> list[Piece]:
+    """All pieces of the named evaluations, those of one subject together; all of the recipe's without names.
+
+    Raises ValueError for unknown names and settings.
+    """
+    known = {evaluation.name: evaluation for evaluation in recipes.evaluations(recipe)}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"evals is {', '.join(unknown)}, allowed for recipe {recipe}: {', '.join(known)}")
+    pieces: list[Piece] = []
+    for subject in SUBJECTS:
+        for evaluation in known.values():
+            if names and evaluation.name not in names:
+                continue
+            if subject == TRAINED or subject in evaluation.baselines:
+                settings = to_json(from_json(evaluation_module(evaluation.module).Config, evaluation.settings))
+                pieces.append(Piece(evaluation.name, evaluation.module, subject, settings))
+    return pieces
+
+
+def evaluation_module(name: str) -> Any:
+    """The file vicreg/evals/<name>.py, with its `Config` and `evaluate`."""
+    return importlib.import_module(f"vicreg.evals.{name}")
+
+
+def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: bool, console: Console) -> list[Piece]:
+    """The pieces without a result that still holds; says what is skipped, and why something is done again."""
+    if not (run / ENCODER_FILE).is_file():  # what will be measured is not there yet
+        return pieces
+    data = features.describe(config.data)
+    sums = {
+        subject: checksum(build_encoder(run, subject, config)) for subject in dict.fromkeys(p.subject for p in pieces)
+    }
+    due: list[Piece] = []
+    for piece in pieces:
+        title = f"{piece.evaluation}, {SUBJECTS[piece.subject]}"
+        result = results.read(run, piece.evaluation, piece.subject)
+        if result is None or overwrite:
+            due.append(piece)
+            continue
+        changed = results.changes(result, piece.module, piece.settings, data, sums[piece.subject])
+        if changed:
+            due.append(piece)
+            console.print(f"{title}: again, because of {'; '.join(changed)}", highlight=False, soft_wrap=True)
+        else:
+            console.print(f"{title}: done, skipped", highlight=False, soft_wrap=True)
+    return due
+
+
+def build_encoder(run: Path, subject: str, config: PretrainConfig) -> nn.Module:
+    """What is measured: the trained encoder, the same with random weights, or the pixels themselves."""
+    if subject == PIXELS:
+        return features.Pixels(config.data.image_size)
+    if subject == RANDOM:
+        return open_residuals(untrained_encoder(config.model, config.train.seed))
+    return load_encoder(run / ENCODER_FILE)
+
+
+def open_residuals(encoder: nn.Module) -> nn.Module:
+    """The encoder with batch-norm weights of one where training begins with zero.
+
+    Zeros shut the residual branches, and what is left of a random network is far worse than a random network: too easy
+    to beat (digits, all labels: 78 instead of 94 %).
+    """
+    for module in encoder.modules():
+        if isinstance(module, _BatchNorm) and module.affine and not module.weight.any():
+            nn.init.ones_(module.weight)
+    return encoder
+
+
+def measure_all(
+    run: Path, pieces: list[Piece], placement: distributed.Placement, console: Console, job_folder: Path
+) -> None:
+    """All pieces in turn; the features of a subject are let go when the next one comes."""
+    config, _ = read_run(run)
+    device = distributed.device_for(placement)
+    workers = config.data.workers or placement.num_threads
+    splits = features.open_splits(config.data, device, workers)
+    data = features.describe(config.data)
+    subject, encoder = "", nn.Module()
+    pulse = Pulse(job_folder, len(pieces))
+    for number, piece in enumerate(pieces):
+        if piece.subject != subject:
+            subject, encoder = piece.subject, build_encoder(run, piece.subject, config)
+        result = measure(piece, encoder, splits, data)
+        if placement.rank == 0:
+            results.write(run, result)
+            pulse.beat(number + 1)
+            console.print(finished_line(result), highlight=False, soft_wrap=True)
+
+
+def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dict[str, Any]) -> Result:
+    """One evaluation of one encoder."""
+    module = evaluation_module(piece.module)
+    sha256 = checksum(encoder)
+    start = time.monotonic()
+    metrics = module.evaluate(encoder, splits, from_json(module.Config, piece.settings))
+    on_gpu = splits.device.type == "cuda"
+    return Result(
+        evaluation=piece.evaluation,
+        module=piece.module,
+        subject=piece.subject,
+        metrics=metrics,
+        settings=piece.settings,
+        data=data,
+        num_classes=splits.num_classes,
+        num_features=int(encoder.num_features),  # type: ignore[arg-type]
+        encoder_sha256=sha256,
+        duration_s=round(time.monotonic() - start, 3),
+        num_ranks=distributed.world_size(),
+        device=torch.cuda.get_device_name() if on_gpu else "CPU",
+        versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def finished_line(result: Result) -> str:
+    """One line that says what came out."""
+    shown = [(name, value) for name, value in result.metrics.items() if not name.endswith("_std")]
+    numbers = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in shown)
+    title = f"{result.evaluation}, {SUBJECTS[result.subject]}"
+    return f"{title}: {numbers} %  ({result.duration_s:.1f} s)"

@@ -1,0 +1,143 @@
+"""What a job tells of itself in its folder: each attempt in attempts.jsonl, how far it is in heartbeat.json.
+
+The files are written whole or by single short appends, so that anybody may read them at any time, without a scheduler.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+ATTEMPTS_FILE = "attempts.jsonl"
+HEARTBEAT_FILE = "heartbeat.json"
+HEARTBEAT_EVERY_S = 2.0
+
+RUNNING, FINISHED, STOPPED, FAILED, CANCELLED = "running", "finished", "stopped", "failed", "cancelled"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a job and how it ended."""
+
+    job_id: str
+    restart: int
+    """How often the job had been started before."""
+    nodes: tuple[str, ...]
+    started: float
+    """Seconds since 1970."""
+    outcome: str = RUNNING
+    ended: float = 0.0
+    reason: str = ""
+    """Why it stopped or failed."""
+    failed_node: str = ""
+    """The node to blame for a failure, if one is known."""
+    progress: int = -1
+    """How far the job was when this attempt ended (steps done); -1: not known."""
+
+
+def begin(folder: Path, attempt: Attempt) -> None:
+    """Note that an attempt has started."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _append(folder / ATTEMPTS_FILE, asdict(attempt))
+
+
+def end(folder: Path, outcome: str, reason: str = "", failed_node: str = "", progress: int = -1) -> Attempt:
+    """Note how the latest attempt ended; returns it."""
+    latest = read(folder)[-1]
+    ended = replace(
+        latest, outcome=outcome, ended=time.time(), reason=reason, failed_node=failed_node, progress=progress
+    )
+    _append(folder / ATTEMPTS_FILE, asdict(ended))
+    return ended
+
+
+def read(folder: Path) -> list[Attempt]:
+    """All attempts, oldest first, each as it was last noted; damaged lines are passed over."""
+    try:
+        lines = (folder / ATTEMPTS_FILE).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    found: dict[tuple[str, int, float], Attempt] = {}
+    for line in lines:
+        attempt = _parse(line)
+        if attempt:
+            found[attempt.job_id, attempt.restart, attempt.started] = attempt
+    return list(found.values())
+
+
+def close_forgotten(folder: Path, progress: int) -> None:
+    """Note of an attempt that was killed without a word that it is over; called when the next one starts."""
+    past = read(folder)
+    if past and past[-1].outcome == RUNNING:
+        end(folder, STOPPED, "ended without a word: node failure, or killed before it could say anything", "", progress)
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """How far a job is."""
+
+    progress: int
+    total: int
+    time: float
+    """Seconds since 1970."""
+
+
+def read_heartbeat(folder: Path) -> Heartbeat | None:
+    """The latest heartbeat, or None if there is none."""
+    try:
+        return Heartbeat(**json.loads((folder / HEARTBEAT_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+class Pulse:
+    """Writes heartbeat.json, at most every two seconds; on rank 0."""
+
+    def __init__(self, folder: Path, total: int) -> None:
+        self._folder, self._total = folder, total
+        self._written_at = -HEARTBEAT_EVERY_S
+
+    def beat(self, progress: int, at_once: bool = False) -> None:
+        """Say how far the job is, unless it was said just now."""
+        if at_once or time.monotonic() - self._written_at >= HEARTBEAT_EVERY_S or progress == self._total:
+            write_whole(
+                self._folder / HEARTBEAT_FILE, json.dumps(asdict(Heartbeat(progress, self._total, time.time())))
+            )
+            self._written_at = time.monotonic()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file beside its place, flush it, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def outcomes(attempts: Sequence[Attempt], outcome: str) -> int:
+    """How many attempts ended so."""
+    return sum(attempt.outcome == outcome for attempt in attempts)
+
+
+def _append(path: Path, content: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(content) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _parse(line: str) -> Attempt | None:
+    try:
+        content = json.loads(line)
+        known = {field.name: content[field.name] for field in fields(Attempt)}
+        return Attempt(**{**known, "nodes": tuple(known["nodes"])})
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
             console.print(f"{run} is finished; choose another folder with --run to start anew", soft_wrap=True)
             members = []
         if command.then_eval:
-            members += eval_all.members(run, command.recipe, (), cluster, spec.num_nodes, spec.ranks_per_node)
+            members += eval_all.members(run, command.recipe, (), cluster, 1, spec.ranks_per_node)
         if not members:
             return 0
         console.print(plan.summary())

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.2
 ENDED = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.+)")
+OUT_OF_MEMORY = re.compile(r"memory limit|oom[-_ ]kill", re.IGNORECASE)
+LOG_END_BYTES = 8192
 KILLED = ("Killed", "Out Of Memory", "Segmentation fault", "Aborted", "Bus error", "Illegal instruction")
 
 
@@ -74,6 +76,7 @@ class Batch:
         self.restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         self.nodes = scheduler.host_names(os.environ["SLURM_JOB_NODELIST"])
         self.start_folder = folder / f"start_{self.job_id}_{self.restart}"
+        self.log_sizes = {path.name: path.stat().st_size for path in folder.glob("rank_*.log")}
         self.terminating = False
         signal.signal(signal.SIGTERM, self._note_termination)
         for number in (signal.SIGUSR1, signal.SIGUSR2):  # these are for the ranks
@@ -123,7 +126,20 @@ class Batch:
         if errors and not any(word in reason for word in KILLED):
             first = errors[0]
             reason, node = f"rank {first.rank} on {first.node}: {first.message}", first.node
+        elif memory := self._memory_complaint():
+            reason = f"{reason} ({memory})"
         return self._failed(reason or f"srun ended with exit code {ranks.process.returncode}", node)
+
+    def _memory_complaint(self) -> str:
+        """What SLURM wrote into a rank's log if it killed the rank for taking too much memory."""
+        for log_file in sorted(self.folder.glob("rank_*.log")):
+            with log_file.open("rb") as file:
+                file.seek(max(0, log_file.stat().st_size - LOG_END_BYTES, self.log_sizes.get(log_file.name, 0)))
+                lines = file.read().decode(errors="replace").splitlines()
+            for line in lines:
+                if OUT_OF_MEMORY.search(line):
+                    return line.split("error: ")[-1]
+        return ""
 
     def _comply(self, said: Verdict) -> int:
         """The scheduler ends this attempt: keep its reason, and come back where it would not bring the job back."""

@@ -11,7 +11,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("jobs", "vicreg", "dataprep", "slurm")
-TREE_FOLDERS = ("jobs", "vicreg", "vicreg/methods", "vicreg/evals", "dataprep", "slurm", "slurm/devcluster", "benchmarks")
+TREE_FOLDERS = (
+    "jobs",
+    "vicreg",
+    "vicreg/methods",
+    "vicreg/evals",
+    "dataprep",
+    "slurm",
+    "slurm/devcluster",
+    "benchmarks",
+)
 MAX_LINES = 300
 
 MAY_IMPORT = {

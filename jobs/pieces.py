@@ -162,13 +162,13 @@ def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dic
     module = evaluation_module(piece.module)
     sha256 = checksum(encoder)
     start = time.monotonic()
-    metrics = module.evaluate(encoder, splits, from_json(module.Config, piece.settings))
+    measured = module.evaluate(encoder, splits, from_json(module.Config, piece.settings))
     on_gpu = splits.device.type == "cuda"
     return Result(
         evaluation=piece.evaluation,
         module=piece.module,
         subject=piece.subject,
-        metrics=metrics,
+        metrics=measured.metrics,
         settings=piece.settings,
         data=data,
         num_classes=splits.num_classes,
@@ -179,6 +179,7 @@ def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dic
         device=torch.cuda.get_device_name() if on_gpu else "CPU",
         versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        details=measured.details,
     )
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vicreg import distributed
 from vicreg.config import require
+from vicreg.evals.results import Measured
 from vicreg.features import Features, Splits
 from vicreg.keyed_random import bits
 
@@ -55,7 +56,7 @@ class Config:
         require(self.max_iterations >= 1, "max_iterations", self.max_iterations, "1 or more")
 
 
-def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> dict[str, float]:
+def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
     """Mean top-1 accuracy in percent for every number of labels, and its standard deviation over the draws.
 
     Raises ValueError when more labels are asked for than there are training images.
@@ -84,7 +85,7 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> dict[str, fl
         metrics[f"top1_{count}_labels"] = float(np.mean(percent))
         if len(percent) > 1:
             metrics[f"top1_{count}_labels_std"] = float(np.std(percent, ddof=1))
-    return metrics
+    return Measured(metrics)
 
 
 def choose_labelled(labels: NDArray[np.int64], count: int, seed: int, draw: int) -> NDArray[np.int64]:

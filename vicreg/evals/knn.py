@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vicreg import distributed
 from vicreg.config import require
+from vicreg.evals.results import Measured
 from vicreg.features import Features, Splits
 
 TRAIN_BLOCK = 8192
@@ -45,7 +46,7 @@ class Config:
         require(self.temperature > 0, "temperature", self.temperature, "above 0")
 
 
-def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> dict[str, float]:
+def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
     """Top-1 accuracy in percent for every number of neighbours and way to vote; the same on every rank.
 
     Raises ValueError when more neighbours are asked for than there are training images.
@@ -70,7 +71,7 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> dict[str, fl
             voted = _vote(labels[samples[:, :k]], weights, splits.num_classes)
             correct[k, vote] += int((voted == truth).sum())
     plain = {"weighted": "", "unweighted": "_unweighted"}
-    return {f"top1_{k}_neighbours{plain[vote]}": 100 * n / len(queries) for (k, vote), n in correct.items()}
+    return Measured({f"top1_{k}_neighbours{plain[vote]}": 100 * n / len(queries) for (k, vote), n in correct.items()})
 
 
 def _nearest_own(queries: Tensor, train: Features, k: int) -> Tensor:

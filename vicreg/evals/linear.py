@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vicreg import distributed
 from vicreg.config import ViewConfig, require
 from vicreg.data import ViewLoader, open_views
+from vicreg.evals.results import Measured
 from vicreg.features import Splits
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Config:
         )
 
 
-def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> dict[str, float]:
+def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
     """Top-1 and, with more than 5 classes, top-5 accuracy in percent: of the best epoch, as published, and of the last.
 
     As in the official program the best is taken of each of the two, over all epochs, on the validation images
@@ -110,7 +111,7 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> dict[str, fl
         metrics[f"top1{name}"] = 100 * counts[0] / num_val
         if splits.num_classes > TOP:
             metrics[f"top5{name}"] = 100 * counts[1] / num_val
-    return metrics
+    return Measured(metrics)
 
 
 def _new_head(num_features: int, splits: Splits, seed: int) -> nn.Linear:

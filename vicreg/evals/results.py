@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,16 @@ EVALS = "evals"
 TRAINED, RANDOM, PIXELS = "trained", "random", "pixels"
 SUBJECTS = {TRAINED: "trained", RANDOM: "random weights", PIXELS: "raw pixels"}
 """What can be measured, and how it is called in print."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation returns, the same on every rank."""
+
+    metrics: dict[str, float]
+    """In percent."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What stands behind the metrics, JSON-able: curves over epochs, numbers per class."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,8 @@ class Result:
     versions: dict[str, str]
     finished: str
     """When: ISO 8601, UTC."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """As `Measured` has them."""
 
 
 def folder(run: Path, evaluation: str, subject: str) -> Path:

@@ -30,7 +30,7 @@ def test_equals_scikit_learn_by_hand(
 ) -> None:
     train, train_labels, val, val_labels = clouds
     encoder, splits = splits_of(*clouds)
-    metrics = evaluate(encoder, splits, Config(label_counts=(12, 100, 150), draws=3))
+    metrics = evaluate(encoder, splits, Config(label_counts=(12, 100, 150), draws=3)).metrics
     scaler = StandardScaler().fit(train.astype(np.float64))
     for count, draws in ((12, 3), (100, 3), (150, 1)):
         percent = []
@@ -79,9 +79,9 @@ def test_separable_features_reach_100_percent_and_random_labels_chance() -> None
     noise = random.standard_normal((1500, 20)).astype(np.float32)
     rows = 20 * np.eye(5, 20, dtype=np.float32)[labels] + noise
     encoder, splits = splits_of(rows[:500], labels[:500], rows[500:], labels[500:])
-    assert evaluate(encoder, splits, Config(label_counts=(50,), draws=2))["top1_50_labels"] == 100.0
+    assert evaluate(encoder, splits, Config(label_counts=(50,), draws=2)).metrics["top1_50_labels"] == 100.0
     encoder, splits = splits_of(noise[:500], labels[:500], noise[500:], labels[500:])
-    percent = evaluate(encoder, splits, Config(label_counts=(500,)))["top1_500_labels"]
+    percent = evaluate(encoder, splits, Config(label_counts=(500,))).metrics["top1_500_labels"]
     assert abs(percent - 20) < 100 * 3.3 * math.sqrt(0.2 * 0.8 / 1000)  # 99.9 %
 
 

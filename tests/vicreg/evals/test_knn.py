@@ -52,7 +52,7 @@ def test_equals_the_slow_loop(
     train, train_labels, val, val_labels = clouds
     encoder, splits = splits_of(*clouds)
     config = Config(neighbours=(1, 20, 110), votes=("weighted", "unweighted"), temperature=0.3)
-    metrics = evaluate(encoder, splits, config)
+    metrics = evaluate(encoder, splits, config).metrics
     assert len(metrics) == 6
     for k in config.neighbours:
         for temperature, suffix in ((0.3, ""), (None, "_unweighted")):
@@ -66,16 +66,16 @@ def test_blocks_do_not_matter(
 ) -> None:
     encoder, splits = splits_of(*clouds)
     config = Config(neighbours=(20, 50))
-    whole = evaluate(encoder, splits, config)
+    whole = evaluate(encoder, splits, config).metrics
     monkeypatch.setattr(knn, "TRAIN_BLOCK", 13)
     monkeypatch.setattr(knn, "QUERY_BLOCK", 3)
-    assert evaluate(encoder, splits, config) == whole
+    assert evaluate(encoder, splits, config).metrics == whole
 
 
 def test_equal_similarities_go_to_the_first_sample_and_equal_votes_to_the_lowest_class() -> None:
     train = np.array([[1, 0], [2, 0], [3, 0], [0, 1]], dtype=np.float32)
     encoder, splits = splits_of(train, [2, 1, 1, 0], np.array([[1, 0]], dtype=np.float32), [2])
-    metrics = evaluate(encoder, splits, Config(neighbours=(1, 2, 3), votes=("unweighted",)))
+    metrics = evaluate(encoder, splits, Config(neighbours=(1, 2, 3), votes=("unweighted",))).metrics
     assert metrics == {
         "top1_1_neighbours_unweighted": 100.0,  # the first of three equals
         "top1_2_neighbours_unweighted": 0.0,  # 2 and 1 have a vote each: 1 wins
@@ -98,7 +98,7 @@ def test_random_labels_are_at_chance() -> None:
     rows = random.standard_normal((3000, 16)).astype(np.float32)
     labels = [int(label) for label in random.integers(0, 4, 3000)]
     encoder, splits = splits_of(rows[:1000], labels[:1000], rows[1000:], labels[1000:])
-    for percent in evaluate(encoder, splits, Config()).values():
+    for percent in evaluate(encoder, splits, Config()).metrics.values():
         assert abs(percent - 25) < 100 * 3.3 * math.sqrt(0.25 * 0.75 / 2000)  # 99.9 %
 
 
@@ -106,7 +106,7 @@ def test_separated_clouds_reach_100_percent() -> None:
     labels = [number % 5 for number in range(300)]
     rows = np.eye(5, dtype=np.float32)[labels] + 0.05 * np.random.default_rng(3).standard_normal((300, 5))
     encoder, splits = splits_of(rows[:200], labels[:200], rows[200:], labels[200:])
-    metrics = evaluate(encoder, splits, Config(neighbours=(20,), votes=("weighted", "unweighted")))
+    metrics = evaluate(encoder, splits, Config(neighbours=(20,), votes=("weighted", "unweighted"))).metrics
     assert set(metrics.values()) == {100.0}
 
 

@@ -18,12 +18,12 @@ CPU = torch.device("cpu")
 
 
 def test_separable_images_reach_100_percent(separable: DataConfig) -> None:
-    metrics = evaluate(Pixels(8), open_splits(separable, CPU, 1), Config(epochs=3, batch=32))
+    metrics = evaluate(Pixels(8), open_splits(separable, CPU, 1), Config(epochs=3, batch=32)).metrics
     assert metrics == {"top1": 100.0, "top5": 100.0, "top1_last_epoch": 100.0, "top5_last_epoch": 100.0}
 
 
 def test_random_labels_are_at_chance(meaningless: DataConfig) -> None:
-    metrics = evaluate(Pixels(8), open_splits(meaningless, CPU, 1), Config(epochs=2, batch=32))
+    metrics = evaluate(Pixels(8), open_splits(meaningless, CPU, 1), Config(epochs=2, batch=32)).metrics
     assert abs(metrics["top1_last_epoch"] - 100 / 6) < 100 * 3.3 * math.sqrt(1 / 6 * 5 / 6 / 210)  # 99.9 %
     assert abs(metrics["top5_last_epoch"] - 500 / 6) < 100 * 3.3 * math.sqrt(1 / 6 * 5 / 6 / 210)
     assert metrics["top1"] >= metrics["top1_last_epoch"]
@@ -32,7 +32,7 @@ def test_random_labels_are_at_chance(meaningless: DataConfig) -> None:
 def test_equals_the_official_steps_written_out(meaningless: DataConfig) -> None:
     config = Config(epochs=4, batch=32, lr=0.05, weight_decay=0.1, seed=3)
     splits, encoder = open_splits(meaningless, CPU, 1), Pixels(8)
-    metrics = evaluate(encoder, splits, config)
+    metrics = evaluate(encoder, splits, config).metrics
 
     head = nn.Linear(192, 6)
     nn.init.normal_(head.weight, 0.0, 0.01, generator=torch.Generator().manual_seed(3))

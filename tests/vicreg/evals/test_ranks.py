@@ -26,9 +26,9 @@ def measure(data: DataConfig) -> tuple[Tensor, Tensor, dict[str, float]]:
     splits = Splits(data, num_classes=10, device=torch.device("cpu"), workers=1, batch=32)
     val = splits.features(encoder, "val")
     assert len(val.values) in range(360 // distributed.world_size() - 32, 360 // distributed.world_size() + 33)
-    metrics = knn.evaluate(encoder, splits, knn.Config(votes=("weighted", "unweighted")))
-    metrics |= few_labels.evaluate(encoder, splits, few_labels.Config(label_counts=(10, 50), draws=4))
-    metrics |= linear.evaluate(encoder, splits, linear.Config(epochs=2, batch=96, lr=0.3, hflip_p=0.0))
+    metrics = knn.evaluate(encoder, splits, knn.Config(votes=("weighted", "unweighted"))).metrics
+    metrics |= few_labels.evaluate(encoder, splits, few_labels.Config(label_counts=(10, 50), draws=4)).metrics
+    metrics |= linear.evaluate(encoder, splits, linear.Config(epochs=2, batch=96, lr=0.3, hflip_p=0.0)).metrics
     values = torch.tensor([list(metrics.values())], dtype=torch.float64)
     everybody = distributed.gather_rows(values)
     assert torch.equal(everybody, values.expand_as(everybody))

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
@@ -20,14 +20,14 @@ from slurm.cluster import Cluster
 from slurm.local import JobFailed
 from slurm.scheduler import SchedulerError
 from slurm.task import Task
-from vicreg.distributed import Placement, RendezvousError
-from vicreg.guards import TrainingDiverged
+
+if TYPE_CHECKING:  # torch takes two seconds to import, and not every command needs it
+    from vicreg.distributed import Placement
 
 TRACEBACK_VARIABLE = "VICREG_TRACEBACK"
 CONFIG_FILE = "config.json"  # in a run folder: what was asked for, resolved
 LOG_WIDTH = 160  # columns of what goes to a log
 INTERRUPTED_EXIT_CODE = 130  # as shells have it: 128 + SIGINT
-EXPECTED_ERRORS = (ValueError, OSError, JobFailed, SchedulerError, RendezvousError, TrainingDiverged)
 
 
 @contextmanager
@@ -38,7 +38,9 @@ def user_errors(when_interrupted: str = "", note: Callable[[str], None] | None =
     """
     try:
         yield
-    except EXPECTED_ERRORS as error:
+    except Exception as error:
+        if not _is_expected(error):
+            raise
         if note:
             note(str(error))
         if os.environ.get(TRACEBACK_VARIABLE):
@@ -49,6 +51,16 @@ def user_errors(when_interrupted: str = "", note: Callable[[str], None] | None =
         if when_interrupted:
             Console(soft_wrap=True).print(when_interrupted, highlight=False)
         sys.exit(INTERRUPTED_EXIT_CODE)
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether a user can cause this error."""
+    if isinstance(error, ValueError | OSError | JobFailed | SchedulerError):
+        return True
+    from vicreg.distributed import RendezvousError
+    from vicreg.guards import TrainingDiverged
+
+    return isinstance(error, RendezvousError | TrainingDiverged)
 
 
 def configure_logging(console: Console, task: Task, folder: Path) -> None:
@@ -72,6 +84,8 @@ def configure_logging(console: Console, task: Task, folder: Path) -> None:
 
 def placement_of(task: Task) -> Placement:
     """A rank's place, as the core wants to know it."""
+    from vicreg.distributed import Placement
+
     return Placement(task.rank, task.world_size, task.local_rank, task.local_size, task.cpus, task.hosts)
 
 
@@ -118,6 +132,8 @@ class PlaceOptions:
             raise ValueError(f"gpus is {self.gpus}, allowed: 0 (the cluster's number) or more")
         if profile.scheduler == "slurm":
             return self.gpus or profile.gpus_per_node
+        import torch
+
         here = torch.cuda.device_count()
         if self.nodes > 1:
             raise ValueError(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -20,6 +21,7 @@ from slurm.preflight import Check
 from slurm.task import JobSpec
 from vicreg import cost
 from vicreg.config import PretrainConfig, to_json
+from vicreg.cost import Cost
 from vicreg.order import batches_per_epoch
 from vicreg.schedule import peak_lr
 
@@ -35,16 +37,30 @@ class Plan:
     spec: JobSpec
     cluster: Cluster
     run: Path
+    then: tuple[str, ...]
+    """Names of the jobs that follow."""
     beton: Beton | None
     """The training data, if they can be opened."""
+    needs: Cost | None
+    """What a rank will take, if that can be said."""
     checks: tuple[Check, ...]
 
     @classmethod
-    def make(cls, recipe: str, config: PretrainConfig, spec: JobSpec, cluster: Cluster, run: Path) -> Plan:
+    def make(
+        cls, recipe: str, config: PretrainConfig, spec: JobSpec, cluster: Cluster, run: Path, then: Sequence[str] = ()
+    ) -> Plan:
         """Look at everything that can be known before a rank starts."""
         beton, data = check_data(config)
-        checks = [check_batch(config, spec), data, preflight.check_folder(run), *preflight.check_cluster(spec, cluster)]
-        return cls(recipe, config, spec, cluster, run, beton, tuple(checks))
+        needs, model = check_model(config, spec, cluster)
+        checks = [
+            check_batch(config, spec),
+            model,
+            data,
+            *([check_val_data(config)] if then else []),
+            preflight.check_folder(run),
+            *preflight.check_cluster(spec, cluster),
+        ]
+        return cls(recipe, config, spec, cluster, run, tuple(then), beton, needs, tuple(checks))
 
     def require(self) -> None:
         """ValueError with all that failed."""
@@ -67,12 +83,13 @@ class Plan:
         where = f"cluster {self.cluster.name}" if self.cluster.scheduler == "slurm" else "this machine"
         table.add_row("on", f"{where}: {nodes}, {ranks}")
         table.add_row("run folder", str(self.run))
+        if self.then:
+            table.add_row("then", ", ".join(self.then))
         return table
 
     def table(self) -> Table:
         """The summary with what the job will take."""
-        config, spec = self.config, self.spec
-        on_gpu = spec.uses_gpus and (self.cluster.scheduler == "slurm" or _has_gpu())
+        config, needs = self.config, self.needs
         table = self.summary()
         table.add_row("batch", f"{config.train.global_batch} images, {self._per_rank()} per rank")
         optimizer = config.optimizer
@@ -82,12 +99,10 @@ class Plan:
         else:
             rate = f"{optimizer.base_lr:g}"
         table.add_row("peak rate", f"{rate}, {optimizer.name}, warm-up {optimizer.warmup_epochs:g} epochs")
-        if config.train.global_batch % spec.num_ranks:
+        if needs is None:
             return table
-        needs = cost.estimate(config, spec.num_ranks, on_gpu)
-        unit = "GPU" if on_gpu else "rank"
         table.add_row(
-            f"memory per {unit}",
+            f"memory per {'GPU' if _is_on_gpu(self.spec, self.cluster) else 'rank'}",
             f"about {_gb(needs.memory_bytes)}: weights, gradients and optimizer "
             f"{_gb(needs.weights_bytes + needs.gradients_bytes + needs.optimizer_bytes)}, activations "
             f"{_gb(needs.activations_bytes)}, loss {_gb(needs.loss_bytes)}, batch {_gb(needs.batch_bytes)}",
@@ -139,6 +154,34 @@ def check_batch(config: PretrainConfig, spec: JobSpec) -> Check:
     multiples = f"{below} or {above}" if below else str(above)
     said = f"global_batch is {batch}, allowed: a multiple of the {ranks} ranks, such as {multiples}"
     return Check("batch", False, f"{said}; see --train.global-batch, --nodes and --gpus")
+
+
+def check_model(config: PretrainConfig, spec: JobSpec, cluster: Cluster) -> tuple[Cost | None, Check]:
+    """What a rank will take, and whether the model can be built and fits a GPU."""
+    ranks = spec.num_ranks if config.train.global_batch % spec.num_ranks == 0 else 1
+    try:
+        needs = cost.estimate(config, ranks, _is_on_gpu(spec, cluster))
+    except ValueError as error:
+        return None, Check("model", False, str(error))
+    if ranks != spec.num_ranks:
+        return None, Check("model", True, f"{needs.num_parameters / 1e6:,.1f} M parameters")
+    said = f"{needs.num_parameters / 1e6:,.1f} M parameters, about {_gb(needs.memory_bytes)} on each rank"
+    memory_bytes = cluster.gpu_memory_gb * 1e9
+    if not memory_bytes:
+        return needs, Check("model", True, said)
+    has = f"{cluster.gpu_memory_gb:g} GB of a GPU of {cluster.name}"
+    if needs.memory_bytes > memory_bytes:
+        cure = "use more GPUs, a smaller batch, or another profile if gpu_memory_gb is wrong"
+        return needs, Check("model", False, f"{said}, allowed: the {has}; {cure}")
+    return needs, Check("model", True, f"{said}, of the {has}")
+
+
+def check_val_data(config: PretrainConfig) -> Check:
+    """Whether the evaluations that follow will have data."""
+    try:
+        return Check("val data", True, f"{open_beton(Path(config.data.val)).num_samples:,} images")
+    except (OSError, ValueError) as error:
+        return Check("val data", False, f"{error}; the evaluations need it")
 
 
 def check_data(config: PretrainConfig) -> tuple[Beton | None, Check]:
@@ -221,7 +264,5 @@ def _gb(num_bytes: float) -> str:
     return f"{num_bytes / 1e3:,.3g} kB"
 
 
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+def _is_on_gpu(spec: JobSpec, cluster: Cluster) -> bool:
+    return spec.uses_gpus and (cluster.scheduler == "slurm" or torch.cuda.is_available())

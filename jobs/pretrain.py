@@ -70,17 +70,18 @@ def main(arguments: list[str]) -> int:
         run = run_folder(command, cluster)
         spec = job_spec(command, cluster, run)
         console = Console()
-        plan = Plan.make(command.recipe, command.config, spec, cluster, run)
+        followers: list[Member] = []
+        if command.then_eval:
+            followers = eval_all.members(run, command.recipe, (), cluster, 1, spec.ranks_per_node)
+        plan = Plan.make(command.recipe, command.config, spec, cluster, run, [member.spec.name for member in followers])
         if command.place.dry_run:
             return show_dry_run(plan, console)
         plan.require()
         write_run_config(run, command.recipe, command.config)
-        members = [Member(spec)]
+        members = [Member(spec), *followers]
         if (run / ENCODER_FILE).exists():
             console.print(f"{run} is finished; choose another folder with --run to start anew", soft_wrap=True)
-            members = []
-        if command.then_eval:
-            members += eval_all.members(run, command.recipe, (), cluster, 1, spec.ranks_per_node)
+            members = followers
         if not members:
             return 0
         console.print(plan.summary())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +29,11 @@ def check_folder(folder: Path) -> Check:
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        return Check("run folder", False, f"{folder} cannot be written ({there}); choose another with --run")
+    try:
+        tempfile.TemporaryFile(dir=there).close()  # permissions alone tell too little: root, read-only mounts, quotas
+    except OSError as error:
+        why = f"{there}: {error.strerror}"
+        return Check("run folder", False, f"{folder} cannot be written ({why}); choose another with --run")
     free_gb = shutil.disk_usage(there).free / 1e9
     return Check("run folder", True, f"{folder} can be written, {free_gb:,.0f} GB free")
 

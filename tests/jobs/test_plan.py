@@ -1,0 +1,132 @@
+"""A dry run beside a stored example, and what cannot be: found before any queueing, with the cure."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.pretrain import main
+
+Pretrain = Callable[..., tuple[int, str]]
+EXAMPLE = Path(__file__).with_name("dry_run_4x8.txt")
+SINFO = """gpu*|20:00:00|16|gpu:a100:8(S:0-1)|515000
+debug|30:00|2|gpu:a100:2|515000"""
+PROFILE = """
+[mysite]
+partition = "gpu"
+account = "vision"
+gpus_per_node = 8
+cpus_per_gpu = 8
+mem_per_gpu_gb = 60
+time = "20:00:00"
+gpu_memory_gb = 80
+node_memory_gb = 512
+modules = ["cuda/12.4"]
+omit_flags = ["wckey"]
+environment = {NCCL_SOCKET_IFNAME = "ib0"}
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder with a profile, the sinfo of a site with 16 nodes, and an sbatch that must not be used."""
+    (tmp_path / "clusters.toml").write_text(PROFILE)
+    commands = {"sinfo": f"cat <<'END'\n{SINFO}\nEND", "sbatch": f"touch {tmp_path}/submitted; echo 1"}
+    for name, body in commands.items():
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+    return tmp_path
+
+
+@pytest.fixture
+def pretrain(
+    site: Path, digits_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """The command on that site; returns its exit code and all that it said. A flag given twice counts as given last."""
+    monkeypatch.chdir(site)
+    monkeypatch.setenv("VICREG_CLUSTERS", str(site / "clusters.toml"))
+    monkeypatch.setenv("PATH", f"{site / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("COLUMNS", "120")
+    options = {
+        "--cluster": "mysite",
+        "--nodes": "4",
+        "--gpus": "8",
+        "--run": str(site / "run"),
+        "--data.train": str(digits_folder / "train.beton"),
+        "--data.val": str(digits_folder / "val.beton"),
+        "--train.global-batch": "1024",
+    }
+
+    def command(*more: str) -> tuple[int, str]:
+        try:
+            code = main([*[part for pair in options.items() for part in pair], *more])
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return command
+
+
+def test_a_dry_run_is_the_stored_example(site: Path, digits_folder: Path, pretrain: Pretrain) -> None:
+    code, shown = pretrain("--then-eval", "--dry-run")
+    assert code == 0, shown
+    shown = shown.replace(str(digits_folder), "DIGITS").replace(str(site), "SITE")
+    shown = shown.replace(sys.executable, "PYTHON")
+    shown = re.sub(r"[\d,]+ GB free", "N GB free", shown)
+    shown = "\n".join(line.rstrip() for line in shown.splitlines()) + "\n"
+    assert shown == EXAMPLE.read_text()
+    assert not (site / "submitted").exists()
+    assert not (site / "run").exists()
+
+
+WRONG = [
+    (
+        ["--train.global-batch", "1000"],
+        "global_batch is 1000, allowed: a multiple of the 32 ranks, such as 992 or 1024",
+    ),
+    (
+        ["--data.train", "nowhere/train.beton"],
+        "nowhere/train.beton: no such file; write it with dataprep/write_ffcv.py",
+    ),
+    (["--data.val", "nowhere/val.beton", "--then-eval"], "nowhere/val.beton: no such file"),
+    (
+        ["--run", "/proc/nowhere"],
+        "/proc/nowhere cannot be written (/proc: No such file or directory); choose another with --run",
+    ),
+    (["--partition", "gpus"], "partition is 'gpus', allowed: gpu, debug; choose one with --partition"),
+    (["--nodes", "32"], "32 asked for, partition gpu has 16; see --nodes"),
+    (["--partition", "debug", "--nodes", "2"], "8 per node asked for, partition debug has 2 per node; see --gpus"),
+    (["--time", "3-00"], "partition gpu has 20.0 h at most; see --time; a longer run is requeued and goes on"),
+    (["--time", "soon"], "time is 'soon'"),
+    (["--nodes", "0"], "nodes is 0, allowed: 1 or more"),
+    (["--cluster", "nosuch"], "cluster is 'nosuch', allowed: slurm, local, mysite, or add a table [nosuch]"),
+    (["--model.encoder", "resnet51"], "encoder is 'resnet51', allowed:"),
+    (["--nodes", "1", "--gpus", "1"], "the 80 GB of a GPU of mysite; use more GPUs, a smaller batch"),
+    (["--stage-data"], "stage-data needs node_local_folder in clusters.toml, table [mysite]"),
+]
+
+
+@pytest.mark.parametrize(("more", "message"), WRONG, ids=[" ".join(more[:2]) for more, _ in WRONG])
+@pytest.mark.parametrize("dry", [("--dry-run",), ()], ids=["dry", "wet"])
+def test_what_cannot_be_is_said_before_any_queueing(
+    site: Path, pretrain: Pretrain, more: list[str], message: str, dry: tuple[str, ...]
+) -> None:
+    code, said = pretrain(*more, *dry)
+    said = " ".join(said.split())
+    assert code == 1, said
+    assert message in said, said
+    assert not (site / "submitted").exists()
+
+
+def test_all_that_is_wrong_is_said_at_once(pretrain: Pretrain) -> None:
+    _, said = pretrain("--nodes", "32", "--time", "3-00", "--data.train", "nowhere.beton")
+    for part in ("--nodes", "--time", "nowhere.beton"):
+        assert part in said

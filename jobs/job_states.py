@@ -137,7 +137,7 @@ def say_why(job: Job, state: str, queued: QueuedJob | None, others: Sequence[str
         start = f"start expected {_clock(queued.expected_start)}" if queued.expected_start else ""
         return "; ".join(part for part in (waits, start, reason and f"last: {reason}") if part)
     if state == REMOVED:
-        return f"what it waited for failed: {', '.join(others)}"
+        return f"what it waited for did not finish: {', '.join(others)}"
     if state == NEVER_STARTED:
         return "SLURM does not know it any more; the same command submits it again"
     if state == SUBMITTED:

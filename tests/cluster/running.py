@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.cli import CONFIG_FILE
 from slurm import attempts, chain
 from slurm.attempts import Attempt
 from slurm.chain import Member
@@ -46,6 +47,7 @@ class Runs:
         profile = override(load("devcluster"), **arguments.pop("profile", {}))
         folder = self.folder / run
         folder.mkdir(exist_ok=True)
+        (folder / CONFIG_FILE).write_text("{}")  # what makes it a run folder
         job = chain.job_folder(folder, "job")
         spec = JobSpec("job", f"tests.cluster.functions.{function}", {"folder": str(job), **arguments}, **sizes)
         return job, chain.submit(folder, [Member(spec)], profile)[0].job_id

@@ -23,20 +23,15 @@ def test_a_requeue_by_the_operator_loses_no_step(runs: Runs) -> None:
     assert {(job / f"count_{rank}").read_text() for rank in range(4)} == {"120"}
 
 
-def test_a_cancelled_job_is_not_requeued(runs: Runs) -> None:
-    job, job_id = runs.submit("count", steps=4000, num_nodes=2, ranks_per_node=2)
-    runs.await_attempt(job, 0, 5)
-    runs.cluster.call("scancel", job_id)
-    assert runs.await_over(job_id) == "CANCELLED"
-    assert outcomes(job) == ["cancelled"]
-
-
 def test_a_code_error_is_tried_again_until_the_limit(runs: Runs) -> None:
     job, job_id = runs.submit("no_such_function", num_nodes=1, ranks_per_node=2, profile={"max_failures": 2})
     assert runs.await_over(job_id) == "FAILED"
     assert outcomes(job) == ["failed", "failed"]
     assert "has no attribute 'no_such_function'" in attempts.read(job)[-1].reason
     assert "given up: 2 failures in a row" in (job / f"batch_{job_id}.log").read_text()
+    shown = " ".join(runs.command("jobs/status.py", str(runs.folder / "run")).stdout.split())
+    assert "given up" in shown
+    assert "has no attribute 'no_such_function'" in shown
 
 
 def test_a_node_that_fails_twice_is_left_out(runs: Runs) -> None:

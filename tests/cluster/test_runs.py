@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -60,6 +61,23 @@ def test_four_nodes_pretrain_then_evaluate_then_report(runs: Runs, digits_folder
     assert "nothing to do" in again.stdout
 
 
+def test_a_cancelled_run_stays_cancelled_with_all_that_waits_for_it(runs: Runs, digits_folder: Path) -> None:
+    run = runs.folder / "run"
+    runs.command(*_options(digits_folder, run, 400), "--nodes", "2", "--gpus", "1", "--then-eval")
+    job = chain.job_folder(run, "pretrain")
+    runs.await_attempt(job, 0, 3)
+    shown = runs.command("jobs/status.py", str(run)).stdout
+    assert "RUNNING" in shown
+    assert "waits for pretrain" in shown
+    runs.command("jobs/status.py", str(run), "--cancel")
+    for name, entry in read_jobs(run).items():
+        assert runs.await_over(entry.job_id) == "CANCELLED", name
+    assert outcomes(job) == ["cancelled"]
+    shown = runs.command("jobs/status.py", str(run)).stdout
+    for row in (r"pretrain +cancelled", *(rf"{name} +removed +what .* not finish: pretrain" for name in EVALUATIONS)):
+        assert re.search(row, shown), shown
+
+
 def _weights(run: Path) -> dict[str, torch.Tensor]:
     weights: dict[str, torch.Tensor] = checkpoint.load(checkpoint.list_checkpoints(run / "checkpoints")[-1])["method"]
     return weights
@@ -67,7 +85,7 @@ def _weights(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.timeout(900)
 def test_whatever_happens_on_the_way_ends_in_the_same_bits(runs: Runs, digits_folder: Path) -> None:
-    epochs, size = 40, ("--nodes", "2", "--gpus", "2")
+    epochs, size = 32, ("--nodes", "2", "--gpus", "1")
     whole, run = runs.folder / "whole", runs.folder / "run"
     runs.command(*_options(digits_folder, whole, epochs), *size)
     assert runs.await_over(read_jobs(whole)["pretrain"].job_id, 300) == "COMPLETED"
@@ -84,7 +102,7 @@ def test_whatever_happens_on_the_way_ends_in_the_same_bits(runs: Runs, digits_fo
     )
 
     step = _next_attempt(runs, job, 2)
-    os.kill(ranks(job_id)[2], signal.SIGKILL)
+    os.kill(ranks(job_id)[1], signal.SIGKILL)
 
     _next_attempt(runs, job, 3)
     lost = attempts.read(job)[-1].nodes[1]

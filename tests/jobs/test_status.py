@@ -135,7 +135,7 @@ def test_a_dead_chain_says_what_failed(run: Path, slurm: FakeSlurm) -> None:
     attempts.end(folder, FINISHED)
     assert states(run) == {"pretrain": "given up", "knn": "removed", "report": "finished"}
     assert notes(run)["pretrain"].endswith("rank 1 on n2: ValueError: no such thing")
-    assert notes(run)["knn"] == "what it waited for failed: pretrain"
+    assert notes(run)["knn"] == "what it waited for did not finish: pretrain"
 
 
 @pytest.mark.parametrize(

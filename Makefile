@@ -3,6 +3,7 @@
 # make lint   ruff and mypy
 # make bench  side-by-side measurements on a folder of photos: make bench PHOTOS=DIR
 # make setup  .venv with everything that the others need
+# make cluster-packages  the daemons of a SLURM cluster on this machine, for slurm/devcluster and its tests (root)
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +11,7 @@ INSTALLED := .venv/installed
 SLOW ?=
 PHOTOS ?=
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench clean cluster-packages
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -42,6 +43,9 @@ bench: setup
 	@test -n "$(PHOTOS)" || { echo "error: say which photos: make bench PHOTOS=DIR (any folder tree of JPEGs)"; exit 1; }
 	$(BIN)/python benchmarks/writer.py $(PHOTOS)
 	$(BIN)/python benchmarks/loader.py $(PHOTOS)
+
+cluster-packages:
+	@./cluster_packages.sh
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=SKIPPED))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[DevCluster]:
     """The cluster; it is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="devcluster-test-") as folder:

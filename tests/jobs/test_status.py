@@ -50,6 +50,7 @@ class FakeSlurm:
         self.says("squeue", "")
         self.says("scontrol", "Restarts=0")
         self.says("scancel", "")
+        self.says("sacct", "Slurm accounting storage is disabled", exit_code=1)
 
     def says(self, command: str, text: str, exit_code: int = 0) -> None:
         path = self.folder / command

@@ -120,7 +120,7 @@ class Batch:
             return self._comply(said)
         if ranks.process.returncode == 0:
             signals = read_notes(self.start_folder, SIGNAL)
-            return self._requeue(STOPPED, f"asked to stop by {signals[0].message}" if signals else "left unfinished")
+            return self._requeue(STOPPED, _why_stopped(signals[0].message) if signals else "left unfinished")
         errors = read_notes(self.start_folder, ERROR)
         reason, node = ranks.first_death()
         if errors and not any(word in reason for word in KILLED):
@@ -235,6 +235,12 @@ class Batch:
             str(self.folder),
             str(self.start_folder),
         ]
+
+
+def _why_stopped(signal_name: str) -> str:
+    """A stop signal in words; SIGUSR2 is what the job's script asks SLURM for."""
+    said = "SIGUSR2 (preempted, or near the time limit)" if signal_name == signal.SIGUSR2.name else signal_name
+    return f"asked to stop by {said}"
 
 
 def main(folder: Path) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dataprep import sources
-from dataprep.beton import HEADER, BetonError, manifest_path, manifest_samples, open_beton, read_manifest
+from dataprep.beton import BetonError, manifest_path, manifest_samples, open_beton, read_manifest
+from dataprep.beton_layout import HEADER
 from dataprep.write_plan import WritePlan
 from dataprep.writer import write_beton
 from tests.dataprep.raw_images import picture

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dataprep import sources
-from dataprep.beton import HEADER, manifest_path, open_beton
+from dataprep.beton import manifest_path, open_beton
+from dataprep.beton_layout import HEADER
 from dataprep.verification import problems
 from dataprep.write_plan import WritePlan
 from dataprep.writer import write_beton

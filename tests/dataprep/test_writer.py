@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dataprep import sources
-from dataprep.beton import ALLOCATION, IMAGE_JPEG, BetonError, manifest_path, open_beton, read_manifest
+from dataprep.beton import IMAGE_JPEG, BetonError, manifest_path, open_beton, read_manifest
 from dataprep.beton_file import BetonFile
+from dataprep.beton_layout import ALLOCATION
 from dataprep.keyed_choice import permutation
 from dataprep.sample_encoding import Encoded
 from dataprep.verification import problems
@@ -68,7 +69,6 @@ def test_plain_ffcv_reader_reads_our_files(tree: Path, tmp_path: Path, write_mod
     assert modes == {"passthrough": {0}, "jpg": {0}, "raw": {1}, "proportion": {0, 1}}[write_mode]
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("os_cache", [True, False])
 def test_plain_ffcv_loader_reads_our_files(tree: Path, tmp_path: Path, os_cache: bool) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataprep.beton import Beton, BetonError, manifest_samples, open_beton
+from dataprep.beton import Beton, BetonError, manifest_samples, open_beton, read_manifest
 from dataprep.keyed_choice import keys
 from dataprep.partial_file import partial_path, remove_stale_partials
 from dataprep.subset import OFFICIAL_LISTS, SUBSET_SCHEMA, samples_crc32, subset_path
+from dataprep.writer import WriteError
 
 _NAMES_SHOWN = 3
 
@@ -73,6 +74,7 @@ def _listed(beton: Beton, lines: list[str], list_file: Path) -> NDArray[np.int64
     wanted = {line.strip() for line in lines} - {""}
     if not wanted:
         raise ValueError(f"--list {list_file} names no samples; expected a file name per line")
+    read_manifest(beton.path)  # says what is wrong with it
     by_path = {name for name in wanted if "/" in name}
     found: dict[str, int] = {}
     num_listed = 0
@@ -104,7 +106,7 @@ def _where(name: str) -> str:
 
 
 def _write(path: Path, beton: Beton, made_from: dict[str, Any], indices: NDArray[np.int64], overwrite: bool) -> None:
-    """The file, complete or not at all; ValueError when another is there."""
+    """The file, complete or not at all; ValueError when another is there, WriteError when it cannot be."""
     document = {
         "schema": SUBSET_SCHEMA,
         "beton": beton.path.name,
@@ -118,13 +120,15 @@ def _write(path: Path, beton: Beton, made_from: dict[str, Any], indices: NDArray
         if path.read_text(encoding="utf-8", errors="replace") == text:
             return
         raise ValueError(f"{path} exists and is another; --overwrite replaces it, or choose another --name")
-    remove_stale_partials(path)
     partial = partial_path(path)
     try:
+        remove_stale_partials(path)
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)

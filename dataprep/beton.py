@@ -2,8 +2,7 @@
 
 FFCV's own reader accepts a file whose writer never finished (it takes the whole file for the allocation table) and
 fails on a cut one with numpy's "negative dimensions". This reader checks first and says what is wrong. It needs numpy
-and Pillow only, so betons open on machines where FFCV cannot be installed. The layout is FFCV's version 2: header,
-field descriptors, metadata (one record per sample), page-aligned data, allocation table at the end.
+and Pillow only, so betons open on machines where FFCV cannot be installed.
 """
 
 from __future__ import annotations
@@ -16,40 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image
 
-FORMAT_VERSION = 2
+from dataprep.beton_layout import (
+    ALLOCATION,
+    DESCRIPTOR,
+    FIELD_METADATA,
+    FORMAT_VERSION,
+    HEADER,
+    TYPE_ARRAY,
+    TYPE_IMAGE,
+    TYPE_INT,
+    vector_length,
+)
+
 MANIFEST_SCHEMA = 1
 IMAGE_JPEG = 0
 IMAGE_RAW = 1
-MIN_PAGE_SIZE = 1 << 21
-
-HEADER = np.dtype(
-    [
-        ("version", "<u2"),
-        ("num_fields", "<u2"),
-        ("page_size", "<u4"),
-        ("num_samples", "<u8"),
-        ("alloc_table_ptr", "<u8"),
-    ],
-    align=True,
-)
-DESCRIPTOR = np.dtype([("type_id", "u1"), ("name", "S16"), ("arguments", "u1", (1024,))], align=True)
-ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
-IMAGE_METADATA = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
-TYPE_INT = 1
-TYPE_IMAGE = 2
-_BYTES_METADATA = np.dtype([("ptr", "<u8"), ("size", "<u8")])
-_FIELD_METADATA = {
-    0: np.dtype("<f8"),  # float
-    TYPE_INT: np.dtype("<i8"),
-    TYPE_IMAGE: IMAGE_METADATA,
-    3: _BYTES_METADATA,  # bytes
-    4: np.dtype("<u8"),  # array
-    5: _BYTES_METADATA,  # JSON
-    6: np.dtype("<u8"),  # tensor
-}
 _REWRITE = "write it again with dataprep/write_ffcv.py"
 
 
@@ -71,7 +55,8 @@ class Beton:
     heights: NDArray[np.uint16]
     pointers: NDArray[np.uint64]
     sizes: NDArray[np.uint64]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
+    """(N,) int64, a class each; or (N, K) int8, for each of K classes 1 (present), -1 (absent), 0 (only difficult)."""
 
     def image_bytes(self, sample: int) -> NDArray[np.uint8]:
         """The stored bytes of a sample's image: a JPEG file, or height x width x 3 values."""
@@ -109,21 +94,21 @@ def open_beton(path: Path) -> Beton:
     memory = np.asarray(np.memmap(path, np.uint8, mode="r"))
     header = memory[: HEADER.itemsize].view(HEADER)[0]
     _check_header(path, header, memory.size)
-    names, metadata = _read_metadata(path, header, memory)
-    images, labels = metadata[names.index("image")], metadata[names.index("label")]
-    table = memory[int(header["alloc_table_ptr"]) :].view(ALLOCATION)
+    table_start = int(header["alloc_table_ptr"])
+    fields = _read_fields(path, header, memory)
+    images, table = fields["image"].metadata, memory[table_start:].view(ALLOCATION)
     return Beton(
         path=path,
         num_samples=int(header["num_samples"]),
         page_size=int(header["page_size"]),
-        field_names=names,
+        field_names=tuple(fields),
         memory=memory,
         modes=np.ascontiguousarray(images["mode"]),
         widths=np.ascontiguousarray(images["width"]),
         heights=np.ascontiguousarray(images["height"]),
         pointers=np.ascontiguousarray(images["data_ptr"]),
-        sizes=_image_sizes(path, images, table, int(header["alloc_table_ptr"])),
-        labels=np.ascontiguousarray(labels),
+        sizes=_image_sizes(path, images, table, table_start),
+        labels=_read_labels(path, fields["label"], memory[:table_start]),
     )
 
 
@@ -146,28 +131,49 @@ def _check_header(path: Path, header: np.void, num_bytes: int) -> None:
         raise BetonError(f"{path}: its header is damaged (page size {page_size}, allowed: a power of two); {_REWRITE}")
 
 
-def _read_metadata(
-    path: Path, header: np.void, memory: NDArray[np.uint8]
-) -> tuple[tuple[str, ...], list[NDArray[Any]]]:
-    """Names and metadata columns of the fields, `image` and `label` among them."""
+@dataclass(frozen=True)
+class _Field:
+    type_id: int
+    arguments: NDArray[np.uint8]
+    metadata: NDArray[Any]
+
+
+def _read_fields(path: Path, header: np.void, memory: NDArray[np.uint8]) -> dict[str, _Field]:
+    """The fields by name, `image` and `label` among them."""
     start = HEADER.itemsize + int(header["num_fields"]) * DESCRIPTOR.itemsize
     if start > int(header["alloc_table_ptr"]):
         raise BetonError(f"{path}: its header is damaged (field descriptors would overlap the data); {_REWRITE}")
     descriptors = memory[HEADER.itemsize : start].view(DESCRIPTOR)
     kinds = [int(descriptor["type_id"]) for descriptor in descriptors]
     names = tuple(descriptor["name"].decode("ascii", "replace") for descriptor in descriptors)
-    unknown = [name for name, kind in zip(names, kinds, strict=True) if kind not in _FIELD_METADATA]
+    unknown = [name for name, kind in zip(names, kinds, strict=True) if kind not in FIELD_METADATA]
     if unknown or not names:
         raise BetonError(f"{path}: its fields {unknown} are of a type that FFCV does not define; {_REWRITE}")
     wanted = dict(zip(names, kinds, strict=True))
-    if wanted.get("image") != TYPE_IMAGE or wanted.get("label") != TYPE_INT:
-        raise BetonError(f"{path}: has fields {names}, needed: `image` (RGB image) and `label` (integer); {_REWRITE}")
-    record = np.dtype([("", _FIELD_METADATA[kind]) for kind in kinds], align=True)
+    if wanted.get("image") != TYPE_IMAGE or wanted.get("label") not in (TYPE_INT, TYPE_ARRAY):
+        needed = "`image` (RGB image) and `label` (integer, or vector of int8)"
+        raise BetonError(f"{path}: has fields {names}, needed: {needed}; {_REWRITE}")
+    record = np.dtype([("", FIELD_METADATA[kind]) for kind in kinds], align=True)
     end = start + int(header["num_samples"]) * record.itemsize
     if end > int(header["alloc_table_ptr"]):
         raise BetonError(f"{path}: its header is damaged (metadata would overlap the allocation table); {_REWRITE}")
     metadata = memory[start:end].view(record)
-    return names, [metadata[name] for name in record.names or ()]
+    columns = zip(names, kinds, descriptors["arguments"], record.names or (), strict=True)
+    return {name: _Field(kind, arguments, metadata[column]) for name, kind, arguments, column in columns}
+
+
+def _read_labels(path: Path, field: _Field, data: NDArray[np.uint8]) -> NDArray[Any]:
+    """Labels from the metadata, or label vectors from where these point to in `data`, the file up to its table."""
+    if field.type_id == TYPE_INT:
+        return np.ascontiguousarray(field.metadata)
+    length = vector_length(field.arguments)
+    if length is None:
+        raise BetonError(f"{path}: its labels are arrays, but not vectors of int8; {_REWRITE}")
+    outside = np.flatnonzero(field.metadata > max(len(data) - length, 0))
+    if length > len(data) or outside.size:
+        raise BetonError(f"{path}: {outside.size} label vectors lie outside the data; {_REWRITE}")
+    vectors: NDArray[np.int8] = sliding_window_view(data, length)[field.metadata].view(np.int8)
+    return vectors
 
 
 def _image_sizes(path: Path, images: NDArray[Any], table: NDArray[Any], table_start: int) -> NDArray[np.uint64]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataprep import published
 from dataprep.raw_source import Source, SourceError
 
 FOLDER = "cifar-10-batches-py"
@@ -51,7 +52,7 @@ def open_split(root: Path, split: str) -> Source:
     if missing:
         raise SourceError(
             f"{root} holds neither {split}/<class>/<images> nor {FOLDER}/{missing[0]}; expected one of them "
-            "(the published cifar-10-python.tar.gz unpacks to the second)"
+            f"(the second is what {published.CIFAR10} unpacks to)"
         )
     loaded = [_read_batch(base / name) for name in batches]
     pixels = np.concatenate([batch[0] for batch in loaded])

@@ -7,8 +7,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -71,9 +73,15 @@ def show_summary(done: WriteProgress, target: Path, manifest: Path) -> None:
         print(f"  rejected {name}: {reason}")
     if len(done.rejected) > _REASONS_SHOWN:
         print(f"  ... all of them under `rejected` in {manifest}")
-    lost = [name for name, count in read_manifest(target)["samples_per_class"].items() if count == 0]
+    lost = [name for name, count in _samples_per_class(read_manifest(target)).items() if count == 0]
     if lost:
         print(f"  {len(lost):,} classes without a sample: {_shorten(lost)}")
+
+
+def _samples_per_class(manifest: dict[str, Any]) -> dict[str, int]:
+    """How many samples show each class."""
+    counts = manifest["samples_per_class"].items()
+    return {name: count["1"] if isinstance(count, dict) else count for name, count in counts}
 
 
 def _shorten(names: list[str]) -> str:
@@ -114,7 +122,7 @@ def describe(path: Path) -> None:
         "width x height": f"{sides}, mean {beton.widths.mean():.0f} x {beton.heights.mean():.0f}",
         "fields": ", ".join(beton.field_names),
         "page size": f"{beton.page_size:,} bytes",
-        "labels": f"{len(np.unique(beton.labels)):,} different, {beton.labels.min()} to {beton.labels.max()}",
+        "labels": _describe_labels(beton.labels),
     }
     try:
         rows |= _manifest_rows(path)
@@ -125,10 +133,19 @@ def describe(path: Path) -> None:
     Console().print(table)
 
 
+def _describe_labels(labels: NDArray[Any]) -> str:
+    """The range of classes, or what the label vectors say on average."""
+    if labels.ndim == 1:
+        return f"{len(np.unique(labels)):,} different, {labels.min()} to {labels.max()}"
+    present, difficult, absent = ((labels == value).sum(axis=1).mean() for value in (1, 0, -1))
+    per_image = f"{present:.2f} present, {difficult:.2f} difficult, {absent:.2f} absent"
+    return f"vectors of {labels.shape[1]} classes; per image {per_image}"
+
+
 def _manifest_rows(path: Path) -> dict[str, str]:
     """What only the manifest knows."""
     manifest = read_manifest(path)
-    classes, counts = manifest["classes"], list(manifest["samples_per_class"].values())
+    classes, counts = manifest["classes"], _samples_per_class(manifest).values()
     source, options = manifest["source"], manifest["options"]
     place = " ".join(filter(None, (source["name"], source["split"])))
     return {

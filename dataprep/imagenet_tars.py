@@ -17,10 +17,11 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from dataprep import published
 from dataprep.raw_source import Source, SourceError
 from dataprep.sample_encoding import FilePart
 
-TAR_NAMES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
+TAR_NAMES = {split: archive.name for split, archive in published.IMAGENET.items()}
 DEVKIT = "ILSVRC2012_devkit_t12"
 _META = "data/meta.mat"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
@@ -56,8 +57,9 @@ def open_split(root: Path, split: str) -> Source:
     """Index the official tar of `train` or `val` in `root`; SourceError says which file is missing or damaged."""
     tar = root / TAR_NAMES[split]
     if not tar.is_file():
-        devkit = f" with {DEVKIT}.tar.gz" if split == "val" else ""
-        raise SourceError(f"{root} holds neither {split}/<wnid>/<photos> nor {tar.name}{devkit}; expected one of them")
+        devkit = f" with {published.IMAGENET_DEVKIT}" if split == "val" else ""
+        wanted = f"neither {split}/<wnid>/<photos> nor {published.IMAGENET[split]}{devkit}"
+        raise SourceError(f"{root} holds {wanted}; expected one of them")
     try:
         return _open_train(root, tar) if split == "train" else _open_val(root, tar)
     except tarfile.TarError as error:
@@ -137,7 +139,8 @@ def _devkit_file(root: Path, name: str) -> bytes:
     if unpacked.is_file():
         return unpacked.read_bytes()
     if not archive.is_file():
-        raise SourceError(f"{TAR_NAMES['val']} needs the devkit for its labels: expected {archive} or {unpacked}")
+        needed = f"expected {archive} or {unpacked}; download {published.IMAGENET_DEVKIT}"
+        raise SourceError(f"{TAR_NAMES['val']} needs the devkit for its labels: {needed}")
     try:
         with tarfile.open(archive, "r:gz") as tar:
             file = tar.extractfile(f"{DEVKIT}/{name}")

@@ -10,16 +10,18 @@ import importlib.metadata
 import json
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL
+from numpy.typing import NDArray
 from PIL import features
 
 from dataprep.beton import MANIFEST_SCHEMA
 from dataprep.jpeg_check import checker_name
-from dataprep.raw_source import Source
+from dataprep.raw_source import LABEL_VALUES, Source
 from dataprep.write_plan import WritePlan
 
 
@@ -33,6 +35,14 @@ def identity(source: Source, plan: WritePlan) -> dict[str, Any]:
     }
 
 
+def samples_per_class(labels: NDArray[Any], classes: Sequence[str]) -> dict[str, Any]:
+    """How many samples each class has; of label vectors how many are -1, 0 and 1 in it."""
+    if labels.ndim == 1:
+        return dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
+    columns = zip(classes, labels.T, strict=True)
+    return {name: {str(value): int((column == value).sum()) for value in LABEL_VALUES} for name, column in columns}
+
+
 def software() -> dict[str, str]:
     """Versions on which the stored bytes and the rejections depend."""
     try:
@@ -44,7 +54,10 @@ def software() -> dict[str, str]:
 
 
 def write_manifest(path: Path, head: dict[str, Any], samples: Iterable[tuple[str, int]]) -> None:
-    """Write the keys of `head`, then `samples` (relative path, CRC-32), and bring it to the disk."""
+    """Write the keys of `head`, then `samples` (relative path, CRC-32), and bring it to the disk.
+
+    The CRC-32 is that of the image's stored bytes and, behind them, of the label vector where there is one.
+    """
     with path.open("w", encoding="utf-8") as file:
         file.write("{\n")
         for key, value in ({"schema": MANIFEST_SCHEMA} | head).items():
@@ -61,7 +74,7 @@ def write_manifest(path: Path, head: dict[str, Any], samples: Iterable[tuple[str
 
 def _listing_crc(source: Source) -> int:
     """CRC-32 over labels and paths in the source's order: notices files that were added, removed or renamed."""
-    crc = zlib.crc32(source.labels.astype("<i8").tobytes())
+    crc = zlib.crc32(np.ascontiguousarray(source.labels, "<i8").tobytes())
     for position in range(len(source)):
         crc = zlib.crc32(source.relative_path(position).encode("utf-8", "surrogateescape") + b"\0", crc)
     return crc

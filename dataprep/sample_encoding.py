@@ -21,6 +21,8 @@ class FilePart:
     path: str
     offset: int = 0
     size: int = -1
+    listed_below: str = ""
+    """Folder below which a list names this file, which may therefore never have been there."""
 
 
 Content = FilePart | NDArray[np.uint8]
@@ -68,12 +70,15 @@ def _encode_sample(content: Content, as_jpeg: bool, options: ImageOptions) -> Re
     try:
         pixels_or_file = _read(content) if isinstance(content, FilePart) else content
     except FileNotFoundError as error:
-        path = content.path if isinstance(content, FilePart) else ""
-        if os.path.islink(path):
+        assert isinstance(content, FilePart)
+        if os.path.islink(content.path):
             return Rejected("link to a missing file")
-        return SourceUnreadable(path, str(error))
+        if os.path.isdir(content.listed_below):  # else all of them have gone: a disk that is no longer there
+            return Rejected("listed, but there is no such file")
+        return SourceUnreadable(content.path, str(error))
     except OSError as error:
-        return SourceUnreadable(content.path if isinstance(content, FilePart) else "", str(error))
+        assert isinstance(content, FilePart)
+        return SourceUnreadable(content.path, str(error))
     try:
         stored = store_image(pixels_or_file, options, as_jpeg=as_jpeg)
     except BadImage as error:

@@ -1,8 +1,9 @@
-"""Raw data sets, each as a list of samples: where a sample's content is, its label, its path in the source.
+"""Raw data sets in class folders, each as a list of samples: where its content is, its label, its path in the source.
 
-`imagenet` (class folders, or the official tars read in place: imagenet_tars.py), `folder` (any class-per-folder tree),
-`cifar10` (class folders, or the python batches: cifar10_batches.py), `digits` (scikit-learn's, no download). A class's
-index is its place among the sorted class names. Whatever is missing, the error says what was expected where.
+`folder` (any class-per-folder tree), `imagenet` (class folders, or the official tars read in place: imagenet_tars.py),
+`cifar10` (class folders, or the python batches: cifar10_batches.py). A class's index is its place among the sorted
+class names. Whatever is missing, the error says what was expected where. Data sets that come with lists of their files
+are rooms of their own: places205.py, voc07.py, inat18.py.
 """
 
 from __future__ import annotations
@@ -16,21 +17,18 @@ from pathlib import Path
 import numpy as np
 
 from dataprep import cifar10_batches, imagenet_tars
-from dataprep.keyed_choice import permutation
-from dataprep.raw_source import Source, SourceError
+from dataprep.raw_source import Source, SourceError, existing_folder, require_split
 from dataprep.sample_encoding import FilePart
 
 logger = logging.getLogger(__name__)
 
 _SPLIT_NAMES = frozenset({"train", "val", "test", "valid", "validation"})
 _WNID = re.compile(r"n\d{8}")
-_DIGITS_NUM_TRAIN = 1437
-_DIGITS_SPLIT_SEED = 0
 
 
 def folder(root: Path, split: str | None = None, name: str = "folder") -> Source:
     """A class-per-folder tree: `root/[split/]<class>/**`, every file that is not hidden, sorted by class and path."""
-    root = _existing_folder(root)
+    root = existing_folder(root)
     base = root / split if split else root
     if split and not base.is_dir():
         found = ", ".join(sorted(entry.name for entry in root.iterdir() if entry.is_dir())[:10]) or "no folders"
@@ -67,8 +65,8 @@ def folder(root: Path, split: str | None = None, name: str = "folder") -> Source
 
 def imagenet(root: Path, split: str) -> Source:
     """ImageNet-1k: `root/<split>/<wnid>/*`, else the official tars and, for val, the devkit."""
-    root = _existing_folder(root)
-    _require_split(split, ("train", "val"))
+    root = existing_folder(root)
+    require_split(split, ("train", "val"))
     if not (root / split).is_dir():
         return imagenet_tars.open_split(root, split)
     classes, _ = _subfolders(root / split)
@@ -85,8 +83,8 @@ def imagenet(root: Path, split: str) -> Source:
 
 def cifar10(root: Path, split: str) -> Source:
     """CIFAR-10 as class folders `root/<split>/<class>/*`, else as the python batches; `val` is the test set."""
-    root = _existing_folder(root)
-    _require_split(split, ("train", "test", "val"))
+    root = existing_folder(root)
+    require_split(split, ("train", "test", "val"))
     for folder_name in (split, "test") if split == "val" else (split,):
         if (root / folder_name).is_dir():
             tree = folder(root, folder_name, name="cifar10")
@@ -94,40 +92,6 @@ def cifar10(root: Path, split: str) -> Source:
                 raise SourceError(f"{root / folder_name} holds {len(tree.classes)} class folders, CIFAR-10 has 10")
             return replace(tree, split=split)
     return cifar10_batches.open_split(root, split)
-
-
-def digits(split: str) -> Source:
-    """scikit-learn's handwritten digits, 8 x 8: 1,437 to learn from and 360 to measure on, split with a fixed seed."""
-    from sklearn.datasets import load_digits
-
-    _require_split(split, ("train", "val"))
-    data = load_digits()
-    order = permutation(len(data.target), _DIGITS_SPLIT_SEED)
-    own = np.sort(order[:_DIGITS_NUM_TRAIN] if split == "train" else order[_DIGITS_NUM_TRAIN:])
-    gray = np.rint(data.images[own] * (255 / 16)).astype(np.uint8)
-    pixels = np.repeat(gray[..., None], 3, axis=3)
-    return Source(
-        name="digits",
-        root="scikit-learn",
-        split=split,
-        classes=tuple("0123456789"),
-        labels=data.target[own].astype(np.int64),
-        relative_path=lambda sample: f"{data.target[own[sample]]}/{own[sample]:04d}",
-        content=lambda sample: pixels[sample],
-        default_write_mode="raw",
-    )
-
-
-def _existing_folder(root: Path) -> Path:
-    """The root as an absolute path."""
-    if not root.is_dir():
-        raise SourceError(f"--root {root} is no folder; give the folder that holds the raw data")
-    return root.resolve()
-
-
-def _require_split(split: str, allowed: tuple[str, ...]) -> None:
-    if split not in allowed:
-        raise SourceError(f"--split is {split!r}, allowed: {', '.join(allowed)}")
 
 
 def _subfolders(base: Path) -> tuple[list[str], int]:

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 
 from dataprep.beton import (
-    ALLOCATION,
-    HEADER,
     IMAGE_JPEG,
     Beton,
     BetonError,
@@ -21,6 +19,7 @@ from dataprep.beton import (
     open_beton,
     read_manifest,
 )
+from dataprep.beton_layout import ALLOCATION, HEADER
 from dataprep.jpeg_check import BadImage, decodes_cleanly, read_jpeg_header
 
 
@@ -29,9 +28,9 @@ def problems(
 ) -> Iterator[str]:
     """Everything that is wrong with a beton, one line each; `report` gets samples done and their total.
 
-    Header, sizes, allocation table; CRC-32 of head, table and each sample as in the manifest; zeros between the
-    samples; every JPEG's own header and, with `decode`, all of its Huffman codes. Without a manifest the checksums are
-    missing, which is a problem of its own.
+    Header, sizes, allocation table; CRC-32 of head, table and each sample (image and label vector) as in the manifest;
+    zeros between the samples; every JPEG's own header and, with `decode`, all of its Huffman codes. Without a manifest
+    the checksums are missing, which is a problem of its own.
     """
     try:
         beton = open_beton(path)
@@ -53,15 +52,16 @@ def problems(
 
 
 def _layout_problems(beton: Beton) -> Iterator[str]:
-    """Samples that overlap or straddle a page, and bytes where there should be none."""
-    order = np.argsort(beton.pointers)
-    starts = beton.pointers[order].astype(np.int64)
-    ends = starts + beton.sizes[order].astype(np.int64)
-    for place in np.flatnonzero(starts[1:] < ends[:-1]):
-        yield f"samples {order[place]} and {order[place + 1]} overlap"
-    for place in np.flatnonzero(starts // beton.page_size != (ends - 1) // beton.page_size):
-        yield f"sample {order[place]} straddles a page of {beton.page_size:,} bytes: FFCV's process cache would fail"
+    """Images and label vectors that overlap or straddle a page, and bytes where there should be none."""
     table_start = int(beton.memory[: HEADER.itemsize].view(HEADER)[0]["alloc_table_ptr"])
+    table = beton.memory[table_start:].view(ALLOCATION)
+    table = table[np.argsort(table["ptr"])]
+    samples, starts = table["sample_id"], table["ptr"].astype(np.int64)
+    ends = starts + table["size"].astype(np.int64)
+    for place in np.flatnonzero(starts[1:] < ends[:-1]):
+        yield f"samples {samples[place]} and {samples[place + 1]} overlap"
+    for place in np.flatnonzero(starts // beton.page_size != (ends - 1) // beton.page_size):
+        yield f"sample {samples[place]} straddles a page of {beton.page_size:,} bytes: FFCV's process cache would fail"
     following = np.append(starts[1:], table_start)
     for place in np.flatnonzero(following > ends):
         start, end = following[place], ends[place]
@@ -85,7 +85,7 @@ def _manifest_problems(beton: Beton, manifest: dict[str, Any]) -> Iterator[str]:
     for name, found in facts.items():
         if manifest.get(name) != found:
             yield f"{name} is {found}, the manifest says {manifest.get(name)}"
-    if num_rows != beton.num_samples:
+    if num_rows != beton.num_samples * beton.labels.ndim:  # an image each, and a label vector where labels are some
         yield f"the allocation table has {num_rows:,} rows for {beton.num_samples:,} samples"
     if head_bytes > first_data or beton.memory[head_bytes:first_data].any():
         yield f"bytes {head_bytes:,} to {first_data:,}, before the first sample, are not zero"
@@ -103,6 +103,8 @@ def _sample_problems(
         where = f"sample {sample} ({name})" if name else f"sample {sample}"
         content = beton.image_bytes(sample)
         found = zlib.crc32(content.data)
+        if beton.labels.ndim == 2:
+            found = zlib.crc32(beton.labels[sample].data, found)
         if crc is not None and found != crc:
             yield f"{where}: its bytes have changed (CRC-32 {found:08x}, manifest {crc:08x})"
         if beton.modes[sample] == IMAGE_JPEG:

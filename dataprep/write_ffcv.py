@@ -1,113 +1,46 @@
-"""Raw images to a beton (imagenet, folder, cifar10, digits), and two looks at one (verify, info)."""
+"""Raw images to a beton (imagenet ... folder), a part of one to train on (subset), two looks at one (verify, info)."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import sys
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from dataprep import sources
-from dataprep.beton import BetonError, manifest_path
+from dataprep import published, source_options
+from dataprep.beton import BetonError, manifest_path, open_beton
 from dataprep.console import describe, show_progress, show_summary, show_verification
-from dataprep.images import Check, WriteMode
-from dataprep.raw_source import Source, SourceError
+from dataprep.raw_source import SourceError
+from dataprep.subset_choice import write_drawn, write_listed
 from dataprep.write_plan import WritePlan
 from dataprep.writer import WriteError, already_written, write_beton
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True, kw_only=True)
-class Output(ABC):
-    """Where a beton goes and how it is made."""
 
-    out: Path
-    """Folder for the beton and its manifest (<split>.beton, <split>.beton.json)."""
-    write_mode: WriteMode | None = None
-    """passthrough: keep a JPEG's own bytes where it needs no resize, rotation or conversion, else encode. jpg: encode
-    every image. raw: pixels. proportion: JPEG for a share of the images, raw for the rest. Default: passthrough for
-    files, raw for arrays (digits, CIFAR-10's python batches)."""
-    max_resolution: int | None = None
-    """Longest side in pixels; larger images are shrunk. Default: as they are."""
-    quality: int = 90
-    """JPEG quality of what is encoded, 1 to 100."""
-    jpg_proportion: float = 0.5
-    """Share of the images that write mode proportion stores as JPEG, 0 to 1."""
-    max_pixels: int = 1 << 26
-    """Images of more pixels are rejected unread (decompression bombs)."""
-    check: Check = "markers"
-    """How JPEGs are checked. markers: their structure, and in doubt as decode. decode: every one is parsed to its last
-    Huffman code, which also finds data that ends early behind a valid end marker, at a third of the speed."""
-    num_workers: int | None = None
-    """Encoder processes; 0 encodes in the command's own process. Default: one per usable CPU core."""
-    limit: int | None = None
-    """Read this many images at most: the first ones, or with --shuffle-seed a random part."""
-    shuffle_seed: int | None = None
-    """Shuffle the samples with this seed. Default: the source's order."""
-    on_bad: Literal["skip", "fail"] = "skip"
-    """An image that cannot be used: skip leaves it out and names it in the manifest, fail stops the write."""
+@dataclass(frozen=True)
+class Subset:
+    """Choose samples of a beton for training with few labels; written beside it as <split>.<name>.json."""
+
+    file: tyro.conf.Positional[Path]
+    """The beton."""
+    name: str
+    """Name of the subset; simclr-1percent and simclr-10percent are ImageNet's published ones."""
+    list: Path | None = None
+    """Text file with a file name per line: 1percent.txt or 10percent.txt of SimCLR's imagenet_subsets/."""
+    allow_other_list: bool = False
+    """Take a list that is none of the published ones, too."""
+    fraction: float | None = None
+    """Instead of a list: draw this share of each class, at least one sample."""
+    seed: int = 0
+    """Seed of the draw. A smaller fraction with the same seed gives a part of a larger one's samples."""
     overwrite: bool = False
-    """Replace a beton that is already there."""
-
-    @abstractmethod
-    def open_source(self) -> Source:
-        """The raw data, indexed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Imagenet(Output):
-    """ImageNet-1k: extracted class folders, or the official tars read in place."""
-
-    root: Path
-    """Folder with train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, or with ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar
-    and ILSVRC2012_devkit_t12.tar.gz."""
-    split: str = "train"
-    """train or val."""
-
-    def open_source(self) -> Source:
-        return sources.imagenet(self.root, self.split)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Folder(Output):
-    """Any tree with one folder per class."""
-
-    root: Path
-    """Folder with <class>/<files>, or with <split>/<class>/<files> when --split is given."""
-    split: str | None = None
-    """Subfolder of the root; without it the root holds the class folders and names the beton."""
-
-    def open_source(self) -> Source:
-        return sources.folder(self.root, self.split)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cifar10(Output):
-    """CIFAR-10: the published python batches, or class folders."""
-
-    root: Path
-    """Folder with cifar-10-batches-py/ (or the batches themselves), or with train/<class>/<files> and test/..."""
-    split: str = "train"
-    """train, test, or val (the test set under the name that the recipes expect)."""
-
-    def open_source(self) -> Source:
-        return sources.cifar10(self.root, self.split)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Digits(Output):
-    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; nothing to download."""
-
-    split: str = "train"
-    """train (1,437 images) or val (360)."""
-
-    def open_source(self) -> Source:
-        return sources.digits(self.split)
+    """Replace a subset of this name."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +62,14 @@ class Info:
 
 
 Command = (
-    Annotated[Imagenet, tyro.conf.subcommand("imagenet")]
-    | Annotated[Folder, tyro.conf.subcommand("folder")]
-    | Annotated[Cifar10, tyro.conf.subcommand("cifar10")]
-    | Annotated[Digits, tyro.conf.subcommand("digits")]
+    Annotated[source_options.Imagenet, tyro.conf.subcommand("imagenet")]
+    | Annotated[source_options.Places205, tyro.conf.subcommand("places205")]
+    | Annotated[source_options.Voc07, tyro.conf.subcommand("voc07")]
+    | Annotated[source_options.Inat18, tyro.conf.subcommand("inat18")]
+    | Annotated[source_options.Cifar10, tyro.conf.subcommand("cifar10")]
+    | Annotated[source_options.Digits, tyro.conf.subcommand("digits")]
+    | Annotated[source_options.Folder, tyro.conf.subcommand("folder")]
+    | Annotated[Subset, tyro.conf.subcommand("subset")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
@@ -155,9 +92,11 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped(number)
 
 
-def write(command: Output) -> int:
+def write(command: source_options.Output) -> int:
     """Write one beton; returns the exit code."""
     source = command.open_source()
+    for difference in published.differences(source):
+        logger.warning("warning: %s", difference)
     plan = WritePlan(
         write_mode=command.write_mode or source.default_write_mode,
         max_resolution=command.max_resolution,
@@ -178,10 +117,32 @@ def write(command: Output) -> int:
     return 0
 
 
+def choose_subset(command: Subset) -> int:
+    """Write one subset; returns the exit code."""
+    if (command.list is None) == (command.fraction is None):
+        raise ValueError("say how to choose: --list FILE, or --fraction SHARE with --seed NUMBER")
+    if command.list is not None:
+        path, size = write_listed(
+            command.file,
+            command.name,
+            command.list,
+            allow_other=command.allow_other_list,
+            overwrite=command.overwrite,
+        )
+    else:
+        assert command.fraction is not None
+        path, size = write_drawn(
+            command.file, command.name, command.fraction, command.seed, overwrite=command.overwrite
+        )
+    print(f"{path}: {size:,} of {open_beton(command.file).num_samples:,} samples")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; user errors become one line on stderr and exit code 1 (2 for the command line itself)."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    command = tyro.cli(Command, args=arguments, prog="write_ffcv.py", description=__doc__)
+    config = (tyro.conf.FlagCreatePairsOff,)
+    command = tyro.cli(Command, args=arguments, prog="write_ffcv.py", description=__doc__, config=config)
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup and shells ignore some on purpose
             signal.signal(number, _stop)
@@ -191,6 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(command, Info):
             describe(command.file)
             return 0
+        if isinstance(command, Subset):
+            return choose_subset(command)
         return write(command)
     except (SourceError, BetonError, WriteError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

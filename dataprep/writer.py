@@ -3,7 +3,7 @@
 The suite writes FFCV's format by its own code, because FFCV's DatasetWriter waits for ever when a worker raises or
 dies, writes in place (an unfinished file looks finished to its reader), and decodes and re-encodes every image. Here
 results come back in order through a bounded window, so the same source and options give the same bytes with any number
-of workers, and memory holds only the metadata: about 60 bytes and a path per sample.
+of workers, and memory holds only the metadata: about 60 bytes, a label vector and a path per sample.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataprep.beton import BetonError, manifest_path, open_beton, read_manifest
-from dataprep.beton_file import FIELDS, MAX_SAMPLE_BYTES, BetonFile
+from dataprep.beton_file import MAX_SAMPLE_BYTES, BetonFile
 from dataprep.encoder_pool import EncoderPool, WorkerDied
-from dataprep.manifest import identity, software, write_manifest
+from dataprep.manifest import identity, samples_per_class, software, write_manifest
 from dataprep.partial_file import partial_path, remove_stale_partials
 from dataprep.raw_source import Source
 from dataprep.sample_encoding import Chunk, Encoded, FilePart, Rejected, Result, SourceUnreadable
@@ -111,7 +111,7 @@ def write_beton(
             target.parent.mkdir(parents=True, exist_ok=True)
             remove_stale_partials(target)
             with partial.open("wb") as file:
-                beton = BetonFile(file, len(order))
+                beton = BetonFile(file, len(order), source.label_length)
                 _fill(beton, source, results, on_bad, progress, report)
                 head_crc, table_crc = beton.finish()
             head = _manifest_head(source, plan, beton, progress)
@@ -168,7 +168,7 @@ def _fill(
         if isinstance(result, Encoded) and len(result.data) > MAX_SAMPLE_BYTES:
             result = Rejected(f"{len(result.data):,} bytes do not fit a page of FFCV ({MAX_SAMPLE_BYTES:,})")
         if isinstance(result, Encoded):
-            beton.append(result, int(source.labels[position]), position)
+            beton.append(result, source.labels[position], position)
             progress.num_kept += result.kept
             progress.num_bytes = beton.num_bytes
         else:
@@ -185,7 +185,6 @@ def _fill(
 
 def _manifest_head(source: Source, plan: WritePlan, beton: BetonFile, progress: WriteProgress) -> dict[str, object]:
     """All of the manifest but the checksums, the rejected and the samples."""
-    counts = np.bincount(beton.labels, minlength=len(source.classes))
     return {
         "software": software(),
         "beton_bytes": beton.num_bytes,
@@ -193,9 +192,9 @@ def _manifest_head(source: Source, plan: WritePlan, beton: BetonFile, progress: 
         "num_samples": beton.num_samples,
         "num_kept_jpegs": progress.num_kept,
         "page_size": beton.page_size,
-        "fields": FIELDS,
+        "fields": beton.fields,
         **identity(source, plan),
-        "samples_per_class": dict(zip(source.classes, counts.tolist(), strict=True)),
+        "samples_per_class": samples_per_class(beton.labels, source.classes),
     }
 
 

@@ -25,7 +25,7 @@ MAX_LINES = 300
 
 MAY_IMPORT = {
     "jobs": {"jobs", "vicreg", "dataprep", "slurm"},
-    "vicreg": {"vicreg", "dataprep.beton"},
+    "vicreg": {"vicreg", "dataprep.beton", "dataprep.subset"},
     "dataprep": {"dataprep"},
     "slurm": {"slurm"},
 }

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataprep import sources
-from dataprep.beton import HEADER, BetonError, manifest_path, manifest_samples, open_beton, read_manifest
+from dataprep import digits, sources
+from dataprep.beton import BetonError, manifest_path, manifest_samples, open_beton, read_manifest
+from dataprep.beton_layout import HEADER
 from dataprep.write_plan import WritePlan
 from dataprep.writer import write_beton
 from tests.dataprep.raw_images import picture
@@ -42,6 +43,50 @@ def test_reads_what_ffcv_writes(tmp_path: Path, mode: str) -> None:
         assert found.shape == expected.shape
         error = np.abs(found.astype(int) - expected)
         assert error.max() == 0 if mode == "raw" else error.mean() < 5
+
+
+class LabelledPictures(Pictures):
+    """Pictures with label vectors of a numpy type."""
+
+    def __init__(self, dtype: str) -> None:
+        self.vectors = np.random.default_rng(0).integers(-1, 2, (12, 7)).astype(dtype)
+
+    def __getitem__(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
+        return picture(sample, 20, 30), self.vectors[sample]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float32"])
+def test_label_vectors_that_ffcv_writes(tmp_path: Path, dtype: str) -> None:
+    from ffcv.fields import NDArrayField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    path, pictures = tmp_path / "theirs.beton", LabelledPictures(dtype)
+    fields = {"image": RGBImageField(write_mode="raw"), "label": NDArrayField(np.dtype(dtype), (7,))}
+    DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(pictures, chunksize=4)
+    if dtype == "float32":
+        with pytest.raises(BetonError, match="arrays, but not vectors of int8"):
+            open_beton(path)
+        return
+    beton = open_beton(path)
+    assert beton.labels.dtype == np.int8
+    np.testing.assert_array_equal(beton.labels, pictures.vectors)
+    np.testing.assert_array_equal(beton.decode(3), picture(3, 20, 30))
+
+
+def test_label_vectors_outside_the_data_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "digits.beton"
+    write_beton(digits.open_split("val", multi_label=True), path, WritePlan("raw", limit=9), num_workers=0)
+    whole, beton = path.read_bytes(), open_beton(path)
+    table_start = int(np.frombuffer(whole, HEADER, 1)["alloc_table_ptr"][0])
+    first_vector = int(beton.pointers[8] + beton.sizes[8])
+    place = whole.index(first_vector.to_bytes(8, "little"))
+    for pointer, good in ((table_start - 5, True), (table_start - 4, False), (2**63 + 5, False)):
+        path.write_bytes(whole[:place] + pointer.to_bytes(8, "little") + whole[place + 8 :])
+        if good:
+            open_beton(path)
+            continue
+        with pytest.raises(BetonError, match="1 label vectors lie outside the data"):
+            open_beton(path)
 
 
 @pytest.fixture

@@ -232,22 +232,3 @@ def test_cifar10_class_folders(tmp_path: Path) -> None:
     make_tree(tmp_path / "train", 1, classes[:9])
     with pytest.raises(SourceError, match="holds 9 class folders"):
         sources.cifar10(tmp_path, "train")
-
-
-def test_digits_split_is_fixed_and_disjoint() -> None:
-    train, val = sources.digits("train"), sources.digits("val")
-    assert (len(train), len(val)) == (1437, 360)
-    assert not set(names(train)) & set(names(val))
-    assert names(val)[:4] == ["0/0000", "3/0003", "9/0009", "9/0019"]
-    assert val.classes == tuple("0123456789")
-    image = val.content(0)
-    assert isinstance(image, np.ndarray)
-    assert image.shape == (8, 8, 3)
-    assert image.max() <= 255
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    np.testing.assert_array_equal(image[..., 2], np.rint(data.images[0] * 255 / 16))
-    assert val.labels.tolist()[:4] == [0, 3, 9, 9]
-    with pytest.raises(SourceError, match="'test', allowed: train, val"):
-        sources.digits("test")

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataprep import sources
-from dataprep.beton import HEADER, manifest_path, open_beton
+from dataprep import digits, sources
+from dataprep.beton import manifest_path, open_beton
+from dataprep.beton_layout import HEADER
 from dataprep.verification import problems
 from dataprep.write_plan import WritePlan
 from dataprep.writer import write_beton
@@ -52,6 +53,25 @@ def test_a_flipped_byte_anywhere_is_found(path: Path) -> None:
     places = [*range(24), 30, 500, 3147, 3160, 3180, data - 1, *rng.integers(data, table, 10), table, len(whole) - 1]
     for place in places:
         flip(path, int(place))
+        assert list(problems(path)), f"a change of byte {place} went unnoticed"
+        path.write_bytes(whole)
+
+
+def test_a_changed_label_vector_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "digits.beton"
+    source = digits.open_split("val", multi_label=True)
+    write_beton(source, path, WritePlan("raw", limit=300), num_workers=0)
+    assert list(problems(path)) == []
+    whole, beton = path.read_bytes(), open_beton(path)
+    vectors = whole.index(beton.labels.tobytes(), int(beton.pointers[299]))  # behind the images, one after the other
+    for sample in (0, 7, 299):
+        flip(path, vectors + 5 * sample + 3)
+        [problem] = problems(path)
+        assert problem.startswith(f"sample {sample} ({source.relative_path(sample)}): its bytes have changed")
+        path.write_bytes(whole)
+    table = int(np.frombuffer(whole, HEADER, 1)["alloc_table_ptr"][0])
+    for place in (3164, 3172, table + 300 * 24, len(whole) - 1):  # pointers in the metadata, rows of vectors
+        flip(path, place)
         assert list(problems(path)), f"a change of byte {place} went unnoticed"
         path.write_bytes(whole)
 

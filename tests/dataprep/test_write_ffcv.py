@@ -76,6 +76,13 @@ def test_verify_names_problems(tree: Path, tmp_path: Path, capsys: pytest.Captur
         (["folder", "--root", "TREE", "--out", "OUT", "--quality", "101"], "--quality is 101, allowed: 1 to 100"),
         (["cifar10", "--root", "TREE", "--out", "OUT"], "cifar-10-batches-py/data_batch_1"),
         (["digits", "--out", "OUT", "--split", "test"], "'test', allowed: train, val"),
+        (["places205", "--root", "TREE", "--out", "OUT"], "train_places205.csv is missing, looked for"),
+        (["voc07", "--root", "TREE", "--out", "OUT"], "VOCtrainval_06-Nov-2007.tar"),
+        (["inat18", "--root", "TREE", "--out", "OUT", "--split", "val"], "val2018.json is missing"),
+        (["subset", "/absent.beton", "--name", "x", "--fraction", "0.1"], "no such file"),
+        (["subset", "/absent.beton", "--name", "x"], "say how to choose: --list FILE, or --fraction"),
+        (["subset", "/x.beton", "--name", "x", "--list", "l", "--fraction", "1"], "say how to choose"),
+        (["subset", "/absent.beton", "--name", "beton", "--fraction", "0.1"], "--name is 'beton', allowed"),
         (["verify", "/absent.beton"], "no such file"),
         (["info", "/absent.beton"], "no such file"),
     ],
@@ -89,6 +96,56 @@ def test_user_errors_are_one_line(
     assert message in captured.err + captured.out
     assert "Traceback" not in captured.err
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_label_vectors_from_writing_to_a_subset(tmp_path: Path) -> None:
+    written = run("digits", "--multi-label", "--split", "val", "--out", tmp_path, "--limit", 200, "--shuffle-seed", 3)
+    assert (written.returncode, written.stderr) == (0, "")
+    beton = tmp_path / "val.beton"
+    assert f"{beton}: 200 samples, 0 rejected" in written.stdout
+    verified = run("verify", beton)
+    assert (verified.returncode, verified.stdout) == (
+        0,
+        f"{beton}: whole; 200 samples, every byte as it was written\n",
+    )
+    info = run("info", beton)
+    labels = open_beton(beton).labels
+    present = [int((labels[:, column] == 1).sum()) for column in range(5)]
+    for expected in (
+        f"vectors of 5 classes; per image {(labels == 1).sum() / 200:.2f} present, ",
+        f"5 with {min(present)} to {max(present)} samples",
+        "digits, multi-label val",
+    ):
+        assert expected in info.stdout
+    assert "is another" in run("digits", "--split", "val", "--out", tmp_path).stderr
+    refused = run("subset", beton, "--name", "few", "--fraction", 0.1)
+    assert (refused.returncode, "has label vectors" in refused.stderr) == (1, True)
+    assert run("digits", "--split", "val", "--out", tmp_path, "--overwrite").returncode == 0
+    chosen = run("subset", beton, "--name", "few", "--fraction", 0.1, "--seed", 4)
+    assert (chosen.returncode, chosen.stdout) == (0, f"{tmp_path}/val.few.json: 36 of 360 samples\n")
+
+
+def test_other_counts_than_published_are_a_warning(tmp_path: Path) -> None:
+    make_tree(tmp_path / "val", 2, ("n01440764", "n01443537"))
+    written = run("imagenet", "--root", tmp_path, "--split", "val", "--out", tmp_path, "--num-workers", 0)
+    assert written.returncode == 0
+    assert written.stderr.splitlines() == [
+        f"warning: imagenet val: 4 images in {tmp_path}, published are 50,000",
+        f"warning: imagenet val: 2 classes with images in {tmp_path}, published are 1,000",
+    ]
+
+
+@pytest.mark.parametrize(
+    "command", ["imagenet", "places205", "voc07", "inat18", "cifar10", "digits", "folder", "subset"]
+)
+def test_every_command_explains_itself_at_80_columns(command: str) -> None:
+    environment = {**os.environ, "COLUMNS": "80"}
+    arguments = [sys.executable, "dataprep/write_ffcv.py", command, "--help"]
+    shown = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True, env=environment).stdout
+    assert f"write_ffcv.py {command}" in shown
+    assert "(required)" in shown
+    box = [line for line in shown.splitlines() if line.startswith("│")]
+    assert {len(line) for line in box} == {80}
 
 
 def test_help_and_unknown_options() -> None:

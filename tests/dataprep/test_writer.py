@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dataprep import sources
-from dataprep.beton import ALLOCATION, IMAGE_JPEG, BetonError, manifest_path, open_beton, read_manifest
+from dataprep import digits, sources
+from dataprep.beton import IMAGE_JPEG, BetonError, manifest_path, open_beton, read_manifest
 from dataprep.beton_file import BetonFile
+from dataprep.beton_layout import ALLOCATION
 from dataprep.keyed_choice import permutation
+from dataprep.raw_source import Source, listed_files
 from dataprep.sample_encoding import Encoded
 from dataprep.verification import problems
 from dataprep.write_plan import WritePlan
@@ -68,7 +71,97 @@ def test_plain_ffcv_reader_reads_our_files(tree: Path, tmp_path: Path, write_mod
     assert modes == {"passthrough": {0}, "jpg": {0}, "raw": {1}, "proportion": {0, 1}}[write_mode]
 
 
+FFCV_VECTOR_LOADER = """
+import sys
+import numpy as np
+from ffcv.fields.basics import IntDecoder
+from ffcv.fields.ndarray import NDArrayDecoder
+from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
+from ffcv.loader import Loader, OrderOption
+path, os_cache = sys.argv[1], sys.argv[2] == "True"
+pipelines = {"image": [CenterCropRGBImageDecoder((8, 8), 1.0)], "label": [NDArrayDecoder()], "index": [IntDecoder()]}
+order = OrderOption.RANDOM
+loader = Loader(path, 64, num_workers=1, order=order, seed=1, os_cache=os_cache, drop_last=False, pipelines=pipelines)
+for images, labels, indices in loader:
+    assert labels.dtype == np.int8
+    for image, label, index in zip(images, labels, indices):
+        print(index.item(), int(np.asarray(image, int).sum()), *label.tolist())
+"""
+
+
+@pytest.mark.parametrize("write_mode", ["raw", "jpg"])
+def test_plain_ffcv_reader_reads_our_label_vectors(tmp_path: Path, write_mode: str) -> None:
+    from ffcv.reader import Reader
+
+    source = digits.open_split("val", multi_label=True)
+    path = tmp_path / "val.beton"
+    write_beton(source, path, WritePlan(write_mode, limit=300, shuffle_seed=2), num_workers=0)
+    reader, beton = Reader(str(path)), open_beton(path)
+    order = permutation(360, 2)[:300]
+    np.testing.assert_array_equal(beton.labels, source.labels[order])
+    assert (reader.handlers["label"].dtype, reader.handlers["label"].shape) == (np.dtype("int8"), (5,))
+    np.testing.assert_array_equal(reader.metadata["f2"], order)
+    rows = {int(row["ptr"]): row for row in reader.alloc_table}
+    assert len(rows) == len(reader.alloc_table) == 600
+    memory = path.read_bytes()
+    for sample, pointer in enumerate(reader.metadata["f1"].tolist()):
+        row = rows[pointer]
+        assert (row["sample_id"], row["size"]) == (sample, 5)
+        assert pointer // beton.page_size == (pointer + 4) // beton.page_size
+        assert np.frombuffer(memory[pointer : pointer + 5], np.int8).tolist() == beton.labels[sample].tolist()
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("os_cache", [True, False])
+def test_plain_ffcv_loader_reads_our_label_vectors(tmp_path: Path, os_cache: bool) -> None:
+    path = tmp_path / "val.beton"
+    source = digits.open_split("val", multi_label=True)
+    write_beton(source, path, WritePlan("raw"), num_workers=0)
+    command = [sys.executable, "-c", FFCV_VECTOR_LOADER, str(path), str(os_cache)]
+    output = subprocess.run(command, capture_output=True, text=True, timeout=150, check=True).stdout
+    rows = {int(index): rest for index, *rest in map(str.split, output.splitlines())}
+    beton = open_beton(path)
+    assert rows.keys() == set(range(360))
+    for index, (pixels, *label) in rows.items():
+        assert [int(value) for value in label] == source.labels[index].tolist()
+        assert int(pixels) == beton.decode(index).astype(int).sum()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_manifest_of_label_vectors(tmp_path: Path, num_workers: int) -> None:
+    source = digits.open_split("val", multi_label=True)
+    path = tmp_path / "val.beton"
+    write_beton(source, path, WritePlan("raw", limit=200), num_workers=num_workers)
+    manifest = read_manifest(path)
+    assert manifest["fields"] == {"image": "RGBImageField", "label": "NDArrayField", "index": "IntField"}
+    for column, name in enumerate(source.classes):
+        counted = {str(value): int((source.labels[:200, column] == value).sum()) for value in (-1, 0, 1)}
+        assert manifest["samples_per_class"][name] == counted
+    assert already_written(source, path, WritePlan("raw", limit=200))
+    with pytest.raises(BetonError, match="is another"):
+        already_written(digits.open_split("val"), path, WritePlan("raw", limit=200))
+
+
+def test_listed_files_that_are_missing_are_rejected_by_name(tree: Path, tmp_path: Path) -> None:
+    paths = ["ant/000.jpg", "ant/gone.jpg", "bee/001.jpg", "dodo/000.jpg"]
+    source = Source(
+        name="list",
+        root=str(tree),
+        split="train",
+        classes=("a", "b"),
+        labels=np.array([0, 0, 1, 1]),
+        relative_path=paths.__getitem__,
+        content=listed_files(tree, paths, tree / "list"),
+    )
+    path = tmp_path / "x.beton"
+    done = write_beton(source, path, WritePlan("passthrough"), num_workers=1)
+    assert done.rejected == [(name, "listed, but there is no such file") for name in (paths[1], paths[3])]
+    assert open_beton(path).labels.tolist() == [0, 1]
+    shutil.move(tree, tmp_path / "unmounted")
+    with pytest.raises(WriteError, match=r"cannot read .*ant/000\.jpg"):
+        write_beton(source, path, WritePlan("passthrough"), num_workers=1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("os_cache", [True, False])
 def test_plain_ffcv_loader_reads_our_files(tree: Path, tmp_path: Path, os_cache: bool) -> None:
@@ -199,24 +292,35 @@ def test_options_are_checked(options: dict[str, object], message: str) -> None:
 MIB = 1 << 20
 
 
-@given(sizes=st.lists(st.integers(1, 3 * MIB) | st.sampled_from([1, 2 * MIB, 5 * MIB]), min_size=1, max_size=8))
-@settings(max_examples=20, deadline=None)
-def test_samples_never_straddle_a_page(tmp_path_factory: pytest.TempPathFactory, sizes: list[int]) -> None:
+@given(
+    label_length=st.sampled_from([0, 1, 20, 3000]),
+    sizes=st.lists(st.integers(1, 3 * MIB) | st.sampled_from([1, 2 * MIB, 5 * MIB]), min_size=1, max_size=8),
+)
+@settings(max_examples=30, deadline=None)
+def test_samples_never_straddle_a_page(
+    tmp_path_factory: pytest.TempPathFactory, label_length: int, sizes: list[int]
+) -> None:
     path = tmp_path_factory.mktemp("pages") / "x.beton"
     with path.open("wb") as file:
-        beton_file = BetonFile(file, num_reserved=len(sizes) + 3)
+        beton_file = BetonFile(file, len(sizes) + 3, label_length)
         for number, size in enumerate(sizes):
-            beton_file.append(Encoded(IMAGE_JPEG, 1, 1, 0, False, bytes([number + 1]) * size), number, number)
+            label = np.full(label_length, number, np.int8) if label_length else number
+            beton_file.append(Encoded(IMAGE_JPEG, 1, 1, 0, False, bytes([number + 1]) * size), label, number)
         beton_file.finish()
     beton = open_beton(path)
     assert beton.page_size >= max(2 * MIB, max(sizes))
     assert beton.page_size & (beton.page_size - 1) == 0
-    starts, ends = beton.pointers.astype(int), (beton.pointers + beton.sizes).astype(int) - 1
+    shape = (len(sizes), label_length) if label_length else (len(sizes),)
+    assert (np.arange(len(sizes)) == beton.labels.T).all()
+    assert beton.labels.shape == shape
+    table = beton.memory[-len(sizes) * beton.labels.ndim * ALLOCATION.itemsize :].view(ALLOCATION)
+    starts, ends = table["ptr"].astype(int), (table["ptr"] + table["size"]).astype(int) - 1
+    np.testing.assert_array_equal(table["ptr"][: len(sizes)], beton.pointers)
     np.testing.assert_array_equal(starts // beton.page_size, ends // beton.page_size)
     assert beton.sizes.tolist() == sizes
     for number, size in enumerate(sizes):
         assert beton.image_bytes(number).tobytes() == bytes([number + 1]) * size
-    assert (beton.memory.size - len(sizes) * ALLOCATION.itemsize) % 8 == 0
+    assert (beton.memory.size - table.nbytes) % 8 == 0
 
 
 def test_a_large_sample_enlarges_the_page(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Resize
 
 from dataprep.beton import open_beton
-from tests.vicreg.photos import photos, write_photos
+from tests.vicreg.photos import ROOT, photos, write_photos
 from vicreg import array_views
 from vicreg.augment import augment
 from vicreg.batches import Batch, Buffers, Sampling, in_order, split_tasks
@@ -305,20 +307,40 @@ def test_results_come_in_order_and_errors_at_their_place() -> None:
     assert list(in_order(jobs[:2], workers=1, ahead=0)) == ["a", "b"]
 
 
+@pytest.mark.parametrize(("resize", "size"), [(40, 32), (256, 224)])
 @pytest.mark.parametrize(("batch_size", "samples"), [(5, range(NUM)), (7, range(3, 20)), (64, [4, 2, 9])])
-def test_evaluation_sees_every_sample_once_in_order(mixed: Path, batch_size: int, samples: list[int]) -> None:
-    """Within 1/255 of torchvision's Resize and CenterCrop on Pillow images."""
+def test_evaluation_sees_every_sample_once_in_order(
+    mixed: Path, resize: int, size: int, batch_size: int, samples: list[int]
+) -> None:
+    """Within 1/255 of torchvision's Resize and CenterCrop on Pillow images, most of which are not square."""
     opened = open_beton(mixed)
-    batches = list(centre_batches(CONFIG, mixed, samples, batch_size=batch_size, workers=2))
+    assert sum(opened.widths[list(samples)] != opened.heights[list(samples)]) > len(samples) / 2
+    config = dataclasses.replace(CONFIG, image_size=size, eval_resize=resize)
+    batches = list(centre_batches(config, mixed, samples, batch_size=batch_size, workers=2))
     assert [len(batch[0]) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert torch.cat([batch[2] for batch in batches]).tolist() == list(samples)
-    transform = torch.nn.Sequential(Resize(40), CenterCrop(32))
+    transform = torch.nn.Sequential(Resize(resize), CenterCrop(size))
     for images, labels, numbers in batches:
         assert images.dtype == torch.uint8
+        assert images.shape[1:] == (3, size, size)
         for image, label, sample in zip(images, labels.tolist(), numbers.tolist(), strict=True):
             assert label == opened.labels[sample]
             expected = np.asarray(transform(Image.fromarray(opened.decode(sample))))
             assert abs(image.permute(1, 2, 0).numpy().astype(int) - expected).max() <= 1
+
+
+def test_label_vectors_come_along(tmp_path: Path) -> None:
+    """What an evaluation of several labels gets, and what pretraining on such a beton must not stumble over."""
+    command = [sys.executable, "dataprep/write_ffcv.py", "digits", "--multi-label", "--split", "val"]
+    subprocess.run([*command, "--out", str(tmp_path), "--limit", "50"], cwd=ROOT, check=True, capture_output=True)
+    path = tmp_path / "val.beton"
+    expected = torch.from_numpy(open_beton(path).labels)
+    assert expected.shape == (50, 5)
+    evaluated = list(centre_batches(CONFIG, path, range(50), batch_size=16, workers=2))
+    assert torch.equal(torch.cat([labels for _, labels, _ in evaluated]), expected)
+    for config in (CONFIG, ARRAY):
+        for batch in _open(path, config).batches(0):
+            assert torch.equal(batch.labels, expected[batch.samples])
 
 
 def test_workers_come_from_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:

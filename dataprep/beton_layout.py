@@ -1,0 +1,62 @@
+"""FFCV's file format, version 2, as numpy sees it: what the reader (beton.py) and the writer (beton_file.py) share.
+
+Header, field descriptors, metadata (one record per sample), page-aligned data, allocation table at the end. A label
+vector is a field of FFCV's NDArrayField: its values are data like an image's, and the metadata point to them.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT_VERSION = 2
+MIN_PAGE_SIZE = 1 << 21
+
+HEADER = np.dtype(
+    [
+        ("version", "<u2"),
+        ("num_fields", "<u2"),
+        ("page_size", "<u4"),
+        ("num_samples", "<u8"),
+        ("alloc_table_ptr", "<u8"),
+    ],
+    align=True,
+)
+DESCRIPTOR = np.dtype([("type_id", "u1"), ("name", "S16"), ("arguments", "u1", (1024,))], align=True)
+ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
+IMAGE_METADATA = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
+
+TYPE_INT = 1
+TYPE_IMAGE = 2
+TYPE_ARRAY = 4
+_BYTES_METADATA = np.dtype([("ptr", "<u8"), ("size", "<u8")])
+FIELD_METADATA = {
+    0: np.dtype("<f8"),  # float
+    TYPE_INT: np.dtype("<i8"),
+    TYPE_IMAGE: IMAGE_METADATA,
+    3: _BYTES_METADATA,  # bytes
+    TYPE_ARRAY: np.dtype("<u8"),
+    5: _BYTES_METADATA,  # JSON
+    6: np.dtype("<u8"),  # tensor
+}
+_ARRAY_ARGUMENTS = np.dtype([("shape", "<u8", (32,)), ("dtype_bytes", "<u8")])
+
+
+def vector_arguments(length: int) -> NDArray[np.uint8]:
+    """The descriptor's arguments of an NDArrayField of `length` int8 values: shape, then numpy's dtype as JSON."""
+    dtype = np.frombuffer(json.dumps(np.dtype(np.int8).descr).encode("ascii"), np.uint8)
+    fixed = np.zeros(1, _ARRAY_ARGUMENTS)
+    fixed["shape"][0, 0] = length
+    fixed["dtype_bytes"] = len(dtype)
+    arguments = np.zeros(DESCRIPTOR["arguments"].shape, np.uint8)
+    arguments[: fixed.nbytes] = fixed.view(np.uint8)
+    arguments[fixed.nbytes : fixed.nbytes + len(dtype)] = dtype
+    return arguments
+
+
+def vector_length(arguments: NDArray[np.uint8]) -> int | None:
+    """The length that `vector_arguments` wrote; None when these are the arguments of any other array."""
+    length = int(arguments[: _ARRAY_ARGUMENTS.itemsize].view(_ARRAY_ARGUMENTS)[0]["shape"][0])
+    return length if length > 0 and np.array_equal(arguments, vector_arguments(length)) else None

@@ -68,7 +68,7 @@ class Plan:
         if len(failed) == 1:
             raise ValueError(failed[0].said)
         if failed:
-            raise ValueError("".join(f"\n  {check.name}: {check.said}" for check in failed))
+            raise ValueError("".join(f"\n  {check.said}" for check in failed))
 
     def summary(self) -> Table:
         """The job in a few lines."""

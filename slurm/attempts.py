@@ -46,11 +46,12 @@ def begin(folder: Path, attempt: Attempt) -> None:
     _append(folder / ATTEMPTS_FILE, asdict(attempt))
 
 
-def end(folder: Path, outcome: str, reason: str = "", failed_node: str = "", progress: int = -1) -> Attempt:
-    """Note how the latest attempt ended; returns it."""
-    latest = read(folder)[-1]
+def end(
+    folder: Path, attempt: Attempt, outcome: str, reason: str = "", failed_node: str = "", progress: int = -1
+) -> Attempt:
+    """Note how an attempt ended, which need not be the latest: on a node that was lost it may outlive the next one."""
     ended = replace(
-        latest, outcome=outcome, ended=time.time(), reason=reason, failed_node=failed_node, progress=progress
+        attempt, outcome=outcome, ended=time.time(), reason=reason, failed_node=failed_node, progress=progress
     )
     _append(folder / ATTEMPTS_FILE, asdict(ended))
     return ended
@@ -59,7 +60,7 @@ def end(folder: Path, outcome: str, reason: str = "", failed_node: str = "", pro
 def read(folder: Path) -> list[Attempt]:
     """All attempts, oldest first, each as it was last noted; damaged lines are passed over."""
     try:
-        lines = (folder / ATTEMPTS_FILE).read_text(encoding="utf-8").splitlines()
+        lines = (folder / ATTEMPTS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
     found: dict[tuple[str, int, float], Attempt] = {}
@@ -74,7 +75,8 @@ def close_forgotten(folder: Path, progress: int) -> None:
     """Note of an attempt that was killed without a word that it is over; called when the next one starts."""
     past = read(folder)
     if past and past[-1].outcome == RUNNING:
-        end(folder, STOPPED, "ended without a word: node failure, or killed before it could say anything", "", progress)
+        reason = "ended without a word: node failure, or killed before it could say anything"
+        end(folder, past[-1], STOPPED, reason, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,10 @@ def outcomes(attempts: Sequence[Attempt], outcome: str) -> int:
 
 
 def _append(path: Path, content: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(content) + "\n")
+    with path.open("ab+") as file:
+        if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+            file.write(b"\n")  # a line that was cut by a power loss or a full disk must not take this one with it
+        file.write(json.dumps(content).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 

@@ -75,6 +75,7 @@ class Batch:
         self.job_id = os.environ["SLURM_JOB_ID"]
         self.restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         self.nodes = scheduler.host_names(os.environ["SLURM_JOB_NODELIST"])
+        self.attempt = Attempt(self.job_id, self.restart, self.nodes, time.time())
         self.start_folder = folder / f"start_{self.job_id}_{self.restart}"
         self.log_sizes = {path.name: path.stat().st_size for path in folder.glob("rank_*.log")}
         self.terminating = False
@@ -88,7 +89,7 @@ class Batch:
     def run(self) -> int:
         """The whole attempt; returns the exit code of the job."""
         attempts.close_forgotten(self.folder, self._progress())
-        attempts.begin(self.folder, Attempt(self.job_id, self.restart, self.nodes, time.time()))
+        attempts.begin(self.folder, self.attempt)
         log.info("attempt %d of job %s on %s", self.restart + 1, self.job_id, ", ".join(self.nodes))
         if shutil.which("scontrol") is None:
             log.warning("scontrol is not on this node's PATH: the job cannot send itself back to the queue")
@@ -112,7 +113,7 @@ class Batch:
     def _judge(self, ranks: Srun) -> int:
         """All ranks have left: find out why, and act."""
         if (self.start_folder / FINISHED_FILE).exists():
-            attempts.end(self.folder, FINISHED, progress=self._progress())
+            attempts.end(self.folder, self.attempt, FINISHED, progress=self._progress())
             shutil.rmtree(self.start_folder, ignore_errors=True)
             return 0
         said = self._ask_scheduler()
@@ -149,9 +150,9 @@ class Batch:
             self._await_ranks()
             return code
         outcome = CANCELLED if said is Verdict.CANCELLED else STOPPED
-        attempts.end(self.folder, outcome, said.value, progress=self._progress())
+        attempts.end(self.folder, self.attempt, outcome, said.value, progress=self._progress())
         self._await_ranks()
-        attempts.end(self.folder, outcome, said.value, progress=self._progress())
+        attempts.end(self.folder, self.attempt, outcome, said.value, progress=self._progress())
         return int(outcome == CANCELLED)
 
     def _await_ranks(self) -> None:
@@ -164,7 +165,7 @@ class Batch:
 
     def _failed(self, reason: str, node: str) -> int:
         """Record a failure; try again unless it has failed too often without getting further."""
-        attempts.end(self.folder, FAILED, reason, node, self._progress())
+        attempts.end(self.folder, self.attempt, FAILED, reason, node, self._progress())
         decision = decide(attempts.read(self.folder), self.spec.max_failures)
         log.error("failed: %s", reason)
         if not decision.try_again:
@@ -174,7 +175,7 @@ class Batch:
 
     def _requeue(self, outcome: str, reason: str, decision: Decision | None = None) -> int:
         if outcome == STOPPED:
-            attempts.end(self.folder, STOPPED, reason, progress=self._progress())
+            attempts.end(self.folder, self.attempt, STOPPED, reason, progress=self._progress())
         log.info("back to the queue: %s", reason)
         try:
             left_out = self._nodes_to_leave_out(decision.exclude) if decision else ()
@@ -226,7 +227,7 @@ class Batch:
             f"--ntasks-per-node={spec.ranks_per_node}",
             *cpus,
             "--kill-on-bad-exit=1",
-            f"--output={self.folder}/rank_%t.log",
+            f"--output={scheduler.file_name(self.folder)}/rank_%t.log",
             "--open-mode=append",
             sys.executable,
             "-u",

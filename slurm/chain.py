@@ -63,13 +63,13 @@ def read_jobs(run: Path) -> dict[str, Submitted]:
     """The newest submission of each of a run's jobs, in the order in which they were submitted."""
     try:
         entries = json.loads((run / JOBS_FILE).read_text(encoding="utf-8"))
+        return {entry["name"]: Submitted(**entry, is_new=False) for entry in entries}
     except FileNotFoundError:
         return {}
-    except json.JSONDecodeError as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{run / JOBS_FILE} is damaged ({error}); look for its jobs with squeue, then remove it"
         ) from error
-    return {entry["name"]: Submitted(**entry, is_new=False) for entry in entries}
 
 
 def submit(run: Path, members: Sequence[Member], cluster: Cluster, after_job: str = "") -> list[Submitted]:
@@ -106,10 +106,17 @@ def run_here(run: Path, members: Sequence[Member], cluster: Cluster) -> bool:
             continue
         try:
             finished = executor.run_here(member.spec, job_folder(run, name), cluster)
-        except (JobFailed, SystemExit) as error:
-            if isinstance(error, SystemExit) and (len(members) == 1 or error.code != 1):
+        except SystemExit as error:
+            if len(members) == 1 or error.code != 1:
                 raise
-            failures.append(f"{name}: {error}" if isinstance(error, JobFailed) else name)
+            failures.append(name)
+            finished = False
+        except Exception as error:  # whatever it is: what does not need this job's output still runs
+            if not isinstance(error, JobFailed):
+                if len(members) == 1:
+                    raise
+                log.exception("%s failed", name)
+            failures.append(f"{name}: {error}")
             finished = False
         if not finished:
             unfinished.add(name)

@@ -85,7 +85,7 @@ def _parameters(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str) 
     lines += cluster.setup
     more: dict[str, Any] = {
         "requeue": True,
-        "output": folder / OUTPUT_FILE,
+        "output": f"{scheduler.file_name(folder)}/{OUTPUT_FILE}",
         "kill-on-invalid-dep": "yes",  # a job whose chain is dead is removed instead of waiting for ever
         "reservation": cluster.reservation or None,
     }

@@ -44,7 +44,8 @@ def launch(spec: JobSpec, folder: Path) -> bool:
     start_folder.mkdir()
     past = attempts.read(folder)
     attempts.close_forgotten(folder, _progress(folder))
-    attempts.begin(folder, Attempt(f"pid {os.getpid()}", len(past), (socket.gethostname(),), time.time()))
+    attempt = Attempt(f"pid {os.getpid()}", len(past), (socket.gethostname(),), time.time())
+    attempts.begin(folder, attempt)
     outcome, reason = FAILED, ""
     try:
         finished = _run_ranks(spec, folder, start_folder)
@@ -58,7 +59,7 @@ def launch(spec: JobSpec, folder: Path) -> bool:
             outcome = STOPPED
         raise
     finally:
-        attempts.end(folder, outcome, reason, progress=_progress(folder))
+        attempts.end(folder, attempt, outcome, reason, progress=_progress(folder))
         shutil.rmtree(start_folder, ignore_errors=True)
 
 

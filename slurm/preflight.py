@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from slurm import scheduler
 from slurm.cluster import Cluster
 from slurm.scheduler import Partition, SchedulerError
 from slurm.task import JobSpec
+
+CHOOSE = "choose one with --partition"
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,15 @@ class Check:
 def check_folder(folder: Path) -> Check:
     """Whether the run folder can be written."""
     there = folder
-    while not there.exists() and there != there.parent:
+    while not os.path.exists(there) and there != there.parent:
         there = there.parent
     try:
         tempfile.TemporaryFile(dir=there).close()  # permissions alone tell too little: root, read-only mounts, quotas
     except OSError as error:
-        why = f"{there}: {error.strerror}"
-        return Check("run folder", False, f"{folder} cannot be written ({why}); choose another with --run")
+        allowed = "one that can be made and written; choose another with --run"
+        return Check(
+            "run folder", False, f"run folder is {str(folder)!r} ({there}: {error.strerror}), allowed: {allowed}"
+        )
     free_gb = shutil.disk_usage(there).free / 1e9
     return Check("run folder", True, f"{folder} can be written, {free_gb:,.0f} GB free")
 
@@ -49,30 +54,36 @@ def check_cluster(spec: JobSpec, cluster: Cluster) -> list[Check]:
             return [Check("partition", None, "there is no SLURM on this machine to ask")]
         return [Check("scheduler", False, f"SLURM does not answer ({error}); on this machine alone: --cluster local")]
     names = ", ".join(partition.name for partition in partitions)
-    found = [p for p in partitions if p.name == cluster.partition or (p.is_default and not cluster.partition)]
-    if not found:
-        wanted = f"partition is {cluster.partition!r}" if cluster.partition else "no partition is the default"
-        return [Check("partition", False, f"{wanted}, allowed: {names}; choose one with --partition")]
-    return [Check("partition", True, found[0].name), *_check_size(spec, cluster, found[0])]
+    wanted = [name for name in cluster.partition.split(",") if name] or [p.name for p in partitions if p.is_default]
+    if not wanted:
+        return [Check("partition", False, f"partition is '' and none is the default, allowed: {names}; {CHOOSE}")]
+    if set(wanted) - {p.name for p in partitions}:
+        return [Check("partition", False, f"partition is {cluster.partition!r}, allowed: {names}; {CHOOSE}")]
+    # Of several partitions SLURM takes one in which the job can start; it is enough that it fits in one.
+    sizes = [_check_size(spec, cluster, p) for p in partitions if p.name in wanted]
+    fitting = next((checks for checks in sizes if all(check.passed for check in checks)), sizes[0])
+    return [Check("partition", True, ", ".join(wanted)), *fitting]
 
 
 def _check_size(spec: JobSpec, cluster: Cluster, partition: Partition) -> list[Check]:
     where = f"partition {partition.name}"
 
     def check(name: str, asked: str, limit: str, fits: bool, cure: str) -> Check:
-        return Check(name, fits, f"{asked} asked for, {where} has {limit}" + ("" if fits else f"; {cure}"))
+        found = f"{asked} asked for, {where} has {limit}"
+        return Check(name, fits, found if fits else f"{name} is {asked}, allowed: at most {limit} in {where}; {cure}")
 
     nodes, gpus = spec.num_nodes, spec.ranks_per_node
     checks = [check("nodes", str(nodes), str(partition.num_nodes), nodes <= partition.num_nodes, "see --nodes")]
     if spec.uses_gpus and cluster.gres_style != "none":
         has = partition.gpus_per_node
-        checks.append(check("GPUs", f"{gpus} per node", f"{has} per node", gpus <= has, "see --gpus, --partition"))
+        checks.append(check("GPUs per node", str(gpus), str(has), gpus <= has, "see --gpus, --partition"))
     memory_gb, has_gb = cluster.mem_per_gpu_gb * gpus, partition.memory_per_node_mb / 1024
     if memory_gb:
         cure = "see mem_per_gpu_gb in clusters.toml"
-        checks.append(check("memory", f"{memory_gb:,.0f} GB", f"{has_gb:,.0f} GB per node", memory_gb <= has_gb, cure))
+        fits = memory_gb <= has_gb
+        checks.append(check("memory per node", f"{memory_gb:,.0f} GB", f"{has_gb:,.0f} GB", fits, cure))
     limit_min = partition.time_limit_min
     fits = not limit_min or cluster.time_min <= limit_min
-    longest = f"{limit_min / 60:,.1f} h at most" if limit_min else "no limit"
+    longest = f"{limit_min / 60:,.1f} h" if limit_min else "no limit"
     checks.append(check("time", cluster.time, longest, fits, "see --time; a longer run is requeued and goes on"))
     return checks

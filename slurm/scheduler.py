@@ -11,7 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -63,16 +63,20 @@ class Partition:
 
 def call(*command: str, environment: dict[str, str] | None = None) -> str:
     """Output of a command; SchedulerError with its own words when it fails."""
-    if shutil.which(command[0]) is None:
-        raise SchedulerError(f"{command[0]} is not on this machine's PATH; load SLURM's module, or use --cluster local")
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment)
-    except subprocess.TimeoutExpired as error:
-        raise SchedulerError(f"{command[0]} did not answer within {TIMEOUT_S} s") from error
+    done = _run(command, environment)
     if done.returncode:
         said = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
         raise SchedulerError(f"{command[0]}: {said}")
     return done.stdout
+
+
+def _run(command: Sequence[str], environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    if shutil.which(command[0]) is None:
+        raise SchedulerError(f"{command[0]} is not on this machine's PATH; load SLURM's module, or use --cluster local")
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment)
+    except subprocess.TimeoutExpired as error:
+        raise SchedulerError(f"{command[0]} did not answer within {TIMEOUT_S} s") from error
 
 
 def submit(script: Path) -> str:
@@ -81,6 +85,14 @@ def submit(script: Path) -> str:
     Variables that describe a surrounding job are left out, so that a job may submit jobs.
     """
     return call("sbatch", "--parsable", str(script), environment=clean_environment()).strip().split(";")[0]
+
+
+def file_name(path: Path) -> str:
+    """The path as --output wants it, where %j and the like are replaced; ValueError for what SLURM cannot write to."""
+    text = str(path)
+    if not text.isprintable() or "\\" in text:
+        raise ValueError(f"folder is {text!r}, allowed: a path without \\ and control characters; choose another --run")
+    return text.replace("%", "%%")
 
 
 def clean_environment() -> dict[str, str]:
@@ -152,14 +164,18 @@ def cancel(job_ids: Iterable[str]) -> None:
 
 
 def host_names(node_list: str) -> tuple[str, ...]:
-    """n[1-2],n4 -> n1, n2, n4."""
-    return tuple(call("scontrol", "show", "hostnames", node_list).split())
+    """n[08-10],r[1-2]n1 -> n08, n09, n10, r1n1, r2n1, as `scontrol show hostnames` says.
+
+    It is not asked: a compute node need not have it, and everything else in a job's life can do without.
+    """
+    entries: list[str] = re.findall(r"(?:[^,\[]|\[[^]]*\])+", node_list)
+    return tuple(name for entry in entries for name in _expanded(entry))
 
 
 def partitions() -> list[Partition]:
     """All partitions of the cluster."""
     found: dict[str, Partition] = {}
-    for line in call("sinfo", "--noheader", "--format=%P|%l|%D|%G|%m").splitlines():
+    for line in call("sinfo", "--all", "--noheader", "--format=%P|%l|%D|%G|%m").splitlines():
         name, limit, nodes, gres, memory = line.split("|")
         clean = name.rstrip("*")
         gpus = sum(int(number) for number in re.findall(r"gpu(?::[^:(,]+)?:(\d+)", gres))
@@ -173,6 +189,18 @@ def partitions() -> list[Partition]:
             max(int(memory.rstrip("+")), before.memory_per_node_mb if before else 0),
         )
     return list(found.values())
+
+
+def _expanded(entry: str) -> list[str]:
+    found = re.search(r"\[([^]]*)\]", entry)
+    if not found:
+        return [entry]
+    numbers: list[str] = []
+    for part in found[1].split(","):
+        first, _, last = part.partition("-")
+        numbers += [str(number).zfill(len(first)) for number in range(int(first), int(last or first) + 1)]
+    rest = _expanded(entry[found.end() :])
+    return [entry[: found.start()] + number + end for number in numbers for end in rest]
 
 
 def _show(job_id: str) -> dict[str, str]:
@@ -190,7 +218,7 @@ def _restarts(job_id: str) -> int:
 def _insist(*command: str, unless: Callable[[], bool] | None = None) -> str:
     """Call a command again when a signal that was meant for the job killed it, unless what it asked for is done."""
     for _ in range(5):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+        done = _run(command)
         if done.returncode == 0:
             return done.stdout
         if unless and unless():

@@ -92,6 +92,10 @@ def begin(run: Path, name: str, job_id: str, restart: int = 0, nodes: tuple[str,
     return folder
 
 
+def end(folder: Path, outcome: str, reason: str = "", node: str = "", progress: int = -1) -> None:
+    attempts.end(folder, attempts.read(folder)[-1], outcome, reason, node, progress)
+
+
 def beat(folder: Path, progress: int, total: int) -> None:
     attempts.Pulse(folder, total).beat(progress, at_once=True)
 
@@ -122,7 +126,7 @@ def test_a_waiting_job_says_why_and_until_when(run: Path, slurm: FakeSlurm) -> N
     submit(run, ("pretrain", "7", ""))
     slurm.queue(line("7", "PENDING", reason="Resources", start="2031-05-06T07:08:09"))
     folder = begin(run, "pretrain", "7")
-    attempts.end(folder, STOPPED, "SIGUSR2: preempted", progress=12)
+    end(folder, STOPPED, "SIGUSR2: preempted", progress=12)
     (job,) = collect(run)
     assert job.note == "Resources; start expected 06 May 07:08; last: SIGUSR2: preempted"
 
@@ -131,9 +135,9 @@ def test_a_dead_chain_says_what_failed(run: Path, slurm: FakeSlurm) -> None:
     submit(run, ("pretrain", "7", ""), ("knn", "8", "afterok:7"), ("report", "9", "afterany:8"))
     for restart in range(3):
         folder = begin(run, "pretrain", "7", restart)
-        attempts.end(folder, FAILED, "rank 1 on n2: ValueError: no such thing", "n2", progress=0)
+        end(folder, FAILED, "rank 1 on n2: ValueError: no such thing", "n2", progress=0)
     folder = begin(run, "report", "9")
-    attempts.end(folder, FINISHED)
+    end(folder, FINISHED)
     assert states(run) == {"pretrain": "given up", "knn": "removed", "report": "finished"}
     assert notes(run)["pretrain"].endswith("rank 1 on n2: ValueError: no such thing")
     assert notes(run)["knn"] == "what it waited for did not finish: pretrain"
@@ -204,7 +208,7 @@ def test_local_jobs_live_and_die_with_their_process(run: Path) -> None:
 def test_cancel_ends_what_waits_and_runs(run: Path, slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]) -> None:
     submit(run, ("pretrain", "7", ""), ("knn", "8", "afterok:7"), ("report", "9", "afterany:8"))
     slurm.queue(line("7", "RUNNING", "n1"), line("8", "PENDING", reason="Dependency"))
-    attempts.end(begin(run, "report", "9"), CANCELLED)
+    end(begin(run, "report", "9"), CANCELLED)
     assert status.main([str(run), "--cancel"]) == 0
     assert slurm.calls("scancel").split() == ["7", "8"]
     assert "pretrain: cancelled (job 7 on devcluster)" in capsys.readouterr().out

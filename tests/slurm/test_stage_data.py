@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,6 +181,39 @@ def test_a_disk_that_fills_up_meanwhile(source: Path, folder: Path, monkeypatch:
     ):
         stage(source, folder)
     assert _names(folder) == [".train.beton.json.staged", "train.beton.json"]
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MB, where one can be mounted."""
+    disk = tmp_path / "tiny"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no right to mount a disk here")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_real_disk_that_is_full(source: Path, tiny_disk: Path) -> None:
+    (tiny_disk / "other").write_bytes(b"x" * 2_000_000)
+    with pytest.raises(
+        OSError, match=r"has 0\.002 GB free, .*train\.beton needs 0\.003 GB; make room there, choose an"
+    ):
+        stage(source, tiny_disk)
+    assert _names(tiny_disk) == ["other"]
+    (tiny_disk / "other").unlink()
+    assert stage(source, tiny_disk).read_bytes() == source.read_bytes()
+
+
+def test_a_real_disk_that_others_fill_meanwhile(source: Path, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    (tiny_disk / "other").write_bytes(b"x" * 2_000_000)
+    monkeypatch.setattr(stage_data.shutil, "disk_usage", lambda _: usage(10**9, 0, 10**9))  # it was free just before
+    message = r"copying .*train\.beton to .* failed: .*No space left on device; choose another folder"
+    with pytest.raises(OSError, match=message):
+        stage(source, tiny_disk)
+    assert _names(tiny_disk) == [".train.beton.json.staged", "other", "train.beton.json"]
 
 
 def _on_fsync(monkeypatch: pytest.MonkeyPatch, source: Path, folder: Path, change: str) -> None:

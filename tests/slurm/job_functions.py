@@ -1,0 +1,48 @@
+"""Job functions for tests that start ranks as processes; nothing heavy is imported, so that they start at once."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from slurm import task as task_module
+from slurm.requeue import StopFlag
+from slurm.task import Task, Watchdog
+
+
+def tell(task: Task, stop: StopFlag, folder: str, **copies: str) -> None:
+    """Leave what this rank was told."""
+    told = {**vars(task), "copies": {name: Path(copy).read_text() for name, copy in copies.items()}}
+    (Path(folder) / f"told_{task.rank}.json").write_text(json.dumps(told))
+
+
+def get_stuck(task: Task, stop: StopFlag, steps: int) -> None:
+    """Take some steps that the watchdog hears of, then none."""
+    task_module.DUMP_LEAD_S = 0.1
+    watchdog = Watchdog(task)
+    for _ in range(steps):
+        time.sleep(task.hang_timeout_s / 4)
+        watchdog.heard()
+    _wait_for_ever()
+
+
+def _wait_for_ever() -> None:
+    time.sleep(600)
+
+
+def stop_late(task: Task, stop: StopFlag, folder: str, how: str) -> bool:
+    """Wait for a signal, then leave as told."""
+    (Path(folder) / f"waits_{task.rank}").touch()
+    while not stop():
+        time.sleep(0.01)
+    if how == "fail":
+        raise RuntimeError("the other ranks are gone")
+    return False
+
+
+def fail(task: Task, stop: StopFlag, code: int) -> None:
+    """Fail with an error, or leave with a code."""
+    if code:
+        raise SystemExit(code)
+    raise ValueError("no such data")

@@ -1,0 +1,194 @@
+"""The script that SLURM gets: word for word for a profile with everything, and as bash and sbatch read it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slurm import attempts
+from slurm.cluster import Cluster
+from slurm.executor import for_cluster, sbatch_script, submit
+from slurm.task import JobSpec
+from tests.slurm.conftest import FakeSlurm
+
+ROOT = Path(__file__).parents[2]
+FOLDER = Path("/scratch/my run/jobs/pretrain")
+EVERYTHING = Cluster(
+    "mysite",
+    partition="gpu_p5",
+    account="abc@a100",
+    qos="qos_gpu-t3",
+    constraint="a100&nvlink",
+    exclude="node[17-18]",
+    reservation="maintenance",
+    gpus_per_node=8,
+    cpus_per_gpu=6,
+    mem_per_gpu_gb=1.5,
+    time="1-02:30",
+    signal_lead_s=300,
+    gpu_type="a100",
+    modules=("arch/a100", "cuda/12.4"),
+    setup=("ulimit -n 65536", 'source "$WORK/venv/bin/activate"'),
+    environment={"NCCL_DEBUG": "WARN", "WORD": "two words, $HOME and 'quotes'"},
+)
+SCRIPT = """\
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=abc@a100
+#SBATCH --constraint='a100&nvlink'
+#SBATCH --cpus-per-task=6
+#SBATCH --dependency=afterok:17
+#SBATCH --exclude='node[17-18]'
+#SBATCH --gpus-per-node=a100:8
+#SBATCH --job-name='my run-pretrain'
+#SBATCH --kill-on-invalid-dep=yes
+#SBATCH --mem=12288M
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=8
+#SBATCH --open-mode=append
+#SBATCH --output='/scratch/my run/jobs/pretrain/batch_%j.log'
+#SBATCH --partition=gpu_p5
+#SBATCH --qos=qos_gpu-t3
+#SBATCH --requeue
+#SBATCH --reservation=maintenance
+#SBATCH --signal=USR2@300
+#SBATCH --time=1590
+
+# setup
+module load arch/a100
+module load cuda/12.4
+export NCCL_DEBUG=WARN
+export WORD='two words, $HOME and '"'"'quotes'"'"''
+ulimit -n 65536
+source "$WORK/venv/bin/activate"
+
+# command
+exec {python} -u -m slurm.batch '/scratch/my run/jobs/pretrain'
+"""
+NASTY = ['it\'s a "run"', "cost $HOME `id` $(id)", "50%j off;", "a#b & c", "new*[a]?", " ends with a blank ", "ünï"]
+
+
+def _spec(num_nodes: int = 4, ranks_per_node: int = 8, uses_gpus: bool = True) -> JobSpec:
+    return JobSpec("pretrain", "a.function", {}, num_nodes, ranks_per_node, uses_gpus)
+
+
+def _flags(script: str) -> dict[str, str]:
+    """The #SBATCH lines, quotes taken off."""
+    lines = [shlex.split(line)[1] for line in script.splitlines() if line.startswith("#SBATCH ")]
+    return dict(line.removeprefix("--").partition("=")[::2] for line in lines)
+
+
+def test_a_profile_with_everything() -> None:
+    script = sbatch_script(_spec(), FOLDER, EVERYTHING, "afterok:17")
+    assert script == SCRIPT.replace("{python}", shlex.quote(sys.executable))
+
+
+def test_a_profile_with_nothing() -> None:
+    assert _flags(sbatch_script(_spec(num_nodes=1, ranks_per_node=2), FOLDER, Cluster("slurm"))) == {
+        "cpus-per-task": "10",
+        "gpus-per-node": "2",
+        "job-name": "my run-pretrain",
+        "kill-on-invalid-dep": "yes",
+        "nodes": "1",
+        "ntasks-per-node": "2",
+        "open-mode": "append",
+        "output": f"{FOLDER}/batch_%j.log",
+        "requeue": "",
+        "signal": "USR2@120",
+        "time": "2880",
+    }
+
+
+@pytest.mark.parametrize(
+    ("style", "gpu_type", "uses_gpus", "expected"),
+    [
+        ("gpus-per-node", "", True, {"gpus-per-node": "8"}),
+        ("gres", "", True, {"gres": "gpu:8"}),
+        ("gres", "a100", True, {"gres": "gpu:a100:8"}),
+        ("none", "a100", True, {}),
+        ("gpus-per-node", "a100", False, {}),
+        ("gres", "a100", False, {}),
+    ],
+)
+def test_ways_to_ask_for_gpus(
+    style: Literal["gpus-per-node", "gres", "none"], gpu_type: str, uses_gpus: bool, expected: dict[str, str]
+) -> None:
+    cluster = Cluster("mine", gres_style=style, gpu_type=gpu_type)
+    flags = _flags(sbatch_script(_spec(uses_gpus=uses_gpus), FOLDER, cluster))
+    assert {name: flags[name] for name in flags if "gpu" in name or "gres" in name} == expected
+
+
+def test_flags_that_the_site_refuses_are_left_out_and_no_others() -> None:
+    whole = _flags(sbatch_script(_spec(), FOLDER, EVERYTHING))
+    omitted = ("mem", "requeue", "kill-on-invalid-dep", "wckey", "no", "time")
+    left = _flags(sbatch_script(_spec(), FOLDER, replace(EVERYTHING, omit_flags=omitted)))
+    assert whole.keys() - left.keys() == {"mem", "requeue", "kill-on-invalid-dep", "time"}
+    assert left.items() <= whole.items()
+
+
+def test_the_profile_s_limits_reach_the_job() -> None:
+    cluster = Cluster("mine", cpus_per_gpu=7, max_failures=5, hang_timeout_min=2, rendezvous_timeout_s=9)
+    spec = for_cluster(_spec(), cluster)
+    assert (spec.cpus_per_rank, spec.max_failures, spec.hang_timeout_s, spec.rendezvous_timeout_s) == (7, 5, 120, 9)
+    assert for_cluster(_spec(), Cluster("here", scheduler="local")).cpus_per_rank == 0
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="/\\"), min_size=1))
+def test_any_printable_folder_comes_out_as_one_argument(name: str) -> None:
+    folder = Path("/scratch") / name / "jobs" / "pretrain"
+    script = sbatch_script(_spec(), folder, EVERYTHING)
+    assert shlex.split(script.splitlines()[-1])[-1] == str(folder)
+    assert _flags(script)["output"].replace("%%", "%") == f"{folder}/batch_%j.log"
+
+
+@pytest.mark.parametrize("name", ["back\\slash", "new\nline", "bell\a"])
+def test_folders_that_slurm_cannot_write_to_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"folder is .*, allowed: a path without .* and control characters; choose"):
+        sbatch_script(_spec(), Path("/scratch") / name / "jobs" / "pretrain", EVERYTHING)
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_the_script_run_by_bash_starts_the_ranks_with_the_folder_as_one_argument(
+    slurm: FakeSlurm, tmp_path: Path, name: str
+) -> None:
+    """bash runs what sbatch was given; the batch step really starts, and srun notes what it is to start."""
+    folder = tmp_path / name / "jobs" / "pretrain"
+    slurm.says("sbatch", "17\n")
+    slurm.says("scontrol", "JobState=RUNNING Restarts=0 ")
+    slurm.says("srun")
+    cluster = Cluster("mine", environment={"WORD": name}, cpus_per_gpu=3, max_failures=1)
+    assert submit(_spec(num_nodes=2, ranks_per_node=2), folder, cluster) == "17"
+    script = slurm.calls("sbatch")[0].command[-1]
+    variables = {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "n[1-2]", "PYTHONPATH": str(ROOT)}
+    subprocess.run(["/bin/bash", script], env=os.environ | variables, capture_output=True, check=True)
+    (srun,) = slurm.calls("srun")
+    start_folder = folder / "start_17_0"
+    assert srun.command[1:] == [
+        "--nodes=2",
+        "--ntasks=4",
+        "--ntasks-per-node=2",
+        "--cpus-per-task=3",
+        "--kill-on-bad-exit=1",
+        f"--output={str(folder).replace('%', '%%')}/rank_%t.log",
+        "--open-mode=append",
+        sys.executable,
+        "-u",
+        "-m",
+        "slurm.task",
+        str(folder),
+        str(start_folder),
+    ]
+    assert srun.environment["WORD"] == name
+    assert json.loads(srun.environment["VICREG_HOSTS"]) == ["n1", "n2"]
+    assert [attempt.nodes for attempt in attempts.read(folder)] == [("n1", "n2")]

@@ -51,6 +51,7 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
 
     Raises ValueError when more neighbours are asked for than there are training images.
     """
+    splits.require_multi_label(False, "knn")
     val = splits.features(encoder, "val")
     train = splits.features(encoder, "train")
     largest = max(config.neighbours)

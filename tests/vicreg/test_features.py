@@ -160,7 +160,7 @@ def test_squashed_features_are_of_squashed_images(digits: DataConfig) -> None:
     beton = open_beton(Path(digits.val))
     images = torch.empty(beton.num_samples, 8, 8, 3, dtype=torch.uint8)
     for sample, image in enumerate(images):
-        squash_into(image, beton.decode(sample), 16)
+        squash_into(image, beton.decode(sample).copy(), 16)
     found = splits.features(Pixels(8), "val").values
     torch.testing.assert_close(found, images.permute(0, 3, 1, 2).flatten(1) / 255)
     assert not torch.allclose(found, replace(splits, framing="crop").features(Pixels(8), "val").values)

@@ -26,7 +26,7 @@ from vicreg.augment import ONE_BY_ONE_MIN_PX
 from vicreg.batches import Batch, Buffers, Drawn, Sampling, Task, crop_job, crop_on_device, in_order, split_tasks
 from vicreg.config import DataConfig, ViewConfig, require
 from vicreg.decode import ImageReader
-from vicreg.resample import Interpolation, resize_centre_into
+from vicreg.resample import Framing, Interpolation, resize_centre_into, squash_into
 
 __all__ = ["ArrayViews", "Batch", "BetonViews", "ViewLoader", "centre_batches", "default_workers", "open_views"]
 
@@ -161,15 +161,23 @@ def open_views(
 
 
 def centre_batches(
-    config: DataConfig, beton: Path, samples: Sequence[int], *, batch_size: int, workers: int
+    config: DataConfig,
+    beton: Path,
+    samples: Sequence[int],
+    *,
+    batch_size: int,
+    workers: int,
+    framing: Framing = "crop",
 ) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
-    """For evaluations: images uint8 (b, 3, S, S), labels and samples (b,), every sample once, in order, on the CPU.
+    """For evaluations: images uint8 (b, 3, S, S), labels and samples (b, ...), each once, in order, on the CPU.
 
-    torchvision's Resize(config.eval_resize) and CenterCrop(config.image_size), bilinear with antialiasing; smaller
-    images are enlarged. The last batch may be short. workers: decoding threads; 0 takes `default_workers()`.
+    torchvision's Resize(config.eval_resize) and then CenterCrop(config.image_size), or Resize to that square without
+    keeping proportions (`squash`), bilinear with antialiasing; smaller images are enlarged. The last batch may be
+    short. workers: decoding threads; 0 takes `default_workers()`.
     """
     opened = open_beton(beton)
     reader, buffers, size = ImageReader(opened), Buffers(pinned=False), config.image_size
+    fill = {"crop": resize_centre_into, "squash": squash_into}[framing]
 
     def jobs() -> Iterator[tuple[tuple[Tensor, Tensor, Tensor], list[Task]]]:
         for begin in range(0, len(samples), batch_size):
@@ -177,7 +185,7 @@ def centre_batches(
             images = buffers.take((len(part), size, size, 3))
 
             def cut(number: int, part: NDArray[np.int64] = part, images: Tensor = images) -> None:
-                resize_centre_into(images[number], reader.read(int(part[number])), config.eval_resize)
+                fill(images[number], reader.read(int(part[number])), config.eval_resize)
 
             result = (images.permute(0, 3, 1, 2), torch.from_numpy(opened.labels[part]), torch.from_numpy(part))
             yield result, split_tasks(cut, len(part))

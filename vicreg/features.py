@@ -26,6 +26,7 @@ from vicreg import distributed
 from vicreg.config import DataConfig
 from vicreg.data import centre_batches
 from vicreg.order import shard
+from vicreg.resample import Framing
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,8 @@ class Features:
     values: Tensor
     """float32 on the CPU: rows first_rows[rank] to first_rows[rank + 1] of (num_samples, num_features)."""
     labels: Tensor
-    """int64 (num_samples,) on the CPU, complete on every rank."""
+    """On the CPU, complete on every rank: classes, int64 (num_samples,); where images have several classes,
+    int8 (num_samples, num_classes) with 1 for present, 0 for present but difficult only, -1 for absent."""
     first_rows: tuple[int, ...]
     """Where each rank's rows begin, and at the end the number of samples."""
 
@@ -96,6 +98,10 @@ class Splits:
     """Decoding threads of this rank."""
     batch: int = 128
     """Images that pass through the encoder at once when features are computed."""
+    framing: Framing = "crop"
+    """How an image becomes a square when features are computed."""
+    multi_label: bool = False
+    """Whether an image may show several classes."""
     _kept: WeakKeyDictionary[nn.Module, dict[str, Features]] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
@@ -103,6 +109,19 @@ class Splits:
     def beton(self, split: SplitName) -> Path:
         """The file of a split."""
         return Path(self.data.train if split == "train" else self.data.val)
+
+    def require_multi_label(self, wanted: bool, evaluation: str) -> None:
+        """ValueError where the labels are not of the kind that an evaluation measures."""
+        if self.multi_label and not wanted:
+            raise ValueError(
+                f"{self.data.train} has images that show several of {self.num_classes} classes, allowed for "
+                f"{evaluation}: one class per image; the evaluation of such data is svm"
+            )
+        if wanted and not self.multi_label:
+            raise ValueError(
+                f"{self.data.train} has one class per image, allowed for {evaluation}: labels that say of each class "
+                "whether it is present (such as VOC2007's); evaluations of such data are linear, knn and few_labels"
+            )
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 images (B, 3, S, S) as the encoder's float32 input, on the device."""
@@ -123,9 +142,13 @@ class Splits:
 def open_splits(data: DataConfig, device: torch.device, workers: int) -> Splits:
     """Both splits, with the number of classes taken from their labels.
 
-    Raises BetonError when a file is missing or damaged, ValueError when the labels are not classes.
+    Raises BetonError when a file is missing or damaged, ValueError when the labels are not classes, or of the two
+    splits not the same ones.
     """
     train, val = open_beton(Path(data.train)).labels, open_beton(Path(data.val)).labels
+    if train.ndim == 2 or val.ndim == 2:
+        _check_multi_labels(data, train, val)
+        return Splits(data, train.shape[1], device, workers, multi_label=True)
     num_classes = int(train.max()) + 1
     for path, labels in ((data.train, train), (data.val, val)):
         low, high = int(labels.min()), int(labels.max())
@@ -138,11 +161,24 @@ def open_splits(data: DataConfig, device: torch.device, workers: int) -> Splits:
     return Splits(data, num_classes, device, workers)
 
 
+def _check_multi_labels(data: DataConfig, train: NDArray[Any], val: NDArray[Any]) -> None:
+    """ValueError unless both are (num_samples, num_classes) of -1, 0 and 1, for equally many classes."""
+    if train.shape[1:] != val.shape[1:]:
+        columns = [f"{labels.shape[1]} numbers" if labels.ndim == 2 else "1 class" for labels in (train, val)]
+        raise ValueError(f"{data.train} has {columns[0]} per image and {data.val} {columns[1]}, allowed: the same")
+    for path, labels in ((data.train, train), (data.val, val)):
+        unknown = np.setdiff1d(labels, (-1, 0, 1))
+        if len(unknown):
+            found = ", ".join(map(str, unknown[:5]))
+            raise ValueError(f"{path} has labels {found}, allowed: 1 (present), 0 (difficult), -1 (absent)")
+
+
 @torch.no_grad()
 def compute_features(encoder: nn.Module, splits: Splits, split: SplitName) -> Features:
     """Features of the whole split, the encoder in eval mode; ValueError when some are not finite."""
     path = splits.beton(split)
-    labels = torch.from_numpy(np.asarray(open_beton(path).labels, dtype=np.int64))
+    stored = open_beton(path).labels
+    labels = torch.from_numpy(np.asarray(stored, dtype=np.int8 if stored.ndim == 2 else np.int64))
     num_batches = -(-len(labels) // splits.batch)
     world_size = distributed.world_size()
     first_batches = [shard(num_batches, rank, world_size).start for rank in range(world_size)] + [num_batches]
@@ -152,7 +188,9 @@ def compute_features(encoder: nn.Module, splits: Splits, split: SplitName) -> Fe
     encoder.eval().to(splits.device)
     values = torch.empty((len(own), int(encoder.num_features)), dtype=torch.float32)  # type: ignore[arg-type]
     done, said = 0, time.monotonic()
-    for images, _, _ in centre_batches(splits.data, path, own, batch_size=splits.batch, workers=splits.workers):
+    for images, _, _ in centre_batches(
+        splits.data, path, own, batch_size=splits.batch, workers=splits.workers, framing=splits.framing
+    ):
         values[done : done + len(images)] = encoder(splits.normalise(images)).to(torch.float32).cpu()
         done += len(images)
         if time.monotonic() - said > SAY_EVERY_S:

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Interpolation = Literal["bicubic", "bilinear"]
+Framing = Literal["crop", "squash"]
+"""How a whole image becomes a square: its centre is cut out, or it is resized without keeping its proportions."""
 
 DEVICE_BLOCK_BYTES = 1 << 28
 """Images of a batch that pass through the matrix products at once, to bound the memory of the steps between."""
@@ -54,6 +56,15 @@ def resize_centre_into(
     top, left = round((height - size) / 2), round((width - size) / 2)
     resized = _resize(image, height, width, interpolation)
     out.copy_(resized[0, :, top : top + size, left : left + size].permute(1, 2, 0))
+
+
+def squash_into(
+    out: Tensor, image: NDArray[np.uint8], short_side: int, interpolation: Interpolation = "bilinear"
+) -> None:
+    """Fill `out` (S, S, 3) uint8 as torchvision's Resize(short_side) and Resize((S, S)) would: nothing is cut off."""
+    height, width = resized_shape(image.shape[0], image.shape[1], short_side)
+    resized = _resize(image, height, width, interpolation)[0].permute(1, 2, 0).contiguous().numpy()
+    out.copy_(_resize(resized, out.shape[0], out.shape[1], interpolation)[0].permute(1, 2, 0))
 
 
 def resized_shape(height: int, width: int, short_side: int) -> tuple[int, int]:

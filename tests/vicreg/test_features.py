@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dataprep.beton import BetonError, open_beton
+from dataprep.beton import Beton, BetonError, open_beton
 from vicreg.config import DataConfig
 from vicreg.features import Pixels, describe, fingerprint, open_splits
+from vicreg.resample import squash_into
 
 CPU = torch.device("cpu")
 
@@ -99,6 +101,69 @@ def test_labels_unknown_to_the_training_set_are_refused(
     mixed = replace(digits, train=separable_with_fewer_classes.train)
     with pytest.raises(ValueError, match="has labels from 0 to 9, allowed: the training set's, 0 to 1"):
         open_splits(mixed, CPU, 1)
+
+
+def _with_labels(monkeypatch: pytest.MonkeyPatch, train: NDArray[np.int8], val: NDArray[np.int8]) -> None:
+    """Let betons of these names have these labels, whatever is in them."""
+
+    def opened(path: Path) -> Beton:
+        return replace(open_beton(path), labels=train if path.name.startswith("train") else val)
+
+    monkeypatch.setattr("vicreg.features.open_beton", opened)
+
+
+def test_images_of_several_classes(digits: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    train, val = (random.integers(-1, 2, (num, 4), dtype=np.int8) for num in (1437, 360))
+    plain = open_splits(digits, CPU, 1)
+    _with_labels(monkeypatch, train, val)
+    splits = open_splits(digits, CPU, 1)
+    assert (splits.num_classes, splits.multi_label, plain.multi_label) == (4, True, False)
+    found = splits.features(Pixels(8), "val")
+    assert found.labels.dtype == torch.int8
+    np.testing.assert_array_equal(found.labels.numpy(), val)
+    assert torch.equal(found.values, plain.features(Pixels(8), "val").values)
+    splits.require_multi_label(True, "svm")
+    plain.require_multi_label(False, "knn")
+    with pytest.raises(ValueError, match=r"several of 4 classes, allowed for knn: one class per image; .* is svm"):
+        splits.require_multi_label(False, "knn")
+    with pytest.raises(
+        ValueError, match=r"has one class per image, allowed for svm: .*; .* are linear, knn and few_labels"
+    ):
+        plain.require_multi_label(True, "svm")
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "message"),
+    [
+        (np.ones((1437, 4)), np.ones((360, 3)), r"4 numbers per image and .*val\.beton 3 numbers, allowed: the same"),
+        (np.ones((1437, 4)), np.ones(360), r"4 numbers per image and .*val\.beton 1 class, allowed: the same"),
+        (np.ones(1437), np.ones((360, 2)), r"1 class per image and .*val\.beton 2 numbers, allowed: the same"),
+        (np.ones((1437, 4)), np.full((360, 4), 3), r"val\.beton has labels 3, allowed: 1 \(present\), 0 \(diff"),
+        (np.full((1437, 4), -2), np.ones((360, 4)), r"train\.beton has labels -2, allowed: 1 \(present\), 0"),
+    ],
+)
+def test_vectors_of_labels_must_fit_together(
+    train: NDArray[np.float64],
+    val: NDArray[np.float64],
+    message: str,
+    digits: DataConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _with_labels(monkeypatch, train.astype(np.int8), val.astype(np.int8))
+    with pytest.raises(ValueError, match=message):
+        open_splits(digits, CPU, 1)
+
+
+def test_squashed_features_are_of_squashed_images(digits: DataConfig) -> None:
+    splits = replace(open_splits(replace(digits, eval_resize=16), CPU, 1), framing="squash")
+    beton = open_beton(Path(digits.val))
+    images = torch.empty(beton.num_samples, 8, 8, 3, dtype=torch.uint8)
+    for sample, image in enumerate(images):
+        squash_into(image, beton.decode(sample).copy(), 16)
+    found = splits.features(Pixels(8), "val").values
+    torch.testing.assert_close(found, images.permute(0, 3, 1, 2).flatten(1) / 255)
+    assert not torch.allclose(found, replace(splits, framing="crop").features(Pixels(8), "val").values)
 
 
 @pytest.fixture(scope="module")

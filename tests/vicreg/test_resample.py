@@ -13,7 +13,7 @@ from torchvision.transforms import CenterCrop, Resize
 from torchvision.transforms.v2 import functional
 
 from vicreg.config import ViewConfig
-from vicreg.resample import Interpolation, crop_resize, crop_resize_into, resize_centre_into, resized_shape
+from vicreg.resample import Interpolation, crop_resize, crop_resize_into, resize_centre_into, resized_shape, squash_into
 from vicreg.view_parameters import draw_geometry
 
 PHOTOS = [image.copy() for image in load_sample_images().images]  # 427 x 640
@@ -103,6 +103,20 @@ def test_evaluation_is_torchvisions_resize_and_centre_crop(shape: tuple[int, int
     assert resized_shape(*shape, short_side) == tuple(resized.shape[1:])
     assert np.array_equal(out.numpy(), functional.center_crop(resized, [size, size]).permute(1, 2, 0).numpy())
     assert abs(out.numpy().astype(int) - np.asarray(pillow)).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(427, 640), (300, 401), (256, 256), (8, 8), (427, 60)])
+@pytest.mark.parametrize(("short_side", "size"), [(256, 224), (40, 32)])
+def test_squashing_is_torchvisions_two_resizes(shape: tuple[int, int], short_side: int, size: int) -> None:
+    """Within 2/255 of Pillow's image (two roundings), and exactly that of a uint8 tensor."""
+    photo = np.ascontiguousarray(PHOTOS[0][: shape[0], : shape[1]])
+    out = torch.empty(size, size, 3, dtype=torch.uint8)
+    squash_into(out, photo, short_side)
+    pillow = Resize((size, size))(Resize(short_side)(Image.fromarray(photo)))
+    resized = functional.resize(_channels_first(photo), [short_side], MODES["bilinear"], antialias=True)
+    expected = functional.resize(resized, [size, size], MODES["bilinear"], antialias=True)
+    assert np.array_equal(out.numpy(), expected.permute(1, 2, 0).numpy())
+    assert abs(out.numpy().astype(int) - np.asarray(pillow)).max() <= 2
 
 
 def _products(mode: Interpolation, size: int, flip: Tensor) -> Tensor:

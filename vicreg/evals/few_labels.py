@@ -61,6 +61,7 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
 
     Raises ValueError when more labels are asked for than there are training images.
     """
+    splits.require_multi_label(False, "few_labels")
     val = splits.features(encoder, "val")
     train = splits.features(encoder, "train")
     num_train, num_val = len(train.labels), len(val.labels)

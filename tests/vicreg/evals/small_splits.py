@@ -30,8 +30,19 @@ def splits_of(
     return encoder, splits
 
 
-def _features(values: NDArray[np.floating], labels: list[int]) -> Features:
-    return Features(torch.from_numpy(values.astype(np.float32)), torch.tensor(labels), (0, len(labels)))
+def multi_label_splits(
+    train: NDArray[np.float32], labels: NDArray[np.int8], val: NDArray[np.float32], truth: NDArray[np.int8]
+) -> tuple[nn.Module, Splits]:
+    """The same for images that show several classes: labels (num_samples, num_classes) of -1, 0 and 1."""
+    encoder = nn.Identity()
+    splits = Splits(DataConfig(), labels.shape[1], CPU, workers=1, multi_label=True)
+    kept = {"train": _features(train, labels), "val": _features(val, truth)}
+    splits._kept[encoder] = kept
+    return encoder, splits
+
+
+def _features(values: NDArray[np.floating], labels: list[int] | NDArray[np.int8]) -> Features:
+    return Features(torch.from_numpy(values.astype(np.float32)), torch.as_tensor(labels), (0, len(labels)))
 
 
 def coloured_noise(folder: Path, num_train: int, num_val: int, num_classes: int, signal: float) -> DataConfig:

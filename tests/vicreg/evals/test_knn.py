@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.profiler import ProfilerActivity, profile
 
 from tests.vicreg.evals.small_splits import splits_of
 from vicreg.evals import knn
@@ -91,6 +92,34 @@ def test_keys_order_all_floats() -> None:
     similarities, samples = knn._merge(knn._key(values[None], torch.arange(len(values))), len(values))
     assert torch.equal(similarities[0], values.flip(0))
     assert samples[0].tolist() == [7, 6, 5, 3, 4, 2, 1, 0]
+
+
+def _peak_bytes(num_train: int, num_queries: int, num_features: int, k: int) -> int:
+    """Most bytes of tensors that an evaluation allocates at any time, beside the features it is given."""
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((num_train + num_queries, num_features)).astype(np.float32)
+    labels = [number % 4 for number in range(len(rows))]
+    encoder, splits = splits_of(rows[:num_train], labels[:num_train], rows[num_train:], labels[num_train:])
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        evaluate(encoder, splits, Config(neighbours=(k,)))
+    assert recorded.profiler is not None
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return int(np.cumsum(changes).max())
+
+
+def _bound_bytes(num_queries: int, num_features: int, k: int) -> int:
+    """The memory that the module's docstring promises."""
+    queries, keys = 8 * num_queries * num_features, 8 * num_queries * k
+    return 2 * queries + 4 * keys + 8 * knn.TRAIN_BLOCK * (3 * num_features + 10 * knn.QUERY_BLOCK)
+
+
+def test_memory_is_bounded_whatever_the_number_of_training_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _bound_bytes(50_000, 2048, 200) < 4e9  # ImageNet and a ResNet-50
+    monkeypatch.setattr(knn, "TRAIN_BLOCK", 256)
+    monkeypatch.setattr(knn, "QUERY_BLOCK", 64)
+    few, many = (_peak_bytes(num_train, 500, 64, 20) for num_train in (1024, 8192))
+    assert 8 * 500 * 64 < many <= few < _bound_bytes(500, 64, 20)  # more than the queries: something was recorded
 
 
 def test_random_labels_are_at_chance() -> None:

@@ -1,0 +1,233 @@
+"""Linear SVMs on frozen features, one class against the rest, for images that show several classes: VOC2007's protocol.
+
+As in VISSL (`vissl/utils/svm_utils`): for every class the cost with the best cross-validated average precision on the
+training images (trainval), then one fit on all of them, measured on the other split (test). The ranks share the fits
+among them, and a rank's processes its own (`one_vs_rest.py`); every fit is a function of its inputs, so the numbers are
+the same on any number of ranks and processes.
+
+What is not published, and what is done here: the layer behind the paper's number (VISSL has res5 pooled to 8192
+features and res5avg; here the encoder's own features, a ResNet-50's 2048 after average pooling); seeds (VISSL sets none
+for liblinear; its folds are not shuffled, so they depend on the order of the images, here that of the beton).
+
+Measured at VOC2007's size (5,011 x 2048, 20 classes, 680 fits): see `Config.dual`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+from sklearn.svm import LinearSVC
+from torch import Tensor, nn
+
+from dataprep.beton import BetonError, read_manifest
+from vicreg import distributed
+from vicreg.config import require
+from vicreg.data import default_workers
+from vicreg.evals.one_vs_rest import DIFFICULT, PRESENT, cross_validate, fit_and_test
+from vicreg.evals.results import Measured
+from vicreg.features import Splits
+from vicreg.resample import Framing
+
+log = logging.getLogger(__name__)
+
+SAY_EVERY_S = 30.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """Source: VISSL's VOC2007 configuration and code; squared hinge loss and squared norm are fixed, as there.
+
+    The paper (appendix C.3) only says: linear SVMs with LIBLINEAR, costs by cross-validation.
+    """
+
+    costs: tuple[float, ...] = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
+    """scikit-learn's C, of which each class takes the best; of equally good ones the first (VISSL, costs_list)."""
+    folds: int = 3
+    """Parts of the training images for cross-validation (VISSL, cross_val_folds)."""
+    positive_weight: float = 2.0
+    """Weight of the images that show the class; the others have 1 (VISSL's code)."""
+    dual: bool = True
+    """Solve the dual problem (VISSL); the primal has the same optimum, and liblinear gets nearer to it."""
+    max_iterations: int = 2000
+    """Iterations after which the solver gives up; how many fits did is said (VISSL)."""
+    tolerance: float = 1e-4
+    """The solver's stopping criterion (VISSL)."""
+    intercept_scaling: float = 1.0
+    """Value of the constant feature whose weight is the intercept, penalised like the others (VISSL)."""
+    norm_offset: float = 1e-5
+    """Features x become x / (||x|| + this) (VISSL)."""
+    framing: Framing = "crop"
+    """crop: the centre of the image (paper, appendix C.3: "center cropped"). squash: all of it, resized to a square
+    without keeping its proportions (VISSL)."""
+    seed: int = 0
+    """Seed of the solver, the same for every fit (VISSL has none)."""
+
+    def __post_init__(self) -> None:
+        require(len(self.costs) > 0, "costs", self.costs, "at least one number")
+        require(min(self.costs) > 0, "costs", self.costs, "above 0")
+        require(self.folds >= 2, "folds", self.folds, "2 or more")
+        require(self.positive_weight > 0, "positive_weight", self.positive_weight, "above 0")
+        require(self.max_iterations >= 1, "max_iterations", self.max_iterations, "1 or more")
+        require(self.tolerance > 0, "tolerance", self.tolerance, "above 0")
+        require(self.intercept_scaling > 0, "intercept_scaling", self.intercept_scaling, "above 0")
+        require(self.norm_offset > 0, "norm_offset", self.norm_offset, "above 0")
+        require(self.framing in ("crop", "squash"), "framing", self.framing, "crop, squash")
+        require(self.seed >= 0, "seed", self.seed, "0 or more")
+
+
+def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
+    """Mean over the classes of the average precision in percent: area under the monotone curve, and at 11 points.
+
+    Classes that cannot be measured (too few images for the folds, none to find) are left out of the mean and named.
+    Raises ValueError when that leaves none, or when the labels are one class per image.
+    """
+    splits.require_multi_label(True, "svm")
+    if splits.framing != config.framing:
+        splits = replace(splits, framing=config.framing)
+    train, val = splits.features(encoder, "train"), splits.features(encoder, "val")
+    rows, queries = (_unit_norm(part.all_rows(splits.device), config.norm_offset) for part in (train, val))
+    labels, truth = train.labels.numpy(), val.labels.numpy()
+    names = _class_names(splits)
+    left_out = _unmeasurable(labels, truth, config.folds)
+    said = "; ".join(f"{names[number]}: {reason}" for number, reason in left_out.items())
+    classes = [number for number in range(splits.num_classes) if number not in left_out]
+    if not classes:
+        raise ValueError(f"{splits.data.train} and {splits.data.val} have no class that svm can measure ({said})")
+    if left_out:
+        log.warning("%d of %d classes are left out of the mean: %s", len(left_out), splits.num_classes, said)
+
+    cv_ap, unconverged = _search(rows, labels, classes, config, splits)
+    places = cv_ap.argmax(axis=1)
+    final = [
+        delayed(fit_and_test)(_model(config, config.costs[place]), rows, labels[:, number], queries, truth[:, number])
+        for number, place in zip(classes, places, strict=True)
+    ]
+    tested = _shared(final, 3, "final fits", splits)
+    np.add.at(unconverged, places, tested[:, 2] == 0)
+    _say_unconverged(unconverged, len(classes) * (len(config.costs) * config.folds + 1), config)
+
+    percent = 100 * tested[:, :2]
+    per_class = {
+        names[number]: {
+            "ap": float(percent[row, 0]),
+            "ap_11_point": float(percent[row, 1]),
+            "cost": config.costs[places[row]],
+            "cv_mean_ap": dict(zip(map(str, config.costs), (100 * cv_ap[row]).tolist(), strict=True)),
+            "train_images": _counts(labels[:, number]),
+            "test_images": _counts(truth[:, number]),
+        }
+        for row, number in enumerate(classes)
+    }
+    return Measured(
+        {"map": float(percent[:, 0].mean()), "map_11_point": float(percent[:, 1].mean())},
+        {
+            "classes": per_class,
+            "left_out": {names[number]: reason for number, reason in left_out.items()},
+            "unconverged_fits": dict(zip(map(str, config.costs), unconverged.tolist(), strict=True)),
+        },
+    )
+
+
+def _unit_norm(rows: Tensor, offset: float) -> NDArray[np.float64]:
+    values = rows.cpu().double().numpy()
+    normed: NDArray[np.float64] = values / (np.linalg.norm(values, axis=1, keepdims=True) + offset)
+    return normed
+
+
+def _class_names(splits: Splits) -> list[str]:
+    """As the training beton's manifest has them; numbers where it has none."""
+    try:
+        names = [str(name) for name in read_manifest(splits.beton("train"))["classes"]]
+    except (BetonError, KeyError):
+        names = []
+    return names if len(set(names)) == splits.num_classes else [str(number) for number in range(splits.num_classes)]
+
+
+def _unmeasurable(labels: NDArray[np.int8], truth: NDArray[np.int8], num_folds: int) -> dict[int, str]:
+    """Classes for which the protocol is not defined, with the reason."""
+    reasons: dict[int, str] = {}
+    for number in range(labels.shape[1]):
+        present = int((labels[:, number] == PRESENT).sum())
+        if min(present, len(labels) - present) < num_folds:
+            reasons[number] = (
+                f"{present} of {len(labels)} training images show it; {num_folds} folds need {num_folds} that do "
+                f"and {num_folds} that do not"
+            )
+        elif not (truth[:, number] == PRESENT).any():
+            reasons[number] = "no test image shows it"
+    return reasons
+
+
+def _counts(labels: NDArray[np.int8]) -> dict[str, int]:
+    """Images that show a class, that do not, and that show it as difficult only."""
+    present, difficult = int((labels == PRESENT).sum()), int((labels == DIFFICULT).sum())
+    return {"positive": present, "negative": len(labels) - present - difficult, "difficult": difficult}
+
+
+def _model(config: Config, cost: float) -> LinearSVC:
+    return LinearSVC(
+        C=cost,
+        class_weight={True: config.positive_weight, False: 1.0},
+        penalty="l2",
+        loss="squared_hinge",
+        dual=config.dual,
+        max_iter=config.max_iterations,
+        tol=config.tolerance,
+        intercept_scaling=config.intercept_scaling,
+        random_state=config.seed,
+    )
+
+
+def _search(
+    rows: NDArray[np.float64], labels: NDArray[np.int8], classes: list[int], config: Config, splits: Splits
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Mean average precision over the folds (classes, costs), 0 to 1, and fits of each cost that did not converge."""
+    # The dearest, which take longest, first: then ranks and processes end at about the same time.
+    by_cost = sorted(range(len(config.costs)), key=lambda place: -config.costs[place])
+    fits = [(place, row, fold) for place in by_cost for fold in range(config.folds) for row in range(len(classes))]
+    jobs = [
+        delayed(cross_validate)(_model(config, config.costs[place]), rows, labels[:, classes[row]], config.folds, fold)
+        for place, row, fold in fits
+    ]
+    folds_ap = np.zeros((len(classes), len(config.costs), config.folds))
+    unconverged = np.zeros(len(config.costs), dtype=np.int64)
+    for (place, row, fold), (ap, converged) in zip(fits, _shared(jobs, 2, "fits for the costs", splits), strict=True):
+        folds_ap[row, place, fold] = ap
+        unconverged[place] += converged == 0
+    return folds_ap.mean(axis=2), unconverged
+
+
+def _shared(jobs: list[Any], num_results: int, what: str, splits: Splits) -> NDArray[np.float64]:
+    """The results (jobs, num_results) of all jobs on every rank: ranks share them, a rank's processes its own."""
+    rank, world_size = distributed.rank(), distributed.world_size()
+    own = range(rank, len(jobs), world_size)
+    found = torch.zeros((len(jobs), num_results), dtype=torch.float64)
+    done = Parallel(n_jobs=splits.workers or default_workers(), return_as="generator")(jobs[number] for number in own)
+    said = time.monotonic()
+    for count, (number, results) in enumerate(zip(own, done, strict=True), 1):
+        found[number] = torch.tensor(results, dtype=torch.float64)
+        if time.monotonic() - said > SAY_EVERY_S:
+            said = time.monotonic()
+            log.info("%s: %d of this rank's %d", what, count, len(own))
+    summed: NDArray[np.float64] = distributed.sum_over_ranks(found.to(splits.device)).cpu().numpy()
+    return summed
+
+
+def _say_unconverged(unconverged: NDArray[np.int64], num_fits: int, config: Config) -> None:
+    if unconverged.any():
+        per_cost = zip(config.costs, unconverged, strict=True)
+        counts = ", ".join(f"{number} with cost {cost:g}" for cost, number in per_cost if number)
+        log.warning(
+            "%d of %d fits did not converge in %d iterations: %s",
+            unconverged.sum(),
+            num_fits,
+            config.max_iterations,
+            counts,
+        )

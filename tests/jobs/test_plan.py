@@ -104,7 +104,10 @@ WRONG = [
     (["--partition", "gpus"], "partition is 'gpus', allowed: gpu, debug; choose one with --partition"),
     (["--nodes", "32"], "nodes is 32, allowed: at most 16 in partition gpu; see --nodes"),
     (["--partition", "debug", "--nodes", "2"], "GPUs per node is 8, allowed: at most 2 in partition debug; see --gpus"),
-    (["--time", "3-00"], "time is 3-00, allowed: at most 20.0 h in partition gpu; see --time; a longer run is requeued and goes on"),
+    (
+        ["--time", "3-00"],
+        "time is 3-00, allowed: at most 20.0 h in partition gpu; see --time; a longer run is requeued",
+    ),
     (["--time", "soon"], "time is 'soon'"),
     (["--nodes", "0"], "nodes is 0, allowed: 1 or more"),
     (["--cluster", "nosuch"], "cluster is 'nosuch', allowed: slurm, local, mysite, or add a table [nosuch]"),

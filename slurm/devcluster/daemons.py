@@ -27,6 +27,7 @@ NEEDED = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "
 FOLDER_VARIABLE = "DEVCLUSTER_FOLDER"  # chooses another folder
 MARK = "DEVCLUSTER_DAEMON_OF"  # in the environment of every daemon and job step, and of nothing else: the folder
 NODE_MARK = "DEVCLUSTER_NODE"  # the same of a slurmd and its steps: which node they are
+EXEC_TIMEOUT_S = 1.0
 START_TIMEOUT_S = 60.0
 
 
@@ -193,6 +194,8 @@ class DevCluster:
             )
         self.pids[name] = process.pid
         self._remember()
+        # For a moment after exec a process shows no environment yet, and would count as not running.
+        _wait_until(lambda: self.running()[name] or process.poll() is not None, EXEC_TIMEOUT_S)
 
     def _await(self, what: str, ready: Callable[[], bool], daemon: str) -> None:
         if not _wait_until(lambda: ready() or not self.running()[daemon], START_TIMEOUT_S) or not ready():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 
 from slurm import attempts, chain
 from slurm.chain import read_jobs
+from slurm.cluster import load
 from tests.cluster.running import Runs, metrics, outcomes, ranks, wait_for
 from vicreg import checkpoint
 
@@ -49,14 +52,20 @@ def _assert_all_done(runs: Runs, run: Path, num_steps: int) -> None:
 
 @pytest.mark.timeout(600)
 def test_four_nodes_pretrain_then_evaluate_then_report(runs: Runs, digits_folder: Path) -> None:
-    run = runs.folder / "run"
-    done = runs.command(*_options(digits_folder, run, 2), "--nodes", "4", "--gpus", "2", "--then-eval")
+    run, started = runs.folder / "run", time.time()
+    size = ("--nodes", "4", "--gpus", "2")
+    done = runs.command(*_options(digits_folder, run, 2), *size, "--then-eval", "--stage-data")
     assert list(read_jobs(run)) == ["pretrain", *EVALUATIONS, "report"]
     for job in read_jobs(run).values():
         assert job.job_id in done.stdout
     _assert_all_done(runs, run, 10)
     config = json.loads((chain.job_folder(run, "pretrain") / "job.json").read_text())
     assert (config["num_nodes"], config["ranks_per_node"]) == (4, 2)
+    staged = list(Path(load("devcluster").node_local_folder).parent.glob("n[1-4]/*/train.beton"))
+    for node in range(1, 5):
+        (copy,) = [path for path in staged if path.parts[-3] == f"n{node}" and path.stat().st_mtime > started]
+        assert copy.read_bytes() == (digits_folder / "train.beton").read_bytes()
+        shutil.rmtree(copy.parent)
     again = runs.command("jobs/eval_all.py", str(run))
     assert "nothing to do" in again.stdout
 

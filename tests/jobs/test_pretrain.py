@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from jobs.job_states import collect
 from vicreg import checkpoint
 from vicreg.metrics import TIMING, read_metrics
 
@@ -200,3 +201,17 @@ def test_help_shows_every_group_with_units_and_defaults() -> None:
     text = re.sub(r"[│\s]+", " ", done.stdout)
     for part in ("data options", "view-a options", "optimizer options", "--optimizer.base-lr", "(default: 0.3)", "px"):
         assert part in text
+
+
+@pytest.mark.slow
+def test_the_whole_chain_runs_here_in_order(digits_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    more = ("--train.epochs", "1", "--then-eval")
+    done = subprocess.run(_command(digits_folder, run, *more), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    states = [(job.name, job.state) for job in collect(run)]
+    assert states == [("pretrain", "finished"), ("evaluations", "finished"), ("report", "finished")]
+    assert "top-1" in (run / "report.md").read_text()
+    again = subprocess.run(_command(digits_folder, run, *more), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "done, skipped" in again.stdout

@@ -135,7 +135,7 @@ def test_ranks_that_never_come_are_named_with_their_hosts(
 
 
 def test_a_rank_that_hangs_shows_its_stacks_and_ends(tmp_path: Path) -> None:
-    spec = JobSpec("job", f"{FUNCTIONS}.get_stuck", {"steps": 5}, hang_timeout_s=1.0)
+    spec = JobSpec("job", f"{FUNCTIONS}.get_stuck", {"steps": 5}, hang_timeout_s=0.6)
     job = Job(tmp_path / "job", spec, ("n1",))
     ((code, said),) = job.run(0)
     assert code == HUNG_EXIT_CODE

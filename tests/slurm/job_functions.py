@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -41,8 +43,17 @@ def stop_late(task: Task, stop: StopFlag, folder: str, how: str) -> bool:
     return False
 
 
-def fail(task: Task, stop: StopFlag, code: int) -> None:
-    """Fail with an error, or leave with a code."""
+def fail(task: Task, stop: StopFlag, on_rank: int, code: int = 0) -> None:
+    """Fail on one rank, with an error or an exit code, while the others wait for it."""
+    if task.rank != on_rank:
+        _wait_for_ever()
     if code:
         raise SystemExit(code)
     raise ValueError("no such data")
+
+
+def kill_itself(task: Task, stop: StopFlag, on_rank: int) -> None:
+    """Die on one rank as if out of memory, while the others wait for it."""
+    if task.rank != on_rank:
+        _wait_for_ever()
+    os.kill(os.getpid(), signal.SIGKILL)

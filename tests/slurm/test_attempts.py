@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm import attempts
@@ -67,6 +68,7 @@ def test_only_a_forgotten_attempt_is_closed(tmp_path: Path) -> None:
     assert attempts.read(tmp_path) == [closed]
 
 
+@settings(max_examples=50)
 @given(cut=st.integers(0, 400))
 def test_a_line_that_was_cut_costs_itself_alone(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     folder = tmp_path_factory.mktemp("job")
@@ -137,7 +139,7 @@ def test_a_half_written_heartbeat_leaves_the_one_before(tmp_path: Path) -> None:
 
 def test_the_pulse_is_slow_unless_it_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr(attempts.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     pulse, shown = Pulse(tmp_path, 10), []
     for progress, at_s, at_once in [(1, 0.0, False), (2, 1.9, False), (3, 2.0, False), (4, 2.1, True), (5, 4.0, False)]:
         clock[0] = 100.0 + at_s

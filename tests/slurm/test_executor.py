@@ -76,7 +76,7 @@ source "$WORK/venv/bin/activate"
 # command
 exec {python} -u -m slurm.batch '/scratch/my run/jobs/pretrain'
 """
-NASTY = ['it\'s a "run"', "cost $HOME `id` $(id)", "50%j off;", "a#b & c", "new*[a]?", " ends with a blank ", "ünï"]
+NASTY = ['it\'s a "run"', "cost $HOME `id` $(id)", "50%j off; #b & c", " new*[a]? ünï "]
 
 
 def _spec(num_nodes: int = 4, ranks_per_node: int = 8, uses_gpus: bool = True) -> JobSpec:

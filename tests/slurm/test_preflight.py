@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs.plan import check_data
-from slurm.cluster import Cluster
+from slurm.cluster import Cluster, override
 from slurm.preflight import Check, check_cluster, check_folder
 from slurm.task import JobSpec
 from tests.slurm.conftest import FakeSlurm
@@ -84,8 +84,8 @@ def test_what_fits_is_said_too(slurm: FakeSlurm) -> None:
         ),
     ],
 )
-def test_what_does_not_fit(slurm: FakeSlurm, spec: JobSpec, cluster: dict[str, str], said: str) -> None:
-    (found,) = _failed(check_cluster(spec, replace(CLUSTER, **cluster)))
+def test_what_does_not_fit(slurm: FakeSlurm, spec: JobSpec, cluster: dict[str, str | float], said: str) -> None:
+    (found,) = _failed(check_cluster(spec, override(CLUSTER, **cluster)))
     assert found.startswith(said)
 
 

@@ -72,7 +72,8 @@ def test_the_queue(slurm: FakeSlurm) -> None:
 
 
 def test_nobody_is_asked_about_no_jobs(slurm: FakeSlurm) -> None:
-    assert scheduler.queued([]) == scheduler.accounted([]) == {}
+    assert scheduler.queued([]) == {}
+    assert scheduler.accounted([]) == {}
 
 
 def test_a_job_that_ends_between_two_questions_is_still_shown(slurm: FakeSlurm) -> None:

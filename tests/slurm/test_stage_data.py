@@ -209,7 +209,7 @@ def test_a_real_disk_that_is_full(source: Path, tiny_disk: Path) -> None:
 def test_a_real_disk_that_others_fill_meanwhile(source: Path, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     (tiny_disk / "other").write_bytes(b"x" * 2_000_000)
-    monkeypatch.setattr(stage_data.shutil, "disk_usage", lambda _: usage(10**9, 0, 10**9))  # it was free just before
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 0, 10**9))  # it was free just before
     message = r"copying .*train\.beton to .* failed: .*No space left on device; choose another folder"
     with pytest.raises(OSError, match=message):
         stage(source, tiny_disk)

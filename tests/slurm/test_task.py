@@ -135,7 +135,7 @@ def test_ranks_that_never_come_are_named_with_their_hosts(
 
 
 def test_a_rank_that_hangs_shows_its_stacks_and_ends(tmp_path: Path) -> None:
-    spec = JobSpec("job", f"{FUNCTIONS}.get_stuck", {"steps": 5}, hang_timeout_s=1.0)
+    spec = JobSpec("job", f"{FUNCTIONS}.get_stuck", {"steps": 5}, hang_timeout_s=0.6)
     job = Job(tmp_path / "job", spec, ("n1",))
     ((code, said),) = job.run(0)
     assert code == HUNG_EXIT_CODE
@@ -147,7 +147,7 @@ def test_a_rank_that_hangs_shows_its_stacks_and_ends(tmp_path: Path) -> None:
 
 
 def test_the_first_error_is_kept_with_its_node(tmp_path: Path) -> None:
-    job = Job(tmp_path / "job", JobSpec("job", f"{FUNCTIONS}.fail", {"code": 0}, num_nodes=2), ("n1", "n2"))
+    job = Job(tmp_path / "job", JobSpec("job", f"{FUNCTIONS}.fail", {"on_rank": 1}, num_nodes=2), ("n1", "n2"))
     ((code, said),) = job.run(1)
     assert code == 1
     assert "ValueError: no such data" in said
@@ -158,7 +158,7 @@ def test_the_first_error_is_kept_with_its_node(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_leaves_with_a_code_has_said_why_itself(tmp_path: Path) -> None:
-    job = Job(tmp_path / "job", JobSpec("job", f"{FUNCTIONS}.fail", {"code": 3}), ("n1",))
+    job = Job(tmp_path / "job", JobSpec("job", f"{FUNCTIONS}.fail", {"on_rank": 0, "code": 3}), ("n1",))
     assert [code for code, _ in job.run(0)] == [3]
     assert read_notes(job.start_folder, ERROR) == []
     assert not (job.start_folder / FINISHED_FILE).exists()

@@ -141,13 +141,20 @@ def _await_all_ranks(store: dist.Store, placement: Placement, timeout_s: float) 
     store.set(f"here/{placement.rank}", socket.gethostname())
     names = [f"here/{number}" for number in range(placement.world_size)]
     deadline = time.monotonic() + timeout_s
-    while not store.check(names):
+    while not _all_there(store, names, placement):
         if time.monotonic() > deadline:
             missing = [placement.name(number) for number, name in enumerate(names) if not store.check([name])]
             raise RendezvousError(
                 f"ranks [{', '.join(missing)}] of {placement.world_size} did not come within {timeout_s:.0f} s"
             )
         time.sleep(0.05)
+
+
+def _all_there(store: dist.Store, names: list[str], placement: Placement) -> bool:
+    try:
+        return bool(store.check(names))
+    except dist.DistError as error:  # rank 0 keeps the list, and gives up at about the same time
+        raise RendezvousError(f"{placement.name(placement.rank)} lost {placement.name(0)} while waiting") from error
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:

@@ -9,7 +9,10 @@ What is not published, and what is done here: the layer behind the paper's numbe
 features and res5avg; here the encoder's own features, a ResNet-50's 2048 after average pooling); seeds (VISSL sets none
 for liblinear; its folds are not shuffled, so they depend on the order of the images, here that of the beton).
 
-Measured at VOC2007's size (5,011 x 2048, 20 classes, 680 fits): see `Config.dual`.
+At VOC2007's size (5,011 x 2048, 20 classes, 680 fits) made-up features with a mean average precision of 78 take 6 to 12
+minutes on two busy CPU cores and 0.5 GB of memory for each process. Where a class is not separable, a fit with a high
+cost takes all of its iterations, about ten times as long; such a fit also turns differences in the last bit of the
+features, as between two kinds of GPU, into visible ones.
 """
 
 from __future__ import annotations
@@ -72,6 +75,7 @@ class Config:
     def __post_init__(self) -> None:
         require(len(self.costs) > 0, "costs", self.costs, "at least one number")
         require(min(self.costs) > 0, "costs", self.costs, "above 0")
+        require(len(set(self.costs)) == len(self.costs), "costs", self.costs, "each number once")
         require(self.folds >= 2, "folds", self.folds, "2 or more")
         require(self.positive_weight > 0, "positive_weight", self.positive_weight, "above 0")
         require(self.max_iterations >= 1, "max_iterations", self.max_iterations, "1 or more")

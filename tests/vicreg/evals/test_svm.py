@@ -230,6 +230,7 @@ def test_labels_of_the_wrong_kind_are_refused(hidden: tuple[Rows, Labels, Rows, 
     [
         ({"costs": ()}, "costs is \\(\\), allowed: at least one"),
         ({"costs": (1.0, 0.0)}, "costs is \\(1.0, 0.0\\), allowed: above 0"),
+        ({"costs": (1.0, 1.0)}, "costs is \\(1.0, 1.0\\), allowed: each number once"),
         ({"folds": 1}, "folds is 1, allowed: 2 or more"),
         ({"positive_weight": 0.0}, "positive_weight is 0.0, allowed: above 0"),
         ({"max_iterations": 0}, "max_iterations is 0, allowed: 1 or more"),

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataprep.beton import Beton, BetonError, open_beton
+from dataprep.keyed_choice import keys
 
 SUBSET_SCHEMA = 1
 OFFICIAL_LISTS = {  # SimCLR's lists (github.com/google-research/simclr, imagenet_subsets/): file, SHA-256
@@ -59,6 +60,18 @@ def read_subset(beton: Path, name: str) -> NDArray[np.int64]:
         allowed = f"0 to {opened.num_samples - 1:,}"
         raise BetonError(f"{path}: indices go from {found[0]:,} to {found[-1]:,}, allowed: {allowed}; {again}")
     return found
+
+
+def draw_per_class(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
+    """Places of `fraction` of each class, rounded, at least one; ascending.
+
+    A smaller fraction with the same seed gives a part of a larger one's samples.
+    """
+    order = np.lexsort((keys(len(labels), seed), labels))
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    wanted = np.maximum(1, np.floor(counts * fraction + 0.5).astype(np.int64))
+    rank_in_class = np.arange(len(labels)) - np.repeat(starts, counts)
+    return np.sort(order[rank_in_class < np.repeat(wanted, counts)])
 
 
 def samples_crc32(beton: Beton) -> int:

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataprep.beton import Beton, BetonError, manifest_samples, open_beton, read_manifest
-from dataprep.keyed_choice import keys
 from dataprep.partial_file import partial_path, remove_stale_partials
-from dataprep.subset import OFFICIAL_LISTS, SUBSET_SCHEMA, samples_crc32, subset_path
+from dataprep.subset import OFFICIAL_LISTS, SUBSET_SCHEMA, draw_per_class, samples_crc32, subset_path
 from dataprep.writer import WriteError
 
 _NAMES_SHOWN = 3
@@ -52,21 +51,9 @@ def write_drawn(beton: Path, name: str, fraction: float, seed: int, *, overwrite
     path, opened = subset_path(beton, name), open_beton(beton)
     if opened.labels.ndim != 1:
         raise ValueError(f"{beton} has label vectors; --fraction draws from classes, of which an image must have one")
-    indices = draw(opened.labels, fraction, seed)
+    indices = draw_per_class(opened.labels, fraction, seed)
     _write(path, opened, {"fraction": fraction, "seed": seed}, indices, overwrite)
     return path, len(indices)
-
-
-def draw(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
-    """Places of `fraction` of each class, rounded, at least one; ascending.
-
-    A smaller fraction with the same seed gives a part of a larger one's samples.
-    """
-    order = np.lexsort((keys(len(labels), seed), labels))
-    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    wanted = np.maximum(1, np.floor(counts * fraction + 0.5).astype(np.int64))
-    rank_in_class = np.arange(len(labels)) - np.repeat(starts, counts)
-    return np.sort(order[rank_in_class < np.repeat(wanted, counts)])
 
 
 def _listed(beton: Beton, lines: list[str], list_file: Path) -> NDArray[np.int64]:

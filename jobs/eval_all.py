@@ -23,6 +23,7 @@ from slurm.cluster import Cluster
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
 from vicreg import distributed
+from vicreg.evals.work import Stopped
 
 TOGETHER = "evaluations"  # name of the one job that does them all on this machine, sharing features
 
@@ -133,7 +134,7 @@ def require_checks(run: Path, spec: JobSpec, cluster: Cluster) -> None:
 def run_job(task: Task, stop: StopFlag, run: str, names: list[str], overwrite: bool, job: str) -> bool:
     """What every rank does: measure what is due, piece by piece; rank 0 writes each result as soon as it is there.
 
-    There is nothing to save on the way: a stop signal ends it at once, and what is done stays.
+    A stop signal ends an evaluation at once where it has nothing to save, else when it has saved; what is done stays.
     """
     folder = Path(run)
     console = Console() if task.has_terminal else Console(force_terminal=False, width=LOG_WIDTH)
@@ -152,7 +153,12 @@ def run_job(task: Task, stop: StopFlag, run: str, names: list[str], overwrite: b
         # Rank 0 decides, as a number of one bit per piece: the others may see a result a moment later.
         bits = distributed.from_rank_0(sum(1 << pieces.index(piece) for piece in mine), device)
         due = [piece for number, piece in enumerate(pieces) if bits >> number & 1]
-        measure_all(folder, due, placement, console, chain.job_folder(folder, job))
+        try:
+            measure_all(folder, due, placement, console, chain.job_folder(folder, job), stop)
+        except Stopped as stopped:
+            if task.rank == 0:
+                console.print(f"{stopped} and saved; the same command goes on from there", highlight=False)
+            return False
     return True
 
 

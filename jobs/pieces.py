@@ -24,10 +24,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from jobs import recipes
 from jobs.cli import CONFIG_FILE
 from slurm.attempts import Pulse
+from slurm.requeue import StopFlag
 from vicreg import distributed, features
 from vicreg.config import PretrainConfig, from_json, to_json
 from vicreg.evals import results
 from vicreg.evals.results import PIXELS, RANDOM, SUBJECTS, TRAINED, Result
+from vicreg.evals.work import Work
 from vicreg.export import ENCODER_FILE, checksum, load_encoder, untrained_encoder
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
@@ -137,9 +139,12 @@ def open_residuals(encoder: nn.Module) -> nn.Module:
 
 
 def measure_all(
-    run: Path, pieces: list[Piece], placement: distributed.Placement, console: Console, job_folder: Path
+    run: Path, pieces: list[Piece], placement: distributed.Placement, console: Console, job_folder: Path, stop: StopFlag
 ) -> None:
-    """All pieces in turn; the features of a subject are let go when the next one comes."""
+    """All pieces in turn; the features of a subject are let go when the next one comes.
+
+    Stopped, when an evaluation that keeps its state was asked to stop; the others are interrupted at once.
+    """
     config, _ = read_run(run)
     device = distributed.device_for(placement)
     workers = config.data.workers or placement.num_threads
@@ -150,19 +155,25 @@ def measure_all(
     for number, piece in enumerate(pieces):
         if piece.subject != subject:
             subject, encoder = piece.subject, build_encoder(run, piece.subject, config)
-        result = measure(piece, encoder, splits, data)
+        stop.interrupt_at_once(not getattr(evaluation_module(piece.module), "RESUMES", False))
+        work = Work(results.folder(run, piece.evaluation, piece.subject), should_stop=stop)
+        result = measure(piece, encoder, splits, data, work)
         if placement.rank == 0:
             results.write(run, result)
+            work.forget()
             pulse.beat(number + 1)
             console.print(finished_line(result), highlight=False, soft_wrap=True)
+        stop.interrupt_at_once()
 
 
-def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dict[str, Any]) -> Result:
+def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dict[str, Any], work: Work) -> Result:
     """One evaluation of one encoder."""
     module = evaluation_module(piece.module)
     sha256 = checksum(encoder)
+    work.belongs_to = {"module": piece.module, "settings": piece.settings, "data": data, "encoder": sha256}
     start = time.monotonic()
-    measured = module.evaluate(encoder, splits, from_json(module.Config, piece.settings))
+    more = (work,) if getattr(module, "RESUMES", False) else ()
+    measured = module.evaluate(encoder, splits, from_json(module.Config, piece.settings), *more)
     on_gpu = splits.device.type == "cuda"
     return Result(
         evaluation=piece.evaluation,

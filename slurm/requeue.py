@@ -41,10 +41,10 @@ class StopFlag:
     def __call__(self) -> bool:
         return bool(self.signal_name)
 
-    def interrupt_at_once(self) -> None:
-        """From now on a stop signal raises KeyboardInterrupt; at once if one has come already."""
-        self._interrupt = True
-        if self():
+    def interrupt_at_once(self, wanted: bool = True) -> None:
+        """From now on a stop signal raises KeyboardInterrupt, at once if one has come; or only sets the flag again."""
+        self._interrupt = wanted
+        if wanted and self():
             raise KeyboardInterrupt
 
     def __enter__(self) -> StopFlag:

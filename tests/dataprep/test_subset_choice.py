@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from dataprep import digits, sources, subset
 from dataprep.beton import BetonError, manifest_path, manifest_samples
 from dataprep.keyed_choice import keys
-from dataprep.subset import read_subset
-from dataprep.subset_choice import draw, write_drawn, write_listed
+from dataprep.subset import draw_per_class, read_subset
+from dataprep.subset_choice import write_drawn, write_listed
 from dataprep.write_plan import WritePlan
 from dataprep.writer import WriteError, write_beton
 from tests.dataprep.raw_images import make_tree
@@ -148,7 +148,7 @@ def test_label_vectors_have_no_classes_to_draw_from(tmp_path: Path) -> None:
 )
 def test_a_draw_takes_its_share_of_each_class(labels: list[int], shares: tuple[float, float], seed: int) -> None:
     classes, all_keys = np.array(labels), keys(len(labels), seed).tolist()
-    small, large = (draw(classes, share, seed) for share in sorted(shares))
+    small, large = (draw_per_class(classes, share, seed) for share in sorted(shares))
     assert (np.diff(large) > 0).all()
     assert set(small) <= set(large)
     for number in np.unique(classes):
@@ -160,13 +160,15 @@ def test_a_draw_takes_its_share_of_each_class(labels: list[int], shares: tuple[f
 
 def test_a_draw_never_changes() -> None:
     labels = np.arange(1000) % 3
-    assert draw(labels, 0.004, 0).tolist() == [319, 366, 410]
-    assert draw(labels, 0.004, 1).tolist() == [98, 565, 891]
-    assert draw(labels, 1.0, 5).tolist() == list(range(1000))
+    assert draw_per_class(labels, 0.004, 0).tolist() == [319, 366, 410]
+    assert draw_per_class(labels, 0.004, 1).tolist() == [98, 565, 891]
+    assert draw_per_class(labels, 1.0, 5).tolist() == list(range(1000))
 
 
 def test_a_draw_is_even_over_the_samples() -> None:
     """Every sample of a class is drawn as often as the others: 400 draws of 10 of 100, within five deviations."""
     labels = np.zeros(100, np.int64)
-    counts = np.bincount(np.concatenate([draw(labels, 0.1, seed * 1_000_003) for seed in range(400)]), minlength=100)
+    counts = np.bincount(
+        np.concatenate([draw_per_class(labels, 0.1, seed * 1_000_003) for seed in range(400)]), minlength=100
+    )
     assert abs(counts - 40).max() < 5 * (400 * 0.1 * 0.9) ** 0.5

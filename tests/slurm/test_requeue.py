@@ -49,6 +49,11 @@ def test_a_job_with_nothing_to_save_ends_at_once() -> None:
         os.kill(os.getpid(), signal.SIGUSR2)
         with pytest.raises(KeyboardInterrupt):
             stop.interrupt_at_once()
+    with StopFlag() as stop:
+        stop.interrupt_at_once()
+        stop.interrupt_at_once(False)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop()
 
 
 def _slow_count(attempts: list[Attempt]) -> int:

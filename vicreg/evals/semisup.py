@@ -1,0 +1,230 @@
+"""Semi-supervised fine-tuning: the whole encoder and a linear layer trained on few labelled images.
+
+As in the official program (facebookresearch/vicreg, `evaluate.py`, "finetune"), with three differences: an epoch has
+full batches only; batch norm takes its statistics from the global batch, where the official program takes those of
+each GPU's share (so here the result does not depend on the number of GPUs); each run begins with a fresh copy of the
+encoder, which itself stays as it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dataprep.beton import open_beton
+from dataprep.subset import draw_per_class, read_subset
+from vicreg import distributed
+from vicreg.config import ViewConfig, require
+from vicreg.data import ViewLoader, open_views
+from vicreg.evals.linear import TOP, crop_and_flip, epoch_rate
+from vicreg.evals.results import Measured
+from vicreg.evals.work import Work
+from vicreg.features import Splits, compute_features
+from vicreg.sync_batch_norm import synchronise
+
+log = logging.getLogger(__name__)
+
+RESUMES = True  # it keeps its state and leaves by itself when it is asked to
+LOSS, FIRST, AMONG = range(3)  # columns of the curve, as those of linear
+
+
+@dataclass(frozen=True)
+class Config:
+    """Source: the official README and the paper (appendix C.2), which agree; the defaults: 1 % of labels."""
+
+    subset: str = "simclr-1percent"
+    """Name of an index list beside the training beton (`write_ffcv.py subset`), SimCLR's as published; empty: drawn."""
+    fraction: float = 0.01
+    """Where `subset` is empty: share of the images of every class, at least one, drawn with `seed`."""
+    epochs: int = 20
+    """Passes over the labelled images."""
+    batch: int = 256
+    """Images per step over all ranks."""
+    lr_encoder: float = 0.03
+    """Learning rate of the encoder (10 % of labels: 0.01)."""
+    lr_head: float = 0.08
+    """Learning rate of the linear layer (10 % of labels: 0.1)."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 0.0
+    """Weight decay of everything."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Share of the area that a training crop covers (code; the paper says 0.2 to 1)."""
+    hflip_p: float = 0.5
+    """Probability of a horizontal flip in training; 0 where mirroring changes the class, as of digits."""
+    seed: int = 0
+    """Seed of the drawn labels, the head's first weights, order and crops."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.fraction <= 1, "fraction", self.fraction, "above 0, up to 1")
+        require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        require(self.batch >= 2, "batch", self.batch, "2 or more (batch norm needs two)")
+        require(self.lr_encoder >= 0, "lr_encoder", self.lr_encoder, "0 or more")
+        require(self.lr_head > 0, "lr_head", self.lr_head, "above 0")
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 to below 1")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        self.view()
+
+    def view(self) -> ViewConfig:
+        """The augmentation of training images: crop and flip, no change of colour."""
+        return crop_and_flip(self.crop_scale, self.hflip_p)
+
+
+class Classifier(nn.Module):
+    """An encoder with a linear layer behind it."""
+
+    def __init__(self, encoder: nn.Module, num_classes: int, seed: int) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder)
+        self.head = nn.Linear(int(encoder.num_features), num_classes)  # type: ignore[arg-type]
+        nn.init.normal_(self.head.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, S, S) to scores (B, num_classes)."""
+        scores: Tensor = self.head(self.encoder(images))
+        return scores
+
+
+def evaluate(encoder: nn.Module, splits: Splits, config: Config, work: Work | None = None) -> Measured:
+    """Top-1 and, with more than 5 classes, top-5 accuracy in percent: of the best epoch, as published, and of the last.
+
+    Raises BetonError where the subset is missing, ValueError when the labelled images do not fill a batch, the ranks
+    do not divide it, or the loss does not stay finite; Stopped when `work` asks to stop.
+    """
+    splits.require_multi_label(False, "semisup")
+    labelled = choose_labelled(splits, config)
+    if len(labelled) < config.batch:
+        raise ValueError(
+            f"batch is {config.batch}, allowed: up to the {len(labelled)} labelled images; choose a smaller batch or "
+            "more labels"
+        )
+    with closing(_loader(splits, config, labelled)) as loader:
+        tuning = _Tuning(encoder, splits, config, loader)
+        tuning.run(work or Work())
+    num_val = len(open_beton(splits.beton("val")).labels)
+    curve = tuning.curve.cpu()
+    columns = {"top1": FIRST} | ({"top5": AMONG} if splits.num_classes > TOP else {})
+    percent = {name: (100 * curve[:, column] / num_val).tolist() for name, column in columns.items()}
+    metrics = {name: max(values) for name, values in percent.items()}
+    metrics |= {f"{name}_last_epoch": values[-1] for name, values in percent.items()}
+    details = {"epochs": config.epochs, "num_labelled": len(labelled), "loss": curve[:, LOSS].tolist(), **percent}
+    return Measured(metrics, details)
+
+
+def choose_labelled(splits: Splits, config: Config) -> NDArray[np.int64]:
+    """The labelled training images, ascending places in the beton."""
+    if config.subset:
+        return read_subset(splits.beton("train"), config.subset)
+    return draw_per_class(open_beton(splits.beton("train")).labels, config.fraction, config.seed)
+
+
+def _loader(splits: Splits, config: Config, labelled: NDArray[np.int64]) -> ViewLoader:
+    return open_views(
+        splits.data,
+        splits.beton("train"),
+        (config.view(),),
+        seed=config.seed,
+        global_batch=config.batch,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        device=splits.device,
+        workers=splits.workers,
+        interpolation="bilinear",
+        subset=labelled,
+    )
+
+
+class _Tuning:
+    """The classifier, its optimizer, and how far they are."""
+
+    def __init__(self, encoder: nn.Module, splits: Splits, config: Config, loader: ViewLoader) -> None:
+        self._splits, self._config, self._loader = splits, config, loader
+        self._model = Classifier(encoder, splits.num_classes, config.seed).to(splits.device).train()
+        synchronise(self._model, splits.device)
+        self._optimizer = torch.optim.SGD(
+            [
+                {"params": self._model.encoder.parameters(), "base_lr": config.lr_encoder},
+                {"params": self._model.head.parameters(), "base_lr": config.lr_head},
+            ],
+            lr=config.lr_head,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        self._gradients = distributed.GradientSum(self._model)
+        self._step = 0
+        self.curve = torch.zeros((config.epochs, 3), dtype=torch.float64, device=splits.device)
+        """Per epoch: mean loss, validation images right at first, and among the first 5."""
+
+    def run(self, work: Work) -> None:
+        """All epochs, from the state that `work` has."""
+        device, per_epoch = self._splits.device, self._loader.num_batches
+        num_steps = per_epoch * self._config.epochs
+        if before := work.load(device):
+            self._load(before)
+        while self._step < num_steps:
+            epoch, first_batch = divmod(self._step, per_epoch)
+            rate = epoch_rate(epoch, self._config.epochs)
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate * group["base_lr"]
+            with closing(self._loader.batches(epoch, first_batch)) as batches:
+                for batch in batches:
+                    batch = batch.to(device)
+                    loss = self._learn(self._splits.normalise(batch.views[0]), batch.labels)
+                    self.curve[epoch, LOSS] += loss / per_epoch
+                    self._step += 1
+                    if self._step % per_epoch:
+                        work.leave_if_asked(self._step, self._state, device)
+            self._measure(epoch)
+            work.save_if_due(self._step, self._state, device)
+            if self._step < num_steps:
+                work.leave_if_asked(self._step, self._state, device)
+
+    def _learn(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step on this rank's part of a global batch; returns the mean loss of the whole of it."""
+        torch.manual_seed(_step_seed(self._config.seed, self._step))  # dropout, stochastic depth
+        self._gradients.clear()
+        loss = F.cross_entropy(self._model(images), labels, reduction="sum") / self._config.batch
+        loss.backward()
+        self._gradients.finish()
+        self._optimizer.step()
+        return distributed.sum_over_ranks(loss.detach())
+
+    def _measure(self, epoch: int) -> None:
+        """Count what is right after an epoch, every validation image once."""
+        splits, device = self._splits, self._splits.device
+        val = compute_features(self._model.encoder, splits, "val")
+        with torch.no_grad():
+            scores = self._model.head(val.values.to(device))
+        self._model.train()
+        hits = scores.topk(min(TOP, splits.num_classes)).indices == val.own_labels.to(device)[:, None]
+        correct = distributed.sum_over_ranks(torch.stack([hits[:, 0].sum(), hits.sum()]))
+        self.curve[epoch, FIRST:] = correct.double()
+        loss, first, _ = self.curve[epoch].tolist()
+        require(math.isfinite(loss), "lr_encoder", self._config.lr_encoder, f"smaller rates: diverged in epoch {epoch}")
+        percent = 100 * first / len(val.labels)
+        log.info("semisup: epoch %d/%d, loss %.3f, top-1 %.1f %%", epoch + 1, self._config.epochs, loss, percent)
+
+    def _state(self) -> dict[str, Any]:
+        model, optimizer = self._model.state_dict(), self._optimizer.state_dict()
+        return {"step": self._step, "model": model, "optimizer": optimizer, "curve": self.curve.cpu()}
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self._step = int(state["step"])
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.curve.copy_(state["curve"])
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return ((seed * 1_000_003 + step) * 65_537 + distributed.rank()) % 2**63

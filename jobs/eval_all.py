@@ -6,16 +6,17 @@ What is done and still holds is skipped (jobs/pieces.py).
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
 from jobs import recipes
 from jobs.cli import INTERRUPTED_EXIT_CODE, LOG_WIDTH, PlaceOptions, configure_logging, placement_of, user_errors
-from jobs.pieces import find_due, measure_all, plan, read_run, require_finished
+from jobs.pieces import LAST, Choice, Piece, find_due, measure_all, plan, read_run, require_finished, split_by_data
 from jobs.plan import show_submitted
 from slurm import chain, executor, preflight, scheduler
 from slurm.chain import Member
@@ -35,12 +36,30 @@ class Command:
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder of jobs/pretrain.py."""
     evals: tuple[str, ...] = ()
-    """Names of the evaluations to do; all of the recipe's if none is given."""
+    """Names of the evaluations to do, or of published ones (vicreg/evals/protocols.py); all of the recipe's if none."""
+    checkpoints: str = LAST
+    """last: measure the finished encoder; all, or a number: the run's newest checkpoints, so many of them."""
+    train: str = ""
+    """Beton to train on, instead of the evaluations' own data; results are kept as NAME-on-FOLDER."""
+    val: str = ""
+    """Beton to measure on, with --train."""
     after: str = ""
     """Id of a SLURM job to wait for; a pretraining job that jobs/pretrain.py submitted is waited for anyway."""
     overwrite: bool = False
     """Compute again what is done."""
     place: Annotated[PlaceOptions, tyro.conf.arg(name="")] = field(default_factory=PlaceOptions)
+
+    def choice(self, cluster: Cluster) -> Choice:
+        """What is wanted, with paths that hold on the nodes too; ValueError for half a pair of betons."""
+        if bool(self.train) != bool(self.val):
+            raise ValueError("--train and --val go together: one beton to train on, one to measure on")
+        train, val = (str(Path(path).absolute()) if path else "" for path in (self.train, self.val))
+        return Choice(self.evals, self.checkpoints, train, val, absolute_folders(cluster))
+
+
+def absolute_folders(cluster: Cluster) -> dict[str, str]:
+    """Where the profile has data sets; data/NAME for others is looked for where the command is typed."""
+    return {name: str(Path(folder).absolute()) for name, folder in cluster.data.items()}
 
 
 def main(arguments: list[str]) -> int:
@@ -51,15 +70,16 @@ def main(arguments: list[str]) -> int:
         cluster = command.place.profile()
         run = command.run.absolute() if cluster.scheduler == "slurm" else command.run
         config, recipe = read_run(run)
-        if not is_awaited(run, cluster, command.after):
+        choice = command.choice(cluster)
+        if choice.checkpoints == LAST and not is_awaited(run, cluster, command.after):
             require_finished(run, recipe)
         ranks = command.place.ranks_per_node(cluster)
-        due = find_due(run, plan(recipe, command.evals), config, command.overwrite, console)
-        names = tuple(dict.fromkeys(piece.evaluation for piece in due))
-        if not names:
+        pieces = split_by_data(plan(run, recipe, config.data, choice), bool(command.evals), console)
+        due = find_due(run, pieces, config, command.overwrite, console)
+        if not due:
             console.print(f"nothing to do; see  python jobs/report.py {run}", soft_wrap=True)
             return 0
-        chain_members = members(run, recipe, names, cluster, command.place.nodes, ranks, command.overwrite)
+        chain_members = members(run, recipe, due, choice, cluster, command.place.nodes, ranks, command.overwrite)
         if command.place.dry_run:
             return show_scripts(run, chain_members, cluster, console)
         if cluster.scheduler == "slurm":
@@ -80,33 +100,34 @@ def is_awaited(run: Path, cluster: Cluster, after: str) -> bool:
 def members(
     run: Path,
     recipe: str,
-    names: tuple[str, ...],
+    pieces: Sequence[Piece],
+    choice: Choice,
     cluster: Cluster,
     nodes: int,
     ranks_per_node: int,
     overwrite: bool = False,
 ) -> list[Member]:
-    """The named evaluations (all of the recipe's if none) after pretraining, and the report after all of them.
+    """The evaluations that the pieces belong to after pretraining, and the report after all of them.
 
-    On a cluster each is a job; on this machine one job does them all, so that they share the features.
+    On a cluster each is a job, of the recipe's number of nodes if `nodes` is 1; on this machine one job does them all,
+    so that they share the features.
     """
-    names = names or tuple(evaluation.name for evaluation in recipes.evaluations(recipe))
-    groups = {name: [name] for name in names} if cluster.scheduler == "slurm" else {TOGETHER: list(names)}
-    evaluations = [
-        Member(
-            JobSpec(
-                job,
-                "jobs.eval_all.run_job",
-                {"run": str(run), "names": group, "overwrite": overwrite, "job": job},
-                nodes,
-                ranks_per_node,
-            ),
-            after=("pretrain",),
+    chosen = dict.fromkeys((piece.evaluation, piece.asked_as) for piece in pieces)
+    if cluster.scheduler == "slurm":
+        groups = {name: [asked_as] for name, asked_as in chosen}
+    else:
+        groups = {TOGETHER: [asked_as for _, asked_as in chosen]} if chosen else {}
+    evaluations = []
+    for job, names in groups.items():
+        wanted = {**asdict(choice), "names": names}
+        size = nodes if nodes > 1 or job == TOGETHER else recipes.evaluation(recipe, names[0]).nodes
+        arguments = {"run": str(run), "choice": wanted, "overwrite": overwrite, "job": job}
+        evaluations.append(
+            Member(JobSpec(job, "jobs.eval_all.run_job", arguments, size, ranks_per_node), ("pretrain",))
         )
-        for job, group in groups.items()
-    ]
     report = JobSpec("report", "jobs.report.run_job", {"run": str(run)}, uses_gpus=False)
-    return [*evaluations, Member(report, after=tuple(groups), condition="afterany")]
+    awaited = tuple(member.spec.name for member in evaluations) or ("pretrain",)
+    return [*evaluations, Member(report, after=awaited, condition="afterany")]
 
 
 def show_scripts(run: Path, chain_members: list[Member], cluster: Cluster, console: Console) -> int:
@@ -131,7 +152,7 @@ def require_checks(run: Path, spec: JobSpec, cluster: Cluster) -> None:
         raise ValueError("; ".join(check.said for check in failed))
 
 
-def run_job(task: Task, stop: StopFlag, run: str, names: list[str], overwrite: bool, job: str) -> bool:
+def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwrite: bool, job: str) -> bool:
     """What every rank does: measure what is due, piece by piece; rank 0 writes each result as soon as it is there.
 
     A stop signal ends an evaluation at once where it has nothing to save, else when it has saved; what is done stays.
@@ -146,8 +167,9 @@ def run_job(task: Task, stop: StopFlag, run: str, names: list[str], overwrite: b
         distributed.connected(placement, task.rendezvous, task.rendezvous_timeout_s),
     ):
         config, recipe = read_run(folder)
-        require_finished(folder, recipe)
-        pieces = plan(recipe, tuple(names))
+        if choice["checkpoints"] == LAST:
+            require_finished(folder, recipe)
+        pieces = plan(folder, recipe, config.data, Choice(**{**choice, "names": tuple(choice["names"])}))
         mine = find_due(folder, pieces, config, overwrite, console) if task.rank == 0 else []
         device = distributed.device_for(placement)
         # Rank 0 decides, as a number of one bit per piece: the others may see a result a moment later.

@@ -10,7 +10,7 @@ import importlib
 import json
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,17 +21,20 @@ from rich.console import Console
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dataprep.subset import subset_path
 from jobs import recipes
 from jobs.cli import CONFIG_FILE
 from slurm.attempts import Pulse
 from slurm.requeue import StopFlag
-from vicreg import distributed, features
-from vicreg.config import PretrainConfig, from_json, to_json
+from vicreg import checkpoint, distributed, features
+from vicreg.config import DataConfig, PretrainConfig, from_json, to_json
 from vicreg.evals import results
-from vicreg.evals.results import PIXELS, RANDOM, SUBJECTS, TRAINED, Result
+from vicreg.evals.results import BASELINES, PIXELS, RANDOM, SUBJECTS, Result, say_subject
 from vicreg.evals.work import Work
-from vicreg.export import ENCODER_FILE, checksum, load_encoder, untrained_encoder
+from vicreg.export import ENCODER_FILE, checksum, encoder_of, load_encoder, untrained_encoder
+from vicreg.train import CHECKPOINTS
 
+LAST = "last"
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 
 
@@ -40,9 +43,36 @@ class Piece:
     """One evaluation of one subject, with its whole configuration in JSON form."""
 
     evaluation: str
+    """Name of its result."""
+    asked_as: str
+    """Name in the recipe, or of the published one."""
     module: str
     subject: str
     settings: dict[str, Any]
+    train: str
+    val: str
+
+    def missing(self) -> str:
+        """The beton, or the list of labelled images, that is not there; empty if all are."""
+        needed = [Path(self.train), Path(self.val)]
+        if subset := self.settings.get("subset"):
+            needed.append(subset_path(Path(self.train), subset))
+        return next((str(path) for path in needed if not path.is_file()), "")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which pieces are wanted; JSON-able, so that a job finds the same."""
+
+    names: tuple[str, ...] = ()
+    """Evaluations of the recipe, or published ones; all of the recipe's without names."""
+    checkpoints: str = LAST
+    """last: the finished encoder; all, or a number: the newest checkpoints of the run."""
+    train: str = ""
+    """Betons to measure on instead of the evaluations' own."""
+    val: str = ""
+    data: dict[str, str] = field(default_factory=dict)
+    """Where data sets are, by name; data/NAME for others."""
 
 
 def read_run(run: Path) -> tuple[PretrainConfig, str]:
@@ -68,24 +98,53 @@ def require_finished(run: Path, recipe: str) -> None:
         )
 
 
-def plan(recipe: str, names: tuple[str, ...]) -> list[Piece]:
-    """All pieces of the named evaluations, those of one subject together; all of the recipe's without names.
-
-    Raises ValueError for unknown names and settings.
-    """
-    known = {evaluation.name: evaluation for evaluation in recipes.evaluations(recipe)}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(f"evals is {', '.join(unknown)}, allowed for recipe {recipe}: {', '.join(known)}")
+def plan(run: Path, recipe: str, data: DataConfig, choice: Choice) -> list[Piece]:
+    """All chosen pieces, those of one subject together. Raises ValueError for unknown names and settings."""
+    chosen = [recipes.evaluation(recipe, name) for name in choice.names] or list(recipes.evaluations(recipe))
     pieces: list[Piece] = []
-    for subject in SUBJECTS:
-        for evaluation in known.values():
-            if names and evaluation.name not in names:
+    for subject in _subjects(run, choice.checkpoints):
+        for evaluation in chosen:
+            if subject in BASELINES and subject not in evaluation.baselines:
                 continue
-            if subject == TRAINED or subject in evaluation.baselines:
-                settings = to_json(from_json(evaluation_module(evaluation.module).Config, evaluation.settings))
-                pieces.append(Piece(evaluation.name, evaluation.module, subject, settings))
+            settings = to_json(from_json(evaluation_module(evaluation.module).Config, evaluation.settings))
+            name, train, val = _on(evaluation, data, choice)
+            pieces.append(Piece(name, evaluation.name, evaluation.module, subject, settings, train, val))
     return pieces
+
+
+def _on(evaluation: recipes.Evaluation, data: DataConfig, choice: Choice) -> tuple[str, str, str]:
+    """Name, training beton and validation beton of an evaluation."""
+    if choice.train:
+        return f"{evaluation.name}-on-{Path(choice.train).absolute().parent.name}", choice.train, choice.val
+    if not evaluation.data:
+        return evaluation.name, data.train, data.val
+    folder = Path(choice.data.get(evaluation.data, f"data/{evaluation.data}"))
+    return evaluation.name, str(folder / "train.beton"), str(folder / "val.beton")
+
+
+def _subjects(run: Path, checkpoints: str) -> list[str]:
+    """Trained and what it is compared with, or the run's checkpoints; ValueError where there are none."""
+    if checkpoints == LAST:
+        return list(SUBJECTS)
+    found = [path.name for path in checkpoint.list_checkpoints(run / CHECKPOINTS)]
+    if checkpoints != "all" and not (checkpoints.isdecimal() and int(checkpoints) > 0):
+        raise ValueError(f"checkpoints is {checkpoints}, allowed: last, all, or how many of the newest, such as 3")
+    if not found:
+        raise ValueError(f"{run / CHECKPOINTS} holds no checkpoints; keep more with --train.keep-checkpoints")
+    return found if checkpoints == "all" else found[-int(checkpoints) :]
+
+
+def split_by_data(pieces: list[Piece], is_named: bool, console: Console) -> list[Piece]:
+    """The pieces whose betons are there; says which are not. ValueError if none is, or one was asked for by name."""
+    missing = {piece.evaluation: piece.missing() for piece in pieces if piece.missing()}
+    is_named = is_named or missing.keys() == {piece.evaluation for piece in pieces}
+    for name, path in missing.items():
+        said = f"{name}: no data ({path}: no such file)"
+        cure = "write it with dataprep/write_ffcv.py (its --help), or say where it is in clusters.toml, [PROFILE.data]"
+        if is_named:
+            raise ValueError(f"{said}; {cure}")
+        console.print(f"{said}, skipped; {cure}", highlight=False, soft_wrap=True)
+    return [piece for piece in pieces if piece.evaluation not in missing]
 
 
 def evaluation_module(name: str) -> Any:
@@ -95,19 +154,22 @@ def evaluation_module(name: str) -> Any:
 
 def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: bool, console: Console) -> list[Piece]:
     """The pieces without a result that still holds; says what is skipped, and why something is done again."""
-    if not (run / ENCODER_FILE).is_file():  # what will be measured is not there yet
-        return pieces
-    data = features.describe(config.data)
+    if not (run / ENCODER_FILE).is_file() and any(piece.subject in SUBJECTS for piece in pieces):
+        return pieces  # what will be measured is not there yet
     sums = {
         subject: checksum(build_encoder(run, subject, config)) for subject in dict.fromkeys(p.subject for p in pieces)
     }
+    described = {
+        pair: features.describe(data_of(config, *pair)) for pair in dict.fromkeys((p.train, p.val) for p in pieces)
+    }
     due: list[Piece] = []
     for piece in pieces:
-        title = f"{piece.evaluation}, {SUBJECTS[piece.subject]}"
+        title = f"{piece.evaluation}, {say_subject(piece.subject)}"
         result = results.read(run, piece.evaluation, piece.subject)
         if result is None or overwrite:
             due.append(piece)
             continue
+        data = described[piece.train, piece.val]
         changed = results.changes(result, piece.module, piece.settings, data, sums[piece.subject])
         if changed:
             due.append(piece)
@@ -118,7 +180,9 @@ def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: 
 
 
 def build_encoder(run: Path, subject: str, config: PretrainConfig) -> nn.Module:
-    """What is measured: the trained encoder, the same with random weights, or the pixels themselves."""
+    """What is measured: the trained encoder or a checkpoint, the same with random weights, or the pixels themselves."""
+    if subject.startswith(results.STEP):
+        return encoder_of(run / CHECKPOINTS / subject, config.model)
     if subject == PIXELS:
         return features.Pixels(config.data.image_size)
     if subject == RANDOM:
@@ -148,13 +212,17 @@ def measure_all(
     config, _ = read_run(run)
     device = distributed.device_for(placement)
     workers = config.data.workers or placement.num_threads
-    splits = features.open_splits(config.data, device, workers)
-    data = features.describe(config.data)
+    opened: dict[tuple[str, str], tuple[features.Splits, dict[str, Any]]] = {}
     subject, encoder = "", nn.Module()
     pulse = Pulse(job_folder, len(pieces))
     for number, piece in enumerate(pieces):
         if piece.subject != subject:
             subject, encoder = piece.subject, build_encoder(run, piece.subject, config)
+        if (piece.train, piece.val) not in opened:
+            data_config = data_of(config, piece.train, piece.val)
+            splits = features.open_splits(data_config, device, workers)
+            opened[piece.train, piece.val] = splits, features.describe(data_config)
+        splits, data = opened[piece.train, piece.val]
         stop.interrupt_at_once(not getattr(evaluation_module(piece.module), "RESUMES", False))
         work = Work(results.folder(run, piece.evaluation, piece.subject), should_stop=stop)
         result = measure(piece, encoder, splits, data, work)
@@ -164,6 +232,11 @@ def measure_all(
             pulse.beat(number + 1)
             console.print(finished_line(result), highlight=False, soft_wrap=True)
         stop.interrupt_at_once()
+
+
+def data_of(config: PretrainConfig, train: str, val: str) -> DataConfig:
+    """The run's data settings with other betons."""
+    return replace(config.data, train=train, val=val)
 
 
 def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dict[str, Any], work: Work) -> Result:
@@ -198,5 +271,5 @@ def finished_line(result: Result) -> str:
     """One line that says what came out."""
     shown = [(name, value) for name, value in result.metrics.items() if not name.endswith("_std")]
     numbers = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in shown)
-    title = f"{result.evaluation}, {SUBJECTS[result.subject]}"
+    title = f"{result.evaluation}, {say_subject(result.subject)}"
     return f"{title}: {numbers} %  ({result.duration_s:.1f} s)"

@@ -26,6 +26,8 @@ from jobs.cli import (
     placement_of,
     user_errors,
 )
+from jobs.pieces import Choice, split_by_data
+from jobs.pieces import plan as plan_evaluations
 from jobs.plan import Plan, num_steps, show_dry_run, show_submitted
 from slurm import chain
 from slurm.attempts import Pulse
@@ -72,7 +74,7 @@ def main(arguments: list[str]) -> int:
         console = Console()
         followers: list[Member] = []
         if command.then_eval:
-            followers = eval_all.members(run, command.recipe, (), cluster, 1, spec.ranks_per_node)
+            followers = evaluations_of(command, cluster, run, spec.ranks_per_node, console)
         plan = Plan.make(command.recipe, command.config, spec, cluster, run, [member.spec.name for member in followers])
         if command.place.dry_run:
             return show_dry_run(plan, console)
@@ -90,6 +92,16 @@ def main(arguments: list[str]) -> int:
             return 0
         chain.run_here(run, members, cluster)
         return say_how_it_ended(run, command.then_eval, console)
+
+
+def evaluations_of(
+    command: Command, cluster: Cluster, run: Path, ranks_per_node: int, console: Console
+) -> list[Member]:
+    """The recipe's evaluations for which there are data, and the report."""
+    choice = Choice(data=eval_all.absolute_folders(cluster))
+    wanted = plan_evaluations(run, command.recipe, command.config.data, choice)
+    pieces = split_by_data(wanted, False, console)
+    return eval_all.members(run, command.recipe, pieces, choice, cluster, 1, ranks_per_node)
 
 
 def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:

@@ -14,6 +14,7 @@ from vicreg.config import (
     TrainConfig,
     ViewConfig,
 )
+from vicreg.evals.protocols import PRESETS
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,16 @@ class Evaluation:
     settings: dict[str, Any] = field(default_factory=dict)
     baselines: tuple[str, ...] = ()
     """What is measured beside the trained encoder: "random" (untrained), "pixels" (no encoder)."""
+    data: str = ""
+    """Name of the data set that it takes; empty: the run's own."""
+    nodes: int = 1
+    """Machines for its job, where the command does not say."""
+
+    @classmethod
+    def published(cls, name: str, **changes: Any) -> Evaluation:
+        """A preset of vicreg/evals/protocols.py; `changes` of its settings."""
+        preset = PRESETS[name]
+        return cls(name, preset.module, {**preset.settings, **changes}, data=preset.data)
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,17 @@ class Recipe:
     evaluations: tuple[Evaluation, ...]
 
 
-IMAGENET_EVALUATIONS = (Evaluation("linear", "linear"), Evaluation("knn", "knn"))
+IMAGENET_EVALUATIONS = (
+    Evaluation.published(  # 40 heads; the published rate and decay are among them
+        "linear", grid_lrs=[0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0], grid_weight_decays=[0.0, 1e-5, 1e-4, 5e-4]
+    ),
+    Evaluation.published("semisup-1"),
+    Evaluation.published("semisup-10"),
+    Evaluation.published("places205"),
+    Evaluation.published("voc07"),
+    Evaluation.published("inat18"),
+    Evaluation.published("knn"),
+)
 
 
 def imagenet_1000ep() -> Recipe:
@@ -110,6 +131,7 @@ def digits() -> Recipe:
         blur_p=0.0,
     )
     baselines = ("random", "pixels")
+    tuning = {"subset": "", "lr_encoder": 0.02, "lr_head": 0.3, "crop_scale": [0.5, 1.0], "hflip_p": 0.0}
     return Recipe(
         name="digits",
         source="this project: 1,437 of scikit-learn's digits at 32 px, a ResNet of 0.3 M parameters",
@@ -133,8 +155,21 @@ def digits() -> Recipe:
             Evaluation("few-labels", "few_labels", {"label_counts": [10, 50, 144, 1437]}, baselines),
             Evaluation("knn", "knn", {}, baselines),
             Evaluation(
-                "linear", "linear", {"epochs": 20, "lr": 0.3, "crop_scale": [0.5, 1.0], "hflip_p": 0.0}, ("random",)
+                "linear",
+                "linear",
+                {
+                    "epochs": 20,
+                    "lr": 0.3,
+                    "grid_lrs": [0.03, 0.1, 1.0, 3.0],
+                    "grid_weight_decays": [1e-4],
+                    "crop_scale": [0.5, 1.0],
+                    "hflip_p": 0.0,
+                },
+                ("random",),
             ),
+            Evaluation("semisup-1", "semisup", {**tuning, "fraction": 0.01, "batch": 10}, ("random",)),
+            Evaluation("semisup-10", "semisup", {**tuning, "fraction": 0.1, "batch": 48}, ("random",)),
+            Evaluation("multi-label", "svm", {"costs": [0.1, 1.0, 10.0]}, ("random", "pixels"), "digits-multi-label"),
         ),
     )
 
@@ -152,3 +187,16 @@ def recipe(name: str) -> Recipe:
 def evaluations(name: str) -> tuple[Evaluation, ...]:
     """What the recipe of that name measures."""
     return recipe(name).evaluations
+
+
+def evaluation(recipe_name: str, name: str) -> Evaluation:
+    """An evaluation of a recipe, or a published one by its preset's name; ValueError with the valid names otherwise."""
+    known = {evaluation.name: evaluation for evaluation in evaluations(recipe_name)}
+    if name in known:
+        return known[name]
+    if name in PRESETS:
+        return Evaluation.published(name)
+    others = ", ".join(preset for preset in PRESETS if preset not in known)
+    raise ValueError(
+        f"evals is {name}, allowed for recipe {recipe_name}: {', '.join(known)}; or as published: {others}"
+    )

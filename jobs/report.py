@@ -17,7 +17,7 @@ from rich.console import Console
 
 from jobs.cli import LOG_WIDTH, user_errors
 from jobs.document import Block, Code, Heading, Table, Text, markdown, show
-from jobs.pieces import Piece, evaluation_module, plan, read_run
+from jobs.pieces import Choice, Piece, evaluation_module, plan, read_run
 from slurm.requeue import StopFlag
 from slurm.task import Task
 from vicreg.config import PretrainConfig, differing_fields, to_json
@@ -92,7 +92,7 @@ def run_job(task: Task, stop: StopFlag, run: str) -> bool:
 def load_run(path: Path) -> Run:
     """Everything about a run; ValueError when it is none."""
     config, recipe = read_run(path)
-    pieces = plan(recipe, ())
+    pieces = plan(path, recipe, config.data, Choice())
     finished = (path / ENCODER_FILE).is_file()
     sha256 = checksum(load_encoder(path / ENCODER_FILE)) if finished else ""
     found: dict[tuple[str, str], Result] = {}
@@ -195,13 +195,13 @@ def published(run: Run) -> list[Block]:
     for result in trained.values():
         counts = (result.data["train"]["num_images"], result.data["val"]["num_images"], result.num_classes)
         data_sets.add(protocols.data_set_of(*counts))
-        measured |= {(result.module, metric): value for metric, value in result.metrics.items()}
+        measured |= {(result.evaluation, metric): value for metric, value in result.metrics.items()}
     columns = [column for name in sorted(data_sets) for column in protocols.published_columns(name, set(measured))]
     if not columns:
         return []
     headers = ["", "method", *(f"{column.title} ({column.source})" for column in columns)]
     table = Table(f"{columns[0].data_set}: measured and published, percent", headers, num_names=2)
-    own = [measured[column.module, column.metric] for column in columns]
+    own = [measured[column.evaluation, column.metric] for column in columns]
     table.add(["measured", str(run.path)], list(own), [None] * len(own), mark=False)
     methods = dict.fromkeys(method for column in columns for method in column.values)
     for method in sorted(methods, key=lambda name: name != protocols.OURS):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vicreg import checkpoint
 from vicreg.config import ModelConfig, from_json, to_json
 from vicreg.model import build_encoder
 
@@ -41,6 +42,19 @@ def load_encoder(path: Path) -> nn.Module:
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit its own description: {error}") from error
     return encoder
+
+
+def encoder_of(path: Path, config: ModelConfig) -> nn.Module:
+    """The encoder in a checkpoint of a run, in eval mode on the CPU; ValueError when the weights do not fit."""
+    weights: dict[str, Any] = checkpoint.load(path)["method"]
+    encoder = untrained_encoder(config, seed=0)
+    prefix = "encoder."
+    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    try:
+        encoder.load_state_dict(own)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the run's encoder, {config.encoder}: {error}") from error
+    return encoder.float()
 
 
 def untrained_encoder(config: ModelConfig, seed: int) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from torch import nn
 from jobs import eval_all, pieces, recipes
 from jobs.recipes import Evaluation
 from tests.jobs.run_folders import digits_config, write_run
-from vicreg import features
+from vicreg import checkpoint, features
 from vicreg.config import ModelConfig
 from vicreg.evals import results
 from vicreg.evals.results import PIXELS, RANDOM, TRAINED
@@ -235,7 +236,7 @@ def _no_beton(run: Path) -> None:
         ),
         (_damaged_config, [], "config.json is damaged"),
         (_foreign_encoder, [], "encoder.pt is not an encoder of this suite"),
-        (_no_beton, [], "nowhere/val.beton: no such file; write it with dataprep/write_ffcv.py"),
+        (_no_beton, [], "nowhere/val.beton: no such file); write it with dataprep/write_ffcv.py"),
         (None, ["--evals", "knn", "lineer"], "evals is lineer, allowed for recipe digits: few-labels, knn"),
         (None, ["--gpus", "-1"], "gpus is -1, allowed: 0 (the cluster's number) or more"),
     ],
@@ -292,3 +293,96 @@ def test_what_is_done_before_a_stop_stays(
     assert list(_finished(run)) == [("few-labels", TRAINED), ("knn", TRAINED)]
     monkeypatch.setattr(pieces, "measure", original)
     assert _computed(run) == ALL[2:]
+
+
+def _train_folder(folder: Path, *more: str) -> None:
+    for split in ("train", "val"):
+        command = ["dataprep/write_ffcv.py", "digits", "--out", str(folder), "--split", split, "--limit", "220", *more]
+        subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_other_betons_give_results_of_their_own(run: Path, tmp_path: Path) -> None:
+    _train_folder(tmp_path / "mine")
+    betons = ["--train", str(tmp_path / "mine" / "train.beton"), "--val", str(tmp_path / "mine" / "val.beton")]
+    assert _computed(run, "--evals", "knn", *betons) == []
+    result = results.read(run, "knn-on-mine", TRAINED)
+    assert result
+    assert result.data["train"]["num_images"] == 220
+
+
+def test_evaluations_without_data_are_skipped_and_said(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = Evaluation("multi-label", "svm", {"costs": [1.0]}, data="attributes")
+    monkeypatch.setattr(recipes, "evaluations", lambda name: (*EVALUATIONS, more))
+    assert _computed(run) == []
+    assert "multi-label: no data (data/attributes/train.beton: no such file), skipped" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        eval_all.main([str(run), "--evals", "multi-label"])
+    assert "data/attributes/train.beton: no such file" in capsys.readouterr().err
+
+    _train_folder(tmp_path / "attributes", "--multi-label")
+    profile = f'[mine]\nscheduler = "local"\ndata = {{attributes = "{tmp_path / "attributes"}"}}\n'
+    (tmp_path / "clusters.toml").write_text(profile)
+    monkeypatch.setenv("VICREG_CLUSTERS", str(tmp_path / "clusters.toml"))
+    assert eval_all.main([str(run), "--cluster", "mine"]) == 0
+    result = results.read(run, "multi-label", TRAINED)
+    assert result
+    assert result.metrics["map"] > 50
+
+
+def test_checkpoints_along_training_are_measured(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _ = pieces.read_run(run)
+    for step, seed in ((100, 7), (200, 8)):
+        encoder = untrained_encoder(config.model, seed)
+        weights = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+        checkpoint.save(run / "checkpoints", step, {"method": weights | {"expander.0.weight": torch.ones(1)}}, keep=3)
+    assert eval_all.main([str(run), "--evals", "knn", "--checkpoints", "all"]) == 0
+    assert "knn, step 200: top1 20 neighbours" in capsys.readouterr().out
+    first, second = (results.read(run, "knn", f"step_{step:08d}") for step in (100, 200))
+    trained = results.read(run, "knn", TRAINED)
+    assert first
+    assert second
+    assert trained
+    assert first.metrics == trained.metrics  # the same weights
+    assert second.encoder_sha256 != trained.encoder_sha256
+    assert eval_all.main([str(run), "--evals", "knn", "--checkpoints", "1"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        eval_all.main([str(run), "--checkpoints", "none"])
+    assert "checkpoints is none, allowed: last, all, or how many of the newest" in capsys.readouterr().err
+
+
+def test_published_evaluations_can_be_asked_for_by_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        eval_all.main([str(run), "--evals", "semisup-1-swav"])
+    assert "train.simclr-1percent.json: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["linear", "semisup-10"])
+def test_a_stopped_evaluation_goes_on_to_the_same_numbers(name: str, digits_folder: Path, tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for run in (whole, stopped):
+        write_run(run, digits_config(digits_folder), "digits")
+    command = [sys.executable, "jobs/eval_all.py", "--cluster", "local", "--evals", name]
+    subprocess.run([*command, str(whole)], cwd=ROOT, check=True, capture_output=True, timeout=300)
+    with subprocess.Popen([*command, str(stopped)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if "epoch" in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        said = process.stdout.read()
+    assert process.returncode == 130
+    assert "stopped at step" in said
+    again = subprocess.run([*command, str(stopped)], cwd=ROOT, check=True, capture_output=True, text=True, timeout=300)
+    assert "going on at step" in again.stdout
+    for subject in (TRAINED, RANDOM):
+        expected, found = results.read(whole, name, subject), results.read(stopped, name, subject)
+        assert expected
+        assert found
+        assert (found.metrics, found.details) == (expected.metrics, expected.details)
+        assert not (results.folder(stopped, name, subject) / "state").exists()

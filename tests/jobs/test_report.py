@@ -114,7 +114,7 @@ def test_says_what_the_run_is(digits: Path) -> None:
 
 def test_says_what_is_missing_and_how_to_get_it(digits: Path) -> None:
     text = _print(digits)
-    assert "Missing: knn (trained), linear (trained), knn (random weights)" in text
+    assert "Missing: knn (trained), linear (trained), semisup-1 (trained)" in text
     assert "    python jobs/eval_all.py digits\n" in text
 
 
@@ -236,6 +236,6 @@ def test_published_tables_are_consistent() -> None:
     for column in protocols.COLUMNS:
         assert all(0 < value < 100 for value in column.values.values())
         assert protocols.OURS in column.values
-        assert (column.module == "") == (column.metric == "")
+        assert column.evaluation in protocols.PRESETS
     for preset in protocols.PRESETS.values():
         from_json(evaluation_module(preset.module).Config, preset.settings)

@@ -20,7 +20,14 @@ RESULT_FILE = "result.json"
 EVALS = "evals"
 TRAINED, RANDOM, PIXELS = "trained", "random", "pixels"
 SUBJECTS = {TRAINED: "trained", RANDOM: "random weights", PIXELS: "raw pixels"}
-"""What can be measured, and how it is called in print."""
+"""What can be measured besides a run's checkpoints, and how it is called in print."""
+BASELINES = (RANDOM, PIXELS)
+STEP = "step_"  # how the name of a checkpoint begins, which is a subject too
+
+
+def say_subject(subject: str) -> str:
+    """A subject in print; step_00000500 -> step 500."""
+    return SUBJECTS.get(subject) or f"step {int(subject.removeprefix(STEP)):,}"
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Result:
     module: str
     """File in vicreg/evals."""
     subject: str
-    """trained, random or pixels."""
+    """trained, random, pixels, or the name of a checkpoint."""
     metrics: dict[str, float]
     """In percent."""
     settings: dict[str, Any]
@@ -65,7 +72,8 @@ class Result:
 
 def folder(run: Path, evaluation: str, subject: str) -> Path:
     """Where the result of an evaluation lies."""
-    require(subject in SUBJECTS, "subject", subject, ", ".join(SUBJECTS))
+    known = subject in SUBJECTS or subject.startswith(STEP)
+    require(known, "subject", subject, f"{', '.join(SUBJECTS)}, or the name of a checkpoint")
     return run / EVALS / (evaluation if subject == TRAINED else f"{evaluation}@{subject}")
 
 

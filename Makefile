@@ -28,6 +28,8 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt system_packages.sh
 demo: setup
 	$(BIN)/python dataprep/write_ffcv.py digits --out data/digits --split train
 	$(BIN)/python dataprep/write_ffcv.py digits --out data/digits --split val
+	$(BIN)/python dataprep/write_ffcv.py digits --multi-label --out data/digits-multi-label --split train
+	$(BIN)/python dataprep/write_ffcv.py digits --multi-label --out data/digits-multi-label --split val
 	$(BIN)/python jobs/pretrain.py --cluster local --recipe digits
 	$(BIN)/python jobs/eval_all.py --cluster local runs/digits
 

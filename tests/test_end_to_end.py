@@ -27,6 +27,8 @@ def test_the_makefile_runs_these_commands() -> None:
     assert [re.sub(r"^\t\$\(BIN\)/python ", "", line) for line in demo.splitlines()] == [
         "dataprep/write_ffcv.py digits --out data/digits --split train",
         "dataprep/write_ffcv.py digits --out data/digits --split val",
+        "dataprep/write_ffcv.py digits --multi-label --out data/digits-multi-label --split train",
+        "dataprep/write_ffcv.py digits --multi-label --out data/digits-multi-label --split val",
         "jobs/pretrain.py --cluster local --recipe digits",
         "jobs/eval_all.py --cluster local runs/digits",
     ]

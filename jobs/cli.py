@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
+from rich.table import Column, Table
 
 from slurm import cluster
 from slurm.cluster import Cluster
@@ -68,6 +69,21 @@ def configure_logging(console: Console, task: Task, folder: Path) -> None:
         to_console.setFormatter(logging.Formatter("%(message)s"))
         handlers.append(to_console)
     logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
+
+
+def show_summary(console: Console, lines: list[tuple[str, str]]) -> None:
+    """Titles and texts, wrapped beside their titles."""
+    grid = Table.grid(Column(style="bold", width=9), Column(), padding=(0, 1, 0, 0))
+    for title, text in lines:
+        grid.add_row(title, escape(text))
+    console.print(grid, highlight=False)
+
+
+def show_commands(console: Console, title: str, commands: list[str]) -> None:
+    """Lines to be copied: never wrapped."""
+    console.print(f"[bold]{title}[/]", highlight=False)
+    for line in commands:
+        console.print(f"    {line}", soft_wrap=True, markup=False, highlight=False)
 
 
 def placement_of(task: Task) -> Placement:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vicreg.config import ModelConfig, from_json, to_json
 from vicreg.model import build_encoder
 
 ENCODER_FILE = "encoder.pt"  # in a run folder, once the run is finished
+NUM_NAMES_SHOWN = 10
 
 
 def save_encoder(path: Path, encoder: nn.Module, config: ModelConfig, origin: dict[str, Any]) -> None:
@@ -36,11 +38,37 @@ def load_encoder(path: Path) -> nn.Module:
     if not isinstance(content, dict) or not {"encoder", "model"} <= content.keys():
         raise ValueError(f"{path} is not an encoder of this suite, allowed: encoder.pt of a run folder")
     encoder = untrained_encoder(from_json(ModelConfig, content["model"]), seed=0)
-    try:
-        encoder.load_state_dict(content["encoder"])
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit its own description: {error}") from error
+    fill(encoder, content["encoder"], f"{path} does not fit its own description")
     return encoder
+
+
+@torch.no_grad()
+def fill(encoder: nn.Module, weights: Mapping[str, Tensor], complaint: str) -> None:
+    """Copy weights into an encoder; every name and shape must be the same.
+
+    Raises ValueError that begins with `complaint` and lists the differences. (`load_state_dict` is left aside because
+    some networks, such as torchvision's MNASNet, change themselves there to fit older files.)
+    """
+    own = encoder.state_dict()
+    differences = {
+        "missing": [name for name in own if name not in weights],
+        "unexpected": [name for name in weights if name not in own],
+        "of another shape": [
+            f"{name} is {tuple(weights[name].shape)}, needed {tuple(own[name].shape)}"
+            for name in own
+            if name in weights and weights[name].shape != own[name].shape
+        ],
+    }
+    lines = [f"{kind} ({len(names)}): {listed(names)}" for kind, names in differences.items() if names]
+    if lines:
+        raise ValueError("\n  ".join([f"{complaint}:", *lines]))
+    for name, tensor in own.items():
+        tensor.copy_(weights[name])
+
+
+def listed(names: list[str]) -> str:
+    """The first names in print."""
+    return ", ".join(names[:NUM_NAMES_SHOWN]) + (", ..." if len(names) > NUM_NAMES_SHOWN else "")
 
 
 def untrained_encoder(config: ModelConfig, seed: int) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ import torch
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
-from rich.table import Column, Table
 
 from slurm import cluster
 from slurm.cluster import Cluster
@@ -26,6 +26,7 @@ from vicreg.guards import TrainingDiverged
 
 TRACEBACK_VARIABLE = "VICREG_TRACEBACK"
 CONFIG_FILE = "config.json"  # in a run folder: what was asked for, resolved
+TITLE_WIDTH = 10  # columns of a summary's titles
 LOG_WIDTH = 160  # columns of what goes to a log
 INTERRUPTED_EXIT_CODE = 130  # as shells have it: 128 + SIGINT
 EXPECTED_ERRORS = (ValueError, OSError, JobFailed, SchedulerError, RendezvousError, TrainingDiverged)
@@ -72,11 +73,12 @@ def configure_logging(console: Console, task: Task, folder: Path) -> None:
 
 
 def show_summary(console: Console, lines: list[tuple[str, str]]) -> None:
-    """Titles and texts, wrapped beside their titles."""
-    grid = Table.grid(Column(style="bold", width=9), Column(), padding=(0, 1, 0, 0))
+    """Titles and texts, wrapped beside their titles; paths and flags stay whole."""
     for title, text in lines:
-        grid.add_row(title, escape(text))
-    console.print(grid, highlight=False)
+        parts = textwrap.wrap(text, console.width - TITLE_WIDTH, break_long_words=False, break_on_hyphens=False)
+        console.print(f"[bold]{title:<{TITLE_WIDTH}}[/]{escape(parts[0])}", soft_wrap=True, highlight=False)
+        for part in parts[1:]:
+            console.print(" " * TITLE_WIDTH + part, soft_wrap=True, markup=False, highlight=False)
 
 
 def show_commands(console: Console, title: str, commands: list[str]) -> None:

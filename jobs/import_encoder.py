@@ -161,8 +161,8 @@ def other_input(weights: Weights, model: ModelConfig, data: DataConfig) -> list[
         there = {name: weights.data[name] for name in _AS_IN_TRAINING}
         who = "it was trained with"
     else:
-        mean, std = usual_normalisation(model.encoder)
-        there = {"mean": list(mean), "std": list(std)}
+        usual = usual_normalisation(model.encoder)
+        there = {name: list(values) for name, values in zip(("mean", "std"), usual or (), strict=False)}
         who = f"published weights of {model.encoder} expect"
     flags = [
         f"--data.{name.replace('_', '-')} " + (" ".join(map(str, value)) if isinstance(value, list) else str(value))

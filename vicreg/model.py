@@ -42,16 +42,19 @@ def is_of_torchvision(name: str) -> bool:
     return name in torchvision.models.list_models(module=torchvision.models)
 
 
-def usual_normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel (values from 0 to 1) that published weights of that encoder expect."""
+def usual_normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation per channel (values from 0 to 1) that published weights of that encoder expect.
+
+    None where there are no published weights.
+    """
     if is_of_torchvision(name):  # whose two Inceptions come from TensorFlow
         return ((0.5,) * 3, (0.5,) * 3) if name in INCEPTIONS else (IMAGENET_MEAN, IMAGENET_STD)
     if name == NARROW:
-        return IMAGENET_MEAN, IMAGENET_STD
+        return None
     import timm
 
     published = timm.get_pretrained_cfg(name)
-    return (published.mean, published.std) if published else (IMAGENET_MEAN, IMAGENET_STD)
+    return (published.mean, published.std) if published else None
 
 
 def num_parameters(network: nn.Module) -> int:

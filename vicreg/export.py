@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from vicreg.model import build_encoder
 
 ENCODER_FILE = "encoder.pt"  # in a run folder, once the run is finished
 NUM_NAMES_SHOWN = 10
+_ALLOWED = "encoder.pt of a run folder"
 
 
 def save_encoder(path: Path, encoder: nn.Module, config: ModelConfig, origin: dict[str, Any]) -> None:
@@ -34,12 +37,35 @@ def load_encoder(path: Path) -> nn.Module:
 
     Raises ValueError when the file is not such a file or its weights do not fit.
     """
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = load_without_code(path, _ALLOWED)
     if not isinstance(content, dict) or not {"encoder", "model"} <= content.keys():
-        raise ValueError(f"{path} is not an encoder of this suite, allowed: encoder.pt of a run folder")
+        raise ValueError(f"{path} is not an encoder of this suite, allowed: {_ALLOWED}")
     encoder = untrained_encoder(from_json(ModelConfig, content["model"]), seed=0)
     fill(encoder, content["encoder"], f"{path} does not fit its own description")
     return encoder
+
+
+def load_without_code(path: Path, allowed: str, stand_ins: Sequence[tuple[Callable[..., Any], str]] = ()) -> Any:
+    """The content of a file of torch's, on the CPU, read without running code from it.
+
+    `stand_ins` are functions of our own that take the place of those that a file names. Raises ValueError with what is
+    allowed for what is no such file, and with the cure for what needs code.
+    """
+    try:
+        with torch.serialization.safe_globals(list(stand_ins)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # on what is not its own, torch's reader raises whatever it runs into
+        code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if not code:
+            raise ValueError(f"{path} is no file of torch's, or it is damaged; allowed: {allowed}") from error
+        raise ValueError(
+            f"{path} cannot be read without running code from it (it asks for {code[1]}), and that code could do "
+            "anything. If you trust whoever made it, save its tensors alone in a file and take that, such as\n"
+            f"  import torch; content = torch.load({str(path)!r}, weights_only=False)\n"
+            "  torch.save(content['model'], 'weights.pth')  # or content.state_dict(), as the content may be"
+        ) from error
 
 
 @torch.no_grad()

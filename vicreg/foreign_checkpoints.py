@@ -7,7 +7,6 @@ without running code from them, and nothing is left out or filled in that is not
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from vicreg import checkpoint
 from vicreg.config import ModelConfig, from_json
-from vicreg.export import fill, listed
+from vicreg.export import fill, listed, load_without_code
 
 CLASSIFIERS = ("fc", "head", "heads", "head_dist", "classifier", "aux1", "aux2", "AuxLogits")
 """Where torchvision and timm keep classifiers, auxiliary ones included."""
@@ -29,6 +28,18 @@ ENCODER_PREFIXES = ("module.backbone.", "backbone.", "module.")
 _ALLOWED = (
     "a state dict or a checkpoint with one (entry model or state_dict) in torch's format or .safetensors, "
     "encoder.pt of a run, or a checkpoint folder of a run (RUN/checkpoints/step_N)"
+)
+
+
+def _not_called(*_arguments: Any) -> None:
+    """Stands where the official optimizer's state names a function, and does nothing."""
+
+
+_STAND_INS = tuple(
+    # In checkpoints of facebookresearch/vicreg and barlowtwins, started by hand or by its submitit script: what LARS
+    # asks whether a parameter is left out of weight decay and adaptation.
+    (_not_called, f"{module}.exclude_bias_and_norm")
+    for module in ("__main__", "main_vicreg", "main")
 )
 
 
@@ -58,7 +69,7 @@ def read(path: Path) -> Weights:
         raise ValueError(f"{path} is a folder, allowed: {_ALLOWED}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    content = checkpoint.load(path) if path.is_dir() else _load_without_code(path)
+    content = checkpoint.load(path) if path.is_dir() else load_without_code(path, _ALLOWED, _STAND_INS)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, allowed: {_ALLOWED}")
     if {"encoder", "model", "origin"} <= content.keys():
@@ -86,23 +97,6 @@ def put_into(encoder: nn.Module, weights: Weights, complaint: str) -> list[str]:
     }
     fill(encoder, kept, complaint)
     return dropped
-
-
-def _load_without_code(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # on what is not its own, torch's reader raises whatever it runs into
-        code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if not code:
-            raise ValueError(f"{path} is no file of torch's, or it is damaged; allowed: {_ALLOWED}") from error
-        raise ValueError(
-            f"{path} cannot be read without running code from it (it asks for {code[1]}), and that code could do "
-            "anything. If you trust whoever made it, save its tensors alone in a file and import that, such as\n"
-            f"  import torch; content = torch.load({str(path)!r}, weights_only=False)\n"
-            "  torch.save(content['model'], 'weights.pth')  # or content.state_dict(), as the content may be"
-        ) from error
 
 
 def _read_safetensors(path: Path) -> Weights:

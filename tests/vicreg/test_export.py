@@ -32,6 +32,14 @@ def test_a_file_that_does_not_fit_its_description_is_refused(tmp_path: Path) -> 
         load_encoder(tmp_path / "encoder.pt")
 
 
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "encoder.pt").write_bytes(b"no encoder")
+    with pytest.raises(
+        ValueError, match=r"is no file of torch's, or it is damaged; allowed: encoder.pt of a run folder"
+    ):
+        load_encoder(tmp_path / "encoder.pt")
+
+
 def test_differences_are_listed_by_kind_and_nothing_is_copied() -> None:
     layer = nn.Linear(3, 2)
     before = checksum(layer)

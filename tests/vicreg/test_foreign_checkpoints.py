@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import torchvision.models
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from vicreg import checkpoint
 from vicreg.config import DataConfig, ModelConfig, PretrainConfig, to_json
@@ -41,12 +43,26 @@ def _encoder(name: str, small_images: bool = False) -> nn.Module:
     return untrained_encoder(ModelConfig(name, small_images), seed=9)
 
 
-def test_both_released_forms_give_the_same_encoder(tmp_path: Path) -> None:
+def exclude_bias_and_norm(parameter: Tensor) -> bool:
+    """The official optimizer keeps such a function in its state."""
+    raise AssertionError("a function of this name was called")
+
+
+@pytest.mark.parametrize("module", ["__main__", "main_vicreg"])
+def test_both_released_forms_give_the_same_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    """The whole one names a function, which is neither needed nor there."""
     encoder, expander = _official("resnet50"), {"0.weight": torch.zeros(4, 4), "0.bias": torch.zeros(4)}
+    optimizer = {"state": {0: {"mu": torch.zeros(3)}}, "param_groups": [{"weight_decay_filter": exclude_bias_and_norm}]}
     whole = {f"module.backbone.{name}": tensor for name, tensor in encoder.items()}
     whole |= {f"module.projector.{name}": tensor for name, tensor in expander.items()}
     torch.save(encoder, tmp_path / "resnet50.pth")
-    torch.save({"epoch": 999, "model": whole, "optimizer": {"state": {}}}, tmp_path / "model.pth")
+    with monkeypatch.context() as official:
+        official.setattr(exclude_bias_and_norm, "__module__", module)
+        official.setitem(sys.modules, module, sys.modules[__name__])
+        torch.save({"epoch": 999, "model": whole, "optimizer": optimizer}, tmp_path / "model.pth")
+    assert f"{module}.exclude_bias_and_norm" in get_unsafe_globals_in_checkpoint(tmp_path / "model.pth")
     bare, full = read(tmp_path / "resnet50.pth"), read(tmp_path / "model.pth")
     assert (bare.form, bare.left_out) == ("state dict", ())
     assert full.form == "state dict in entry model, under module.backbone."

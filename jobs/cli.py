@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import, and not every command ne
 
 TRACEBACK_VARIABLE = "VICREG_TRACEBACK"
 CONFIG_FILE = "config.json"  # in a run folder: what was asked for, resolved
+TITLE_WIDTH = 10  # columns of a summary's titles
 LOG_WIDTH = 160  # columns of what goes to a log
 INTERRUPTED_EXIT_CODE = 130  # as shells have it: 128 + SIGINT
 
@@ -80,6 +82,22 @@ def configure_logging(console: Console, task: Task, folder: Path) -> None:
         to_console.setFormatter(logging.Formatter("%(message)s"))
         handlers.append(to_console)
     logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
+
+
+def show_summary(console: Console, lines: list[tuple[str, str]]) -> None:
+    """Titles and texts, wrapped beside their titles; paths and flags stay whole."""
+    for title, text in lines:
+        parts = textwrap.wrap(text, console.width - TITLE_WIDTH, break_long_words=False, break_on_hyphens=False)
+        console.print(f"[bold]{title:<{TITLE_WIDTH}}[/]{escape(parts[0])}", soft_wrap=True, highlight=False)
+        for part in parts[1:]:
+            console.print(" " * TITLE_WIDTH + part, soft_wrap=True, markup=False, highlight=False)
+
+
+def show_commands(console: Console, title: str, commands: list[str]) -> None:
+    """Lines to be copied: never wrapped."""
+    console.print(f"[bold]{title}[/]", highlight=False)
+    for line in commands:
+        console.print(f"    {line}", soft_wrap=True, markup=False, highlight=False)
 
 
 def placement_of(task: Task) -> Placement:

@@ -165,18 +165,33 @@ def job_spec(command: Command, cluster: Cluster, run: Path) -> JobSpec:
     )
 
 
-def write_run_config(run: Path, recipe: str, config: PretrainConfig) -> None:
-    """Keep the resolved configuration in the run folder, or refuse when it holds another one."""
+def write_run_config(run: Path, recipe: str, config: PretrainConfig, imported: dict[str, Any] | None = None) -> None:
+    """Keep the resolved configuration in the run folder, or refuse when it holds another one.
+
+    `imported` says where the encoder comes from if it was not trained here (jobs/import_encoder.py).
+    """
     path = run / CONFIG_FILE
     if path.exists():
-        changed = differing_fields(json.loads(path.read_text())["pretrain"], to_json(config))
+        there = json.loads(path.read_text())
+        if "imported" in there:
+            raise ValueError(
+                f"{run} holds an imported encoder, which is not trained on; choose another folder with --run"
+            )
+        changed = differing_fields(there["pretrain"], to_json(config))
         if changed:
             raise ValueError(
                 f"{run} was started with another configuration; go on with the same, or choose another folder with "
                 "--run:\n  " + "\n  ".join(changed)
             )
     run.mkdir(parents=True, exist_ok=True)
-    content = {"recipe": recipe, "pretrain": to_json(config), "commit": _commit(), "versions": _versions()}
+    content: dict[str, Any] = {
+        "recipe": recipe,
+        "pretrain": to_json(config),
+        "commit": _commit(),
+        "versions": _versions(),
+    }
+    if imported:
+        content["imported"] = imported
     beside = path.with_name(f".{path.name}.tmp")
     beside.write_text(json.dumps(content, indent=1))
     beside.replace(path)

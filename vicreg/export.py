@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vicreg import checkpoint
 from vicreg.config import ModelConfig, from_json, to_json
 from vicreg.model import build_encoder
 
+PREFIX = "encoder."  # of the encoder's names in a checkpoint
 ENCODER_FILE = "encoder.pt"  # in a run folder, once the run is finished
+NUM_NAMES_SHOWN = 10
+_ALLOWED = "encoder.pt of a run folder"
 
 
 def save_encoder(path: Path, encoder: nn.Module, config: ModelConfig, origin: dict[str, Any]) -> None:
@@ -33,28 +39,73 @@ def load_encoder(path: Path) -> nn.Module:
 
     Raises ValueError when the file is not such a file or its weights do not fit.
     """
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = load_without_code(path, _ALLOWED)
     if not isinstance(content, dict) or not {"encoder", "model"} <= content.keys():
-        raise ValueError(f"{path} is not an encoder of this suite, allowed: encoder.pt of a run folder")
+        raise ValueError(f"{path} is not an encoder of this suite, allowed: {_ALLOWED}")
     encoder = untrained_encoder(from_json(ModelConfig, content["model"]), seed=0)
-    try:
-        encoder.load_state_dict(content["encoder"])
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit its own description: {error}") from error
+    fill(encoder, content["encoder"], f"{path} does not fit its own description")
     return encoder
+
+
+def load_without_code(path: Path, allowed: str, stand_ins: Sequence[tuple[Callable[..., Any], str]] = ()) -> Any:
+    """The content of a file of torch's, on the CPU, read without running code from it.
+
+    `stand_ins` are functions of our own that take the place of those that a file names. Raises ValueError with what is
+    allowed for what is no such file, and with the cure for what needs code.
+    """
+    try:
+        with torch.serialization.safe_globals(list(stand_ins)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # on what is not its own, torch's reader raises whatever it runs into
+        code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if not code:
+            raise ValueError(f"{path} is no file of torch's, or it is damaged; allowed: {allowed}") from error
+        raise ValueError(
+            f"{path} cannot be read without running code from it (it asks for {code[1]}), and that code could do "
+            "anything. If you trust whoever made it, save its tensors alone in a file and take that, such as\n"
+            f"  import torch; content = torch.load({str(path)!r}, weights_only=False)\n"
+            "  torch.save(content['model'], 'weights.pth')  # or content.state_dict(), as the content may be"
+        ) from error
+
+
+@torch.no_grad()
+def fill(encoder: nn.Module, weights: Mapping[str, Tensor], complaint: str) -> None:
+    """Copy weights into an encoder; every name and shape must be the same.
+
+    Raises ValueError that begins with `complaint` and lists the differences. (`load_state_dict` is left aside because
+    some networks, such as torchvision's MNASNet, change themselves there to fit older files.)
+    """
+    own = encoder.state_dict()
+    differences = {
+        "missing": [name for name in own if name not in weights],
+        "unexpected": [name for name in weights if name not in own],
+        "of another shape": [
+            f"{name} is {tuple(weights[name].shape)}, needed {tuple(own[name].shape)}"
+            for name in own
+            if name in weights and weights[name].shape != own[name].shape
+        ],
+    }
+    lines = [f"{kind} ({len(names)}): {listed(names)}" for kind, names in differences.items() if names]
+    if lines:
+        raise ValueError("\n  ".join([f"{complaint}:", *lines]))
+    for name, tensor in own.items():
+        tensor.copy_(weights[name])
+
+
+def listed(names: list[str]) -> str:
+    """The first names in print."""
+    return ", ".join(names[:NUM_NAMES_SHOWN]) + (", ..." if len(names) > NUM_NAMES_SHOWN else "")
 
 
 def encoder_of(path: Path, config: ModelConfig) -> nn.Module:
     """The encoder in a checkpoint of a run, in eval mode on the CPU; ValueError when the weights do not fit."""
-    weights: dict[str, Any] = checkpoint.load(path)["method"]
+    weights: dict[str, Tensor] = checkpoint.load(path)["method"]
     encoder = untrained_encoder(config, seed=0)
-    prefix = "encoder."
-    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    try:
-        encoder.load_state_dict(own)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the run's encoder, {config.encoder}: {error}") from error
-    return encoder.float()
+    own = {name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)}
+    fill(encoder, own, f"{path} does not fit the run's encoder, {config.encoder}")
+    return encoder
 
 
 def untrained_encoder(config: ModelConfig, seed: int) -> nn.Module:

@@ -8,14 +8,17 @@ import torchvision.models
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from vicreg.config import ModelConfig
+from vicreg.config import DataConfig, ModelConfig
 
 NARROW = "resnet10-narrow"
+IMAGENET_MEAN, IMAGENET_STD = DataConfig.mean, DataConfig.std
+INCEPTIONS = ("googlenet", "inception_v3")  # of torchvision: with auxiliary classifiers, and other normalisation
 
 
 def build_encoder(name: str, small_images: bool = False) -> nn.Module:
     """An encoder with random weights: images (B, 3, S, S) in, features (B, encoder.num_features) out.
 
+    The features are what the classifier of the network of that name would see; its other names and shapes stay.
     Residual branches of torchvision's ResNets begin at zero (zero-initialised last batch-norm weights), as in the
     official code; timm does the same by itself.
     `small_images` exchanges a ResNet's stem for a 3x3 convolution of stride 1 without pooling.
@@ -23,16 +26,48 @@ def build_encoder(name: str, small_images: bool = False) -> nn.Module:
     """
     if name == NARROW:
         encoder: nn.Module = narrow_resnet()
-    elif name in torchvision.models.list_models(module=torchvision.models):
-        builder = torchvision.models.get_model_builder(name)
-        zero = {"zero_init_residual": True} if "resnet" in name or "resnext" in name else {}
-        encoder = builder(weights=None, **zero)
+    elif is_of_torchvision(name):
+        encoder = torchvision.models.get_model(name, weights=None, **_torchvision_options(name))
     else:
         encoder = _from_timm(name)
     if small_images:
         _exchange_stem(encoder, name)
-    _remove_classifier(encoder, name)
+    if not hasattr(encoder, "num_features"):  # timm takes its classifiers off by itself
+        _remove_classifier(encoder)
     return encoder
+
+
+def is_of_torchvision(name: str) -> bool:
+    """Whether torchvision has a classification model of that name, which then comes from there and not from timm."""
+    return name in torchvision.models.list_models(module=torchvision.models)
+
+
+def usual_normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation per channel (values from 0 to 1) that published weights of that encoder expect.
+
+    None where there are no published weights.
+    """
+    if is_of_torchvision(name):  # whose two Inceptions come from TensorFlow
+        return ((0.5,) * 3, (0.5,) * 3) if name in INCEPTIONS else (IMAGENET_MEAN, IMAGENET_STD)
+    if name == NARROW:
+        return None
+    import timm
+
+    published = timm.get_pretrained_cfg(name)
+    return (published.mean, published.std) if published else None
+
+
+def num_parameters(network: nn.Module) -> int:
+    """How many weights and biases it has."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _torchvision_options(name: str) -> dict[str, bool]:
+    if "resnet" in name or "resnext" in name:
+        return {"zero_init_residual": True}
+    if name in INCEPTIONS:
+        return {"aux_logits": False, "init_weights": True}  # no second output when training, no warning
+    return {}
 
 
 def _from_timm(name: str) -> nn.Module:
@@ -44,25 +79,25 @@ def _from_timm(name: str) -> nn.Module:
             "or a model of timm (see timm.list_models())"
         )
     encoder: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+    # For timm, num_features is the width before pooling; some heads (VGG, MobileNetV3) widen it.
+    encoder.num_features = encoder.head_hidden_size
     return encoder
 
 
-def _remove_classifier(encoder: nn.Module, name: str) -> None:
-    """Let the encoder end in its features, and say how many there are."""
-    if isinstance(getattr(encoder, "num_features", None), int):
-        return  # timm without classes
-    for place in ("fc", "classifier", "heads", "head"):
-        head = getattr(encoder, place, None)
-        if head is None:
-            continue
-        layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
-        if layers:
-            encoder.num_features = layers[0].in_features  # type: ignore[assignment]
-            setattr(encoder, place, nn.Identity())
-            return
-    raise ValueError(
-        f"encoder is {name!r}, which has no linear classifier to take off; allowed: a classification model"
-    )
+def _remove_classifier(encoder: nn.Module) -> None:
+    """Let a network of torchvision end in its features, and say how many there are.
+
+    All of them end in one linear layer or 1x1 convolution, registered last, and some drop out the features before it.
+    """
+    layers = [(place, module) for place, module in encoder.named_modules() if not list(module.children())]
+    while not isinstance(layers[-1][1], nn.Linear | nn.Conv2d):
+        layers.pop()  # squeezenet pools behind its classifier
+    place, classifier = layers.pop()
+    is_convolution = isinstance(classifier, nn.Conv2d)
+    encoder.num_features = classifier.in_channels if is_convolution else classifier.in_features
+    encoder.set_submodule(place, nn.Identity())
+    if isinstance(layers[-1][1], nn.Dropout):
+        encoder.set_submodule(layers[-1][0], nn.Identity())
 
 
 def _exchange_stem(encoder: nn.Module, name: str) -> None:

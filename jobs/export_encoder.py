@@ -1,0 +1,102 @@
+"""Export: the encoder of a finished run as a file that torchvision, timm, safetensors or ONNX Runtime loads."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from torch import nn
+
+from jobs.cli import show_commands, show_summary, user_errors
+from jobs.pieces import read_run, require_finished
+from vicreg.export import ENCODER_FILE, load_encoder
+from vicreg.foreign_formats import ONNX_OPSET, Checked, Trained, export
+from vicreg.model import INCEPTIONS, num_parameters
+
+INCEPTION_OPTIONS = "aux_logits=False, init_weights=False"  # without the second classifier, whose weights are not there
+
+
+@dataclass(frozen=True)
+class Command:
+    """Write the encoder of a finished run in another format; it is read back and compared before it has its name."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder of jobs/pretrain.py or jobs/import_encoder.py."""
+    format: Literal["torchvision", "timm", "safetensors", "onnx"]
+    """torchvision: state dict with torchvision's names. timm: folder for timm's local-dir. safetensors: tensors and
+    what is known of them. onnx: a graph for any number of images at once."""
+    out: Path
+    """File to write; for timm a folder."""
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, read, write, check, say how to load it; returns the exit code."""
+    console = Console()
+    with user_errors():
+        command = tyro.cli(Command, args=arguments)
+        config, recipe = read_run(command.run)
+        require_finished(command.run, recipe)
+        encoder = load_encoder(command.run / ENCODER_FILE)
+        trained = Trained(encoder, config.model, config.data, f"{command.run / ENCODER_FILE}, recipe {recipe}")
+        checked = export(trained, command.format, command.out)
+        show_summary(console, summary(trained, command, checked))
+        show_commands(console, "load it with", how_to_load(trained, command))
+    return 0
+
+
+def summary(trained: Trained, command: Command, checked: Checked) -> list[tuple[str, str]]:
+    """What was written, what it takes, what it gives, and how it was checked."""
+    data, num_features = trained.data, int(trained.encoder.num_features)  # type: ignore[arg-type]
+    mean, std = (", ".join(map(str, values)) for values in (data.mean, data.std))
+    files = [command.out] if command.out.is_file() else list(command.out.iterdir())
+    size_mb = sum(file.stat().st_size for file in files) / 1e6
+    said = "not: there is no onnxruntime here (pip install onnxruntime)"
+    if checked.reader:
+        differ = f"differ by at most {checked.difference:.1e}" if checked.difference else "are the same"
+        said = f"read back with {checked.reader}: features {differ} (the largest is {checked.largest:.4g})"
+    opset = f", opset {ONNX_OPSET}" if command.format == "onnx" else ""
+    return [
+        ("encoder", f"{trained.model.encoder}, {num_parameters(trained.encoder) / 1e6:.1f} M parameters"),
+        ("written", f"{command.out} ({size_mb:.1f} MB{opset})"),
+        (
+            "input",
+            f"images (batch, 3, {data.image_size}, {data.image_size}), RGB, values from 0 to 1 less mean ({mean}), "
+            f"over std ({std})",
+        ),
+        ("output", f"features (batch, {num_features})"),
+        ("checked", said),
+    ]
+
+
+def how_to_load(trained: Trained, command: Command) -> list[str]:
+    """Lines of Python that load the file without this suite, where its format lets them."""
+    path, model = command.out, trained.model
+    if command.format == "timm":
+        return [f'model = timm.create_model("local-dir:{path}", pretrained=True, num_classes=0)']
+    if command.format == "onnx":
+        return [
+            f'session = onnxruntime.InferenceSession("{path}")',
+            'features = session.run(None, {"images": images})[0]',
+        ]
+    if command.format == "safetensors":
+        small = ", small_images=True" if model.small_images else ""
+        return [
+            f'encoder = vicreg.model.build_encoder("{model.encoder}"{small})',
+            f'encoder.load_state_dict(safetensors.torch.load_file("{path}"))',
+        ]
+    lines = [f"model = torchvision.models.{model.encoder}({INCEPTION_OPTIONS if model.encoder in INCEPTIONS else ''})"]
+    if model.small_images:
+        channels = trained.encoder.get_submodule("conv1").out_channels
+        lines.append(f"model.conv1 = torch.nn.Conv2d(3, {channels}, 3, padding=1, bias=False)")
+        lines.append("model.maxpool = torch.nn.Identity()")
+    classifier = [place for place, module in trained.encoder.named_modules() if isinstance(module, nn.Identity)][-1]
+    lines.append(f'model.set_submodule("{classifier}", torch.nn.Identity())')
+    return [*lines, f'model.load_state_dict(torch.load("{path}", weights_only=True))']
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

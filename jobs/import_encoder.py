@@ -1,0 +1,224 @@
+"""Import: an encoder that was trained elsewhere, as a run folder that jobs/eval_all.py measures like any other."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from torch import nn
+
+from jobs import recipes
+from jobs.cli import CONFIG_FILE, show_commands, show_summary, user_errors
+from jobs.pieces import open_residuals
+from jobs.pretrain import at_home, write_run_config
+from slurm.cluster import load as load_profile
+from vicreg import foreign_checkpoints
+from vicreg.config import DataConfig, ModelConfig, PretrainConfig, to_json
+from vicreg.export import ENCODER_FILE, listed, save_encoder, untrained_encoder
+from vicreg.foreign_checkpoints import Weights
+from vicreg.model import num_parameters, usual_normalisation
+
+_AS_IN_TRAINING = ("image_size", "mean", "std")
+
+
+@dataclass(frozen=True)
+class Command:
+    """Make a run folder from an encoder that was trained elsewhere, to be measured with jobs/eval_all.py."""
+
+    source: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")] = None
+    """A released VICReg checkpoint (whole or backbone only), weights of torchvision or timm (.pth, .safetensors), or
+    encoder.pt or a checkpoint folder of another run."""
+    run: Path = Path()
+    """Run folder to make."""
+    recipe: str = "imagenet-1000ep"
+    """Named run whose data, sizes and evaluations are taken."""
+    encoder: str = ""
+    """Name of the network in torchvision, else in timm; if empty the one that the file names, else the recipe's."""
+    small_images: bool | None = None
+    """Stem for images of about 32 px; if None as the file says, else as the recipe's encoder, else False."""
+    random: bool = False
+    """Without SOURCE: the encoder with random weights, as a baseline."""
+    cluster: str = ""
+    """Profile in clusters.toml whose data folders are taken; as in jobs/pretrain.py."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass(frozen=True)
+class Import:
+    """An encoder ready to be written, and what there is to say of it."""
+
+    encoder: nn.Module
+    model: ModelConfig
+    origin: dict[str, Any]
+    said: list[tuple[str, str]]
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, read, check, write the run folder, say what was done; returns the exit code."""
+    console = Console()
+    with user_errors():
+        command = parse(arguments)
+        config = replace(recipes.recipe(command.recipe).pretrain, data=command.data)
+        found = untrained(command, config) if command.random else trained(command, config)
+        config = replace(config, model=found.model)
+        num_features = require_features(found.encoder, config)
+        is_new = write_run(command.run, command.recipe, config, found)
+        size = f"{num_parameters(found.encoder) / 1e6:.1f} M parameters, {num_features:,} features"
+        said = [
+            *found.said,
+            ("encoder", f"{config.model.encoder}: {size} of images of {config.data.image_size} px"),
+            ("written" if is_new else "is there", f"{command.run}, recipe {command.recipe}"),
+        ]
+        show_summary(console, said)
+        show_commands(console, "next", [f"python jobs/eval_all.py {command.run}"])
+    return 0
+
+
+def parse(arguments: list[str]) -> Command:
+    """The command line, whose defaults are those of the recipe that it names."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--recipe", default=Command.recipe)
+    early.add_argument("--cluster", default="")
+    chosen, _ = early.parse_known_args(arguments)
+    recipe = recipes.recipe(chosen.recipe)
+    data = at_home(recipe.pretrain, load_profile(chosen.cluster)).data
+    command = tyro.cli(
+        Command,
+        args=arguments,
+        default=Command(run=tyro.MISSING, recipe=recipe.name, data=data),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    if command.random == (command.source is not None):
+        raise ValueError("say either SOURCE, the file of a trained encoder, or --random, and not both")
+    return command
+
+
+def untrained(command: Command, config: PretrainConfig) -> Import:
+    """The random encoder that the evaluations of this recipe take as their baseline."""
+    model = chosen_model(command, config, None)
+    encoder = open_residuals(untrained_encoder(model, config.train.seed))
+    origin = {"form": "random weights", "seed": config.train.seed}
+    return Import(encoder, model, origin, [("made", f"random weights from seed {config.train.seed}")])
+
+
+def trained(command: Command, config: PretrainConfig) -> Import:
+    """The encoder in the source; ValueError where it is not exactly that."""
+    assert command.source is not None
+    weights = foreign_checkpoints.read(command.source)
+    model = chosen_model(command, config, weights.model)
+    encoder = untrained_encoder(model, seed=0)
+    try:
+        dropped = foreign_checkpoints.put_into(encoder, weights, f"{command.source} does not fit {model.encoder}")
+    except ValueError as error:
+        raise ValueError(
+            f"{error}\nname the network that it was made with:  --encoder NAME --small-images BOOL"
+        ) from error
+    origin = {"source": str(command.source.absolute()), "sha256": _sha256(command.source), "form": weights.form}
+    said = [("read", f"{command.source}: {weights.form}, {len(weights.tensors) - len(dropped)} tensors of the encoder")]
+    if dropped:
+        said.append(("dropped", f"the classifier: {listed(dropped)}"))
+    if weights.left_out:
+        said.append(("left out", listed(list(weights.left_out))))
+    said += [("note", note) for note in other_input(weights, model, config.data)]
+    return Import(encoder, model, origin, said)
+
+
+def chosen_model(command: Command, config: PretrainConfig, said_by_file: ModelConfig | None) -> ModelConfig:
+    """The encoder's name and stem: as the command line says, else the file, else the recipe.
+
+    ValueError where command line and file disagree.
+    """
+    model = said_by_file or config.model
+    changed: dict[str, Any] = {}
+    if command.encoder:
+        changed["encoder"] = command.encoder
+        if command.encoder != model.encoder:
+            changed["small_images"] = False
+    if command.small_images is not None:
+        changed["small_images"] = command.small_images
+    chosen = replace(model, **changed)
+    if said_by_file and (chosen.encoder, chosen.small_images) != (said_by_file.encoder, said_by_file.small_images):
+        raise ValueError(
+            f"encoder is {chosen.encoder!r} (small_images {chosen.small_images}), but {command.source} says "
+            f"{said_by_file.encoder!r} (small_images {said_by_file.small_images}); leave the flags out"
+        )
+    return chosen
+
+
+def other_input(weights: Weights, model: ModelConfig, data: DataConfig) -> list[str]:
+    """Where the encoder will see other images than in training, with the flags that change it."""
+    here = to_json(data)
+    if weights.data:
+        there = {name: weights.data[name] for name in _AS_IN_TRAINING}
+        who = "it was trained with"
+    else:
+        usual = usual_normalisation(model.encoder)
+        there = {name: list(values) for name, values in zip(("mean", "std"), usual or (), strict=False)}
+        who = f"published weights of {model.encoder} expect"
+    flags = [
+        f"--data.{name.replace('_', '-')} " + (" ".join(map(str, value)) if isinstance(value, list) else str(value))
+        for name, value in there.items()
+        if value != here[name]
+    ]
+    return [f"{who} other images than this run has:  {' '.join(flags)}"] if flags else []
+
+
+@torch.no_grad()
+def require_features(encoder: nn.Module, config: PretrainConfig) -> int:
+    """Number of features; ValueError where the encoder does not take the run's images or they are not finite."""
+    size = config.data.image_size
+    try:
+        features = encoder(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"{config.model.encoder} does not take images of {size} px ({error}); choose with  --data.image-size"
+        ) from error
+    if not bool(torch.isfinite(features).all()):
+        raise ValueError("the encoder's features are not finite: the file is damaged or its training had diverged")
+    return int(features.shape[1])
+
+
+def write_run(run: Path, recipe: str, config: PretrainConfig, found: Import) -> bool:
+    """Make the run folder, complete or not at all; False where it is there already, ValueError where another one is."""
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        try:
+            there = json.loads((run / CONFIG_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            there = {}
+        same = _weights_of(there.get("imported", {})) == _weights_of(found.origin)
+        same = same and there.get("pretrain") == to_json(config)
+        if same and (run / ENCODER_FILE).is_file():
+            return False
+        raise ValueError(f"{run} holds something else already; choose another folder with --run")
+    beside = run.with_name(f".{run.name}.tmp")
+    if beside.exists():
+        shutil.rmtree(beside)
+    beside.mkdir(parents=True)
+    write_run_config(beside, recipe, config, imported=found.origin)
+    save_encoder(beside / ENCODER_FILE, found.encoder, config.model, {"imported": found.origin})
+    beside.replace(run)
+    return True
+
+
+def _weights_of(origin: dict[str, Any]) -> tuple[Any, Any]:
+    """What decides the weights: the file's content, wherever it lay, or the seed."""
+    return origin.get("sha256"), origin.get("seed")
+
+
+def _sha256(path: Path) -> str:
+    file = path / "state.pt" if path.is_dir() else path
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -106,6 +106,14 @@ def read(run: Path, evaluation: str, subject: str) -> Result | None:
         return None
 
 
+def read_all(run: Path) -> list[Result]:
+    """All results of a run that can be read, by their folders' names."""
+    folders = sorted(path.parent.name for path in (run / EVALS).glob(f"*/{RESULT_FILE}"))
+    parts = [name.partition("@") for name in folders]
+    found = [read(run, evaluation, subject or TRAINED) for evaluation, _, subject in parts]
+    return [result for result in found if result]
+
+
 def changes(result: Result, module: str, settings: dict[str, Any], data: dict[str, Any], sha256: str) -> list[str]:
     """In what a result differs from what would be computed now; nothing if it still holds."""
     found = differing_fields({"module": result.module}, {"module": module})

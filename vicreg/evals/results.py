@@ -120,14 +120,14 @@ def changes(result: Result, module: str, settings: dict[str, Any], data: dict[st
     found += differing_fields(result.settings, settings)
     if result.encoder_sha256 != sha256:
         found.append("other weights")
-    before, after = _without_paths(result.data), _without_paths(data)
+    before, after = without_paths(result.data), without_paths(data)
     if before != after:
         parts = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
         found.append(f"other data ({', '.join(parts)})")
     return found
 
 
-def _without_paths(data: dict[str, Any]) -> dict[str, Any]:
+def without_paths(data: dict[str, Any]) -> dict[str, Any]:
     """Data that were only moved are the same."""
     return {
         key: {name: part for name, part in value.items() if name != "path"} if isinstance(value, dict) else value

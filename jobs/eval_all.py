@@ -172,11 +172,11 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
         pieces = plan(folder, recipe, config.data, Choice(**{**choice, "names": tuple(choice["names"])}))
         mine = find_due(folder, pieces, config, overwrite, console) if task.rank == 0 else []
         device = distributed.device_for(placement)
-        # Rank 0 decides, as a number of one bit per piece: the others may see a result a moment later.
-        bits = distributed.from_rank_0(sum(1 << pieces.index(piece) for piece in mine), device)
-        due = [piece for number, piece in enumerate(pieces) if bits >> number & 1]
+        # Rank 0 decides: the others may see a result a moment later.
+        due = [piece for piece in pieces if distributed.from_rank_0(int(piece in mine), device)]
         try:
-            measure_all(folder, due, placement, console, chain.job_folder(folder, job), stop)
+            num_done = len(pieces) - len(due)
+            measure_all(folder, due, num_done, placement, console, chain.job_folder(folder, job), stop)
         except Stopped as stopped:
             if task.rank == 0:
                 console.print(f"{stopped} and saved; the same command goes on from there", highlight=False)

@@ -12,6 +12,7 @@ import platform
 import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from vicreg.export import ENCODER_FILE, checksum, encoder_of, load_encoder, untr
 from vicreg.train import CHECKPOINTS
 
 LAST = "last"
+PERCENT = 100  # the progress of a job counts in hundredths of a piece
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 
 
@@ -203,19 +205,26 @@ def open_residuals(encoder: nn.Module) -> nn.Module:
 
 
 def measure_all(
-    run: Path, pieces: list[Piece], placement: distributed.Placement, console: Console, job_folder: Path, stop: StopFlag
+    run: Path,
+    pieces: list[Piece],
+    num_done: int,
+    placement: distributed.Placement,
+    console: Console,
+    job_folder: Path,
+    stop: StopFlag,
 ) -> None:
     """All pieces in turn; the features of a subject are let go when the next one comes.
 
-    Stopped, when an evaluation that keeps its state was asked to stop; the others are interrupted at once.
+    num_done: pieces of the same job that were done before, so that its progress goes on from there. Stopped, when an
+    evaluation that keeps its state was asked to stop; the others are interrupted at once.
     """
     config, _ = read_run(run)
     device = distributed.device_for(placement)
     workers = config.data.workers or placement.num_threads
     opened: dict[tuple[str, str], tuple[features.Splits, dict[str, Any]]] = {}
     subject, encoder = "", nn.Module()
-    pulse = Pulse(job_folder, len(pieces))
-    for number, piece in enumerate(pieces):
+    pulse = Pulse(job_folder, PERCENT * (num_done + len(pieces)))
+    for number, piece in enumerate(pieces, num_done):
         if piece.subject != subject:
             subject, encoder = piece.subject, build_encoder(run, piece.subject, config)
         if (piece.train, piece.val) not in opened:
@@ -225,13 +234,20 @@ def measure_all(
         splits, data = opened[piece.train, piece.val]
         stop.interrupt_at_once(not getattr(evaluation_module(piece.module), "RESUMES", False))
         work = Work(results.folder(run, piece.evaluation, piece.subject), should_stop=stop)
+        if placement.rank == 0:
+            work.beat = partial(_beat, pulse, number)
         result = measure(piece, encoder, splits, data, work)
         if placement.rank == 0:
             results.write(run, result)
             work.forget()
-            pulse.beat(number + 1)
+            pulse.beat(PERCENT * (number + 1), at_once=True)
             console.print(finished_line(result), highlight=False, soft_wrap=True)
         stop.interrupt_at_once()
+
+
+def _beat(pulse: Pulse, num_done: int, step: int, num_steps: int) -> None:
+    """A step of a piece is done; an evaluation that fails again and again but gets further is then worth going on."""
+    pulse.beat(PERCENT * num_done + PERCENT * step // num_steps)
 
 
 def data_of(config: PretrainConfig, train: str, val: str) -> DataConfig:
@@ -243,7 +259,8 @@ def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dic
     """One evaluation of one encoder."""
     module = evaluation_module(piece.module)
     sha256 = checksum(encoder)
-    work.belongs_to = {"module": piece.module, "settings": piece.settings, "data": data, "encoder": sha256}
+    same_data = results.without_paths(data)
+    work.belongs_to = {"module": piece.module, "settings": piece.settings, "data": same_data, "encoder": sha256}
     start = time.monotonic()
     more = (work,) if getattr(module, "RESUMES", False) else ()
     measured = module.evaluate(encoder, splits, from_json(module.Config, piece.settings), *more)

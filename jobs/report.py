@@ -22,7 +22,7 @@ from slurm.requeue import StopFlag
 from slurm.task import Task
 from vicreg.config import PretrainConfig, differing_fields, to_json
 from vicreg.evals import protocols, results
-from vicreg.evals.results import SUBJECTS, TRAINED, Result
+from vicreg.evals.results import SUBJECTS, TRAINED, Result, say_subject
 from vicreg.export import ENCODER_FILE, checksum, load_encoder
 from vicreg.metrics import read_metrics
 
@@ -95,18 +95,20 @@ def load_run(path: Path) -> Run:
     pieces = plan(path, recipe, config.data, Choice())
     finished = (path / ENCODER_FILE).is_file()
     sha256 = checksum(load_encoder(path / ENCODER_FILE)) if finished else ""
+    asked = {(piece.evaluation, piece.subject): piece for piece in pieces}
     found: dict[tuple[str, str], Result] = {}
     outdated: list[str] = []
-    for piece in pieces:
-        result = results.read(path, piece.evaluation, piece.subject)
-        if result is None:
-            continue
-        expected = sha256 if piece.subject == TRAINED else result.encoder_sha256
-        changed = results.changes(result, piece.module, piece.settings, result.data, expected)
+    for result in results.read_all(path):
+        key = result.evaluation, result.subject
+        settings = asked[key].settings if key in asked else result.settings
+        expected = sha256 if result.subject == TRAINED else result.encoder_sha256
+        changed = results.changes(result, result.module, settings, result.data, expected)
         if changed:
-            outdated.append(f"{piece.evaluation}, {SUBJECTS[piece.subject]}: {'; '.join(changed)}")
+            outdated.append(f"{result.evaluation}, {say_subject(result.subject)}: {'; '.join(changed)}")
         else:
-            found[piece.evaluation, piece.subject] = result
+            found[key] = result
+    places = {key: number for number, key in enumerate(asked)}
+    found = dict(sorted(found.items(), key=lambda pair: places.get(pair[0], len(places))))
     return Run(path, config, recipe, finished, pieces, found, outdated)
 
 
@@ -117,14 +119,14 @@ def describe_run(run: Run) -> list[Block]:
         again = f"python jobs/pretrain.py --recipe {run.recipe} --run {run.path}"
         return [*blocks, Text("Not finished, so nothing is measured. Go on with"), Code(again)]
     if run.results:
-        blocks.append(measured_table(run))
+        blocks += measured_tables(run)
         blocks += [Text(line) for line in other_settings(run)]
         blocks += published(run)
     if run.outdated:
         blocks.append(Text(f"Left out, because it no longer holds: {'. '.join(run.outdated)}."))
     missing = [piece for piece in run.pieces if (piece.evaluation, piece.subject) not in run.results]
     if missing:
-        names = ", ".join(f"{piece.evaluation} ({SUBJECTS[piece.subject]})" for piece in missing)
+        names = ", ".join(f"{piece.evaluation} ({say_subject(piece.subject)})" for piece in missing)
         blocks += [Text(f"Missing: {names}. Measure with"), Code(f"python jobs/eval_all.py {run.path}")]
     return blocks
 
@@ -148,15 +150,22 @@ def summary(run: Run) -> str:
     return ", ".join(parts) + "."
 
 
-def measured_table(run: Run) -> Table:
-    """One row per evaluation and metric, one column per subject."""
-    subjects = [name for name in SUBJECTS if any(subject == name for _, subject in run.results)]
-    some = next(iter(run.results.values()))
-    val = some.data["val"]
-    title = f"Accuracy in percent on {val['path']} ({val['num_images']:,} images), best of each row marked"
-    table = Table(title, ["evaluation", "measure", *(SUBJECTS[name] for name in subjects)], num_names=2)
-    for evaluation in dict.fromkeys(name for name, _ in run.results):
-        columns = [run.results.get((evaluation, subject)) for subject in subjects]
+def measured_tables(run: Run) -> list[Block]:
+    """A table for each validation split."""
+    betons = dict.fromkeys(result.data["val"]["path"] for result in run.results.values())
+    return [measured_table(run, path) for path in betons]
+
+
+def measured_table(run: Run, val_path: str) -> Table:
+    """What was measured on a beton: one row per evaluation and metric, one column per subject."""
+    measured = {key: result for key, result in run.results.items() if result.data["val"]["path"] == val_path}
+    present = {subject for _, subject in measured}
+    subjects = [name for name in SUBJECTS if name in present] + sorted(present - SUBJECTS.keys())
+    num_images = next(iter(measured.values())).data["val"]["num_images"]
+    title = f"Percent on {val_path} ({num_images:,} images), best of each row marked"
+    table = Table(title, ["evaluation", "measure", *map(say_subject, subjects)], num_names=2)
+    for evaluation in dict.fromkeys(name for name, _ in measured):
+        columns = [measured.get((evaluation, subject)) for subject in subjects]
         for row, metric in enumerate(metric_names(columns)):
             values = [column.metrics.get(metric) if column else None for column in columns]
             deviations = [column.metrics.get(f"{metric}_std") if column else None for column in columns]
@@ -173,7 +182,8 @@ def metric_names(columns: list[Result | None]) -> list[str]:
 def say_metric(name: str) -> str:
     """top1_10_labels -> top-1, 10 labels."""
     first, _, rest = name.partition("_")
-    return first.replace("top", "top-") + (f", {rest.replace('_', ' ')}" if rest else "")
+    said = "mAP" if first == "map" else first.replace("top", "top-")
+    return said + (f", {rest.replace('_', ' ')}" if rest else "")
 
 
 def other_settings(run: Run) -> list[str]:

@@ -163,7 +163,7 @@ def progress_line(progress: Progress) -> str:
     if not progress.total:
         return ""
     if not progress.epochs:
-        return f"{progress.done} of {progress.total}"
+        return f"{100 * progress.done // progress.total} % done"
     parts = [f"epoch {progress.epoch}/{progress.epochs}, step {progress.done:,}/{progress.total:,}"]
     if progress.images_per_s:
         parts.append(f"{progress.images_per_s:,.0f} images/s")

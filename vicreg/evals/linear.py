@@ -150,6 +150,7 @@ def _train(encoder: nn.Module, splits: Splits, config: Config, heads: LinearHead
     )
     curves = torch.zeros((len(heads.own), config.epochs, 3), dtype=torch.float64, device=device)
     step, per_epoch = 0, loader.num_batches
+    num_steps = per_epoch * config.epochs
 
     def state() -> dict[str, Any]:
         return {"step": step, "heads": heads.state(), "curves": heads.gather(curves).cpu()}
@@ -160,7 +161,7 @@ def _train(encoder: nn.Module, splits: Splits, config: Config, heads: LinearHead
         curves.copy_(before["curves"][heads.own])
     encoder.eval().to(device)
     with closing(loader):
-        while step < per_epoch * config.epochs:
+        while step < num_steps:
             epoch, first_batch = divmod(step, per_epoch)
             with closing(loader.batches(epoch, first_batch)) as batches:
                 for batch in batches:
@@ -170,12 +171,13 @@ def _train(encoder: nn.Module, splits: Splits, config: Config, heads: LinearHead
                     features, labels = distributed.gather_rows(features), distributed.gather_rows(batch.labels)
                     curves[:, epoch, LOSS] += heads.step(features, labels, config.rate(epoch)) / per_epoch
                     step += 1
+                    work.beat(step, num_steps)
                     if step % per_epoch:
                         work.leave_if_asked(step, state, device)
             curves[:, epoch, FIRST:] = heads.count_correct(queries, val.labels, TOP).double()
             _watch(config, epoch, heads.gather(curves[:, epoch]), len(queries))
             work.save_if_due(step, state, device)
-            if step < per_epoch * config.epochs:
+            if step < num_steps:
                 work.leave_if_asked(step, state, device)
     return heads.gather(curves).cpu()
 

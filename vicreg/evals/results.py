@@ -106,20 +106,28 @@ def read(run: Path, evaluation: str, subject: str) -> Result | None:
         return None
 
 
+def read_all(run: Path) -> list[Result]:
+    """All results of a run that can be read, by their folders' names."""
+    folders = sorted(path.parent.name for path in (run / EVALS).glob(f"*/{RESULT_FILE}"))
+    parts = [name.partition("@") for name in folders]
+    found = [read(run, evaluation, subject or TRAINED) for evaluation, _, subject in parts]
+    return [result for result in found if result]
+
+
 def changes(result: Result, module: str, settings: dict[str, Any], data: dict[str, Any], sha256: str) -> list[str]:
     """In what a result differs from what would be computed now; nothing if it still holds."""
     found = differing_fields({"module": result.module}, {"module": module})
     found += differing_fields(result.settings, settings)
     if result.encoder_sha256 != sha256:
         found.append("other weights")
-    before, after = _without_paths(result.data), _without_paths(data)
+    before, after = without_paths(result.data), without_paths(data)
     if before != after:
         parts = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
         found.append(f"other data ({', '.join(parts)})")
     return found
 
 
-def _without_paths(data: dict[str, Any]) -> dict[str, Any]:
+def without_paths(data: dict[str, Any]) -> dict[str, Any]:
     """Data that were only moved are the same."""
     return {
         key: {name: part for name, part in value.items() if name != "path"} if isinstance(value, dict) else value

@@ -183,6 +183,7 @@ class _Tuning:
                     loss = self._learn(self._splits.normalise(batch.views[0]), batch.labels)
                     self.curve[epoch, LOSS] += loss / per_epoch
                     self._step += 1
+                    work.beat(self._step, num_steps)
                     if self._step % per_epoch:
                         work.leave_if_asked(self._step, self._state, device)
             self._measure(epoch)
@@ -203,6 +204,9 @@ class _Tuning:
     def _measure(self, epoch: int) -> None:
         """Count what is right after an epoch, every validation image once."""
         splits, device = self._splits, self._splits.device
+        loss, rates = float(self.curve[epoch, LOSS]), (self._config.lr_encoder, self._config.lr_head)
+        allowed = f"smaller rates: it diverged in epoch {epoch + 1}"
+        require(math.isfinite(loss), "lr_encoder, lr_head", rates, allowed)
         val = compute_features(self._model.encoder, splits, "val")
         with torch.no_grad():
             scores = self._model.head(val.values.to(device))
@@ -210,9 +214,7 @@ class _Tuning:
         hits = scores.topk(min(TOP, splits.num_classes)).indices == val.own_labels.to(device)[:, None]
         correct = distributed.sum_over_ranks(torch.stack([hits[:, 0].sum(), hits.sum()]))
         self.curve[epoch, FIRST:] = correct.double()
-        loss, first, _ = self.curve[epoch].tolist()
-        require(math.isfinite(loss), "lr_encoder", self._config.lr_encoder, f"smaller rates: diverged in epoch {epoch}")
-        percent = 100 * first / len(val.labels)
+        percent = 100 * int(correct[0]) / len(val.labels)
         log.info("semisup: epoch %d/%d, loss %.3f, top-1 %.1f %%", epoch + 1, self._config.epochs, loss, percent)
 
     def _state(self) -> dict[str, Any]:

@@ -33,6 +33,10 @@ def _never() -> bool:
     return False
 
 
+def _unheard(step: int, num_steps: int) -> None:
+    pass
+
+
 @dataclass
 class Work:
     """One evaluation's state on disk and its stop signal; without a folder nothing is kept."""
@@ -42,6 +46,8 @@ class Work:
     belongs_to: dict[str, Any] = field(default_factory=dict)
     """Settings, data and weights, JSON-able: the state of anything else is ignored."""
     should_stop: Callable[[], bool] = _never
+    beat: Callable[[int, int], None] = _unheard
+    """Told after each step how many are done, and how many there are."""
     _saved_at: float = field(default_factory=time.monotonic, repr=False)
 
     def load(self, device: torch.device) -> dict[str, Any] | None:

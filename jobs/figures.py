@@ -12,19 +12,23 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 MAX_POINTS = 500
 WIDTH_IN, HEIGHT_IN = 3.7, 2.3  # at the page's column width a point is a little more than a CSS pixel
 INK, GRID, GREY = "#010101", "#020202", "#030303"
 SERIES = tuple(f"#0000f{number}" for number in range(6))
 """Colours that stand for those of the style sheet: var(--ink), var(--grid), var(--grey), var(--s0) ..."""
-DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (5, 2)), (0, (1, 1)), (0, (6, 2, 1, 2)))
+DASHES: tuple[tuple[int, ...], ...] = ((), (5, 2), (1, 1), (6, 2, 1, 2))  # in line widths; none: a whole line
+LINE_WIDTH = 1.5
+THIN = -1  # number of curves that stay in the background
 _VARIABLES = {INK: "ink", GRID: "grid", GREY: "grey"} | {color: f"s{number}" for number, color in enumerate(SERIES)}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
     "text.parse_math": False,
@@ -53,7 +57,7 @@ class Curve:
     xs: Sequence[float]
     ys: Sequence[float | None]
     number: int = 0
-    """Of its colour and dashes; -1 is thin and grey, behind the others."""
+    """Of its colour and dashes; THIN ones are grey, behind the others."""
 
 
 @dataclass(frozen=True)
@@ -87,23 +91,27 @@ def line_chart(name: str, curves: Sequence[Curve], x_label: str, may_be_log: boo
     def draw(axes: Axes) -> None:
         for curve in sorted(curves, key=lambda curve: curve.number):
             values = [math.nan if y is None else y for y in curve.ys]
-            thin = curve.number < 0
+            thin = curve.number == THIN
+            dashes = DASHES[curve.number % len(DASHES)]
             alone = sum(map(math.isfinite, values)) == 1
             axes.plot(
                 curve.xs,
                 values,
                 color=GREY if thin else SERIES[curve.number % len(SERIES)],
-                linewidth=0.6 if thin else 1.5,
-                linestyle="-" if thin else DASHES[curve.number % len(DASHES)],
+                linewidth=0.6 if thin else LINE_WIDTH,
+                linestyle="-" if thin or not dashes else (0, dashes),
                 marker="o" if alone else "",
                 markersize=3,
             )
         if may_be_log and _spans_decades([y for curve in curves for y in curve.ys if y is not None]):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(axis="y", color=GRID, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.margins(x=0.02)
         axes.set_xlabel(x_label)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
     return _svg(name, draw, HEIGHT_IN)
 
@@ -132,8 +140,24 @@ def bar_chart(name: str, bars: Sequence[Bar], x_label: str) -> str:
     return _svg(name, draw, 0.7 + 0.19 * len(bars))
 
 
+def line_key(number: int) -> str:
+    """How a curve of this number looks, for a legend."""
+    if number == THIN:
+        return '<svg class="key" viewBox="0 0 30 10"><path d="M0 5H30" style="stroke: var(--grey)"/></svg>'
+    dashes = " ".join(f"{length * 3}" for length in DASHES[number % len(DASHES)])
+    style = f"stroke: var(--s{number % len(SERIES)}); stroke-width: 3; stroke-dasharray: {dashes or 'none'}"
+    return f'<svg class="key" viewBox="0 0 30 10"><path d="M0 5H30" style="{style}"/></svg>'
+
+
+def bar_key(number: int) -> str:
+    """How a bar (0) or the mark of what it is compared with looks, for a legend."""
+    shape = "M2 1H28V9H2Z" if number == 0 else "M13 0H17V10H13Z"
+    return f'<svg class="key" viewBox="0 0 30 10"><path d="{shape}" style="fill: var(--s{number})"/></svg>'
+
+
 def shortened(text: str, at_most: int) -> str:
-    """A text cut in the middle, where names that begin alike differ least."""
+    """A text on one line, cut in the middle; what fonts cannot draw (bytes of odd file names) is a question mark."""
+    text = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
     if len(text) <= at_most:
         return text
     head = (at_most - 1) // 2
@@ -146,7 +170,9 @@ def _spans_decades(values: list[float]) -> bool:
 
 
 def _svg(name: str, draw: Callable[[Axes], None], height_in: float) -> str:
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()  # whatever the user's matplotlibrc says
+        mpl.rcParams.update(_STYLE)
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a measure of text only: the reader's fonts draw it
         figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
         draw(figure.add_subplot())

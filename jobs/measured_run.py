@@ -63,7 +63,8 @@ class Run:
 
     def epochs(self) -> list[float]:
         """Of every line: how many epochs were done after its step."""
-        return [(line["step"] + 1) / self.steps_per_epoch() for line in self.lines]
+        length = self.steps_per_epoch()
+        return [(line["step"] + 1) / length for line in self.lines]
 
     def images_per_s(self) -> float | None:
         """Median speed of training."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from jobs import html_report, page, report
+from jobs.document import markdown
 from jobs.measured_run import load_run
 from tests.jobs.html_page import Page
 from tests.jobs.measured_runs import CLASSES, rename, write_measured, write_result
@@ -31,12 +33,25 @@ SCRIPT = '<script>alert("x")</script>'
 NASTY = (SCRIPT, "\"><img src='http://a.b/c'>", "$\\frac{1$ & 猫", "\udcff\n\u202e]]>", "a" * 300)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with results of every kind, to be copied."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    write_measured(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole_parts(whole: Path) -> dict[str, str]:
+    """The parts of its page."""
+    return _parts(html_report.run_page(load_run(whole)))
+
+
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run with results of every kind, in the folder `digits` above which the report is asked for."""
+def run(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The run in the folder `digits`, above which the report is asked for."""
     monkeypatch.chdir(tmp_path)
-    write_measured(Path("digits"))
-    return Path("digits")
+    return Path(shutil.copytree(whole, "digits"))
 
 
 def _page(run: Path) -> Page:
@@ -68,7 +83,7 @@ def test_equal_runs_give_equal_pages(run: Path) -> None:
 
 
 def test_the_command_writes_pages_and_says_so(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_measured(Path("other"))
+    shutil.copytree(run, "other")
     assert report.main(["digits", "other"]) == 0
     printed = capsys.readouterr().out
     for name in ("digits/report", "other/report", "digits/comparison"):
@@ -141,8 +156,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], set[str], set[str]]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_what_is_damaged_leaves_the_rest_as_it_is(damage: str, run: Path) -> None:
-    before = _parts(html_report.run_page(load_run(run)))
+def test_what_is_damaged_leaves_the_rest_as_it_is(damage: str, run: Path, whole_parts: dict[str, str]) -> None:
     do, speaking, absent = DAMAGE[damage]
     do(run)
     shown = _page(run)
@@ -151,8 +165,8 @@ def test_what_is_damaged_leaves_the_rest_as_it_is(damage: str, run: Path) -> Non
     broken = {title for title, body in after.items() if "could not be made" in body or "Damaged: " in body}
     assert broken == speaking
     if not speaking & {"Map of the features"}:
-        assert after["Map of the features"] == before["Map of the features"]
-    assert report.main([str(run)]) == 0  # terminal and Markdown hold as well
+        assert after["Map of the features"] == whole_parts["Map of the features"]
+    assert markdown(report.describe_run(load_run(run)))  # terminal and Markdown hold as well
 
 
 def _parts(text: str) -> dict[str, str]:
@@ -186,8 +200,8 @@ def _whole(train: int, val: int) -> dict[str, Any]:
     return {"train": split, "val": split | {"path": "data/x/val.beton", "num_images": val}}
 
 
-def test_published_numbers_stand_beside_those_of_the_same_data_only(run: Path) -> None:
-    said = _parts(html_report.run_page(load_run(run)))["Beside published numbers"]
+def test_published_numbers_stand_beside_those_of_the_same_data_only(run: Path, whole_parts: dict[str, str]) -> None:
+    said = whole_parts["Beside published numbers"]
     assert "Measured here: none of them." in said
     assert "<details><summary>For orientation: published on ImageNet, not measured here</summary>" in said
     assert 'class="own"' not in said
@@ -207,7 +221,7 @@ def test_published_numbers_stand_beside_those_of_the_same_data_only(run: Path) -
 
 
 def test_runs_stand_over_each_other(run: Path) -> None:
-    write_measured(Path("other"))
+    shutil.copytree(run, "other")
     content = json.loads(Path("other/config.json").read_text())
     content["pretrain"]["optimizer"]["base_lr"] = 0.5
     Path("other/config.json").write_text(json.dumps(content))

@@ -41,14 +41,19 @@ class Table:
     rows: list[list[str]] = field(default_factory=list)
     best: set[tuple[int, int]] = field(default_factory=set)
     """(row, column) of the cells to mark."""
+    own: set[int] = field(default_factory=set)
+    """Rows of what was measured here, in a table that has others too."""
 
     def add(self, names: list[str], values: list[float | None], deviations: list[float | None], mark: bool) -> None:
-        """A row of numbers, to a tenth of a percent; the largest is marked as printed, so equals are all marked."""
+        """A row of numbers, to a tenth of a percent.
+
+        Where there are several the largest is marked, as printed, so equals are all marked.
+        """
         printed = [None if value is None else f"{value:.1f}" for value in values]
-        largest = max((float(text) for text in printed if text is not None), default=None)
+        known = [float(text) for text in printed if text is not None]
         cells = list(names)
         for text, deviation in zip(printed, deviations, strict=True):
-            if mark and text is not None and float(text) == largest and len(values) > 1:
+            if mark and text is not None and len(known) > 1 and float(text) == max(known):
                 self.best.add((len(self.rows), len(cells)))
             spread = "" if deviation is None else f" ± {deviation:.1f}"
             cells.append("–" if text is None else text + spread)

@@ -51,8 +51,8 @@ def _result(run: Path, recipe_name: str, name: str, subject: str, metrics: dict[
 
 def _data(num_train: int, num_val: int) -> dict[str, Any]:
     return {
-        "train": {"path": "data/train.beton", "num_images": num_train, "size_bytes": 1, "fingerprint": "a"},
-        "val": {"path": "data/val.beton", "num_images": num_val, "size_bytes": 1, "fingerprint": "b"},
+        "train": {"path": "data/digits/train.beton", "num_images": num_train, "size_bytes": 1, "fingerprint": "a"},
+        "val": {"path": "data/digits/val.beton", "num_images": num_val, "size_bytes": 1, "fingerprint": "b"},
     }
 
 
@@ -174,7 +174,7 @@ def test_imagenet_stands_beside_the_published_numbers(imagenet: Path) -> None:
     assert _row(text, "| measured")[1:] == ["imagenet", "72.9", "90.8", "64.0", "62.0"]
     assert _row(text, "| VICReg") == ["published", "VICReg", "73.2", "91.1", "64.5", "62.8"]
     assert _row(text, "| SimSiam") == ["published", "SimSiam", "71.3", "–", "–", "–"]
-    assert "Measured: resnet10-narrow, 1000 epochs. Published: ResNet-50" in text
+    assert "resnet10-narrow, 1000 epochs of data/imagenet/train.beton, batch 2048. Published: ResNet-50" in text
     assert "arXiv 2105.04906" in text
 
 
@@ -216,8 +216,8 @@ def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_decimal_points_stand_below_each_other() -> None:
     table = Table("t", ["name", "a", "b"], num_names=1)
     table.add(["x"], [9.96, 100.0], [0.25, None], mark=True)
-    table.add(["y"], [None, 3.0], [None, 12.0], mark=True)
-    assert table.aligned() == [["x", "10.0 ± 0.2", "100.0 *       "], ["y", "–      ", "3.0 ± 12.0 *"]]
+    table.add(["y"], [1.0, 3.0], [None, 12.0], mark=True)
+    assert table.aligned() == [["x", "10.0 ± 0.2", "100.0 *       "], ["y", "1.0      ", "3.0 ± 12.0 *"]]
     points = [row[2].rjust(14).index(".") for row in table.aligned()]
     assert len(set(points)) == 1
     assert markdown([table]).splitlines() == [
@@ -226,8 +226,15 @@ def test_decimal_points_stand_below_each_other() -> None:
         "| name |          a |              b |",
         "|------|-----------:|---------------:|",
         "| x    | 10.0 ± 0.2 |      **100.0** |",
-        "| y    |          – | **3.0 ± 12.0** |",
+        "| y    |        1.0 | **3.0 ± 12.0** |",
     ]
+
+
+def test_a_number_alone_is_not_the_best() -> None:
+    table = Table("t", ["name", "a", "b"], num_names=1)
+    table.add(["x"], [None, 3.0], [None, None], mark=True)
+    assert table.rows == [["x", "–", "3.0"]]
+    assert not table.best
 
 
 def test_published_tables_are_consistent() -> None:

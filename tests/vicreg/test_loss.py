@@ -94,6 +94,65 @@ def test_both_forms_of_the_covariance_agree(rows: int, dims: int) -> None:
     torch.testing.assert_close(by_samples, by_dimensions, rtol=1e-11, atol=1e-13)
 
 
+def _slow_rank(a: Tensor, b: Tensor) -> float:
+    """Effective rank from the eigenvalues of each branch's covariance."""
+    spectra = [torch.linalg.eigvalsh(torch.atleast_2d(torch.cov(z.detach().T))) for z in (a, b)]
+    return sum(float(values.sum() ** 2 / values.square().sum()) for values in spectra) / 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(2, 12), dims=st.integers(1, 12), seed=st.integers(0, 1000))
+def test_effective_rank_is_that_of_the_eigenvalues(rows: int, dims: int, seed: int) -> None:
+    a, b = _embeddings(rows, dims, seed)
+    rank = vicreg_loss(a, b, LossConfig())["effective_rank"].item()
+    assert rank == pytest.approx(_slow_rank(a, b), rel=1e-9)
+    assert 1 - 1e-9 <= rank <= min(rows - 1, dims) + 1e-9
+
+
+@pytest.mark.parametrize(("rows", "dims"), [(6, 16), (64, 16)])
+def test_effective_rank_counts_directions_of_equal_variance(rows: int, dims: int) -> None:
+    axes = torch.eye(dims, dtype=torch.float64)[:2].repeat(rows // 2, 1)
+    signs = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64).repeat(rows)[: rows // 4 * 4, None]
+    two = axes[: rows // 4 * 4] * signs
+    assert vicreg_loss(two, two, LossConfig())["effective_rank"].item() == pytest.approx(2)
+    line = torch.outer(torch.arange(rows, dtype=torch.float64), torch.arange(1, dims + 1, dtype=torch.float64))
+    assert vicreg_loss(line, line, LossConfig())["effective_rank"].item() == pytest.approx(1)
+    assert vicreg_loss(line, two[:1].expand(rows, -1), LossConfig())["effective_rank"].item() == pytest.approx(0.5)
+
+
+def _regularisers_alone(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Hinge, covariance term and their gradient in the program's arithmetic, with nothing else computed."""
+    rows, dims = z.shape
+    centred = z - z.sum(0) / rows
+    variance = centred.square().sum(0) / (rows - 1)
+    std = (variance + 1e-4).sqrt()
+    if rows < dims:
+        gram = centred @ centred.T / (rows - 1)
+        squares = torch.linalg.vector_norm(gram, dtype=torch.float64).square()
+        value = (squares - variance.double().square().sum()) / dims
+        grad = torch.addcmul(gram @ centred, centred, variance, value=-1)
+    else:
+        covariance = (centred.T @ centred / (rows - 1)).fill_diagonal_(0)
+        value = torch.linalg.vector_norm(covariance, dtype=torch.float64).square() / dims
+        grad = centred @ covariance
+    grad = grad.mul_(4.0 / (dims * (rows - 1)))
+    slope = -((std < 1).to(z.dtype) / (std * (dims * (rows - 1))))
+    weight = torch.tensor(12.5)
+    return (1 - std).clamp_min(0).mean(), value.to(z.dtype), (centred * (slope * weight)).add_(grad)
+
+
+@pytest.mark.parametrize(("rows", "dims"), [(16, 48), (48, 16)])
+def test_effective_rank_leaves_loss_and_gradient_as_they_are_to_the_bit(rows: int, dims: int) -> None:
+    a, b = (z.float().requires_grad_() for z in _embeddings(rows, dims))
+    terms = vicreg_loss(a, b, LossConfig(0.0, 25.0, 1.0))
+    hinges, covariances, grads = zip(*(_regularisers_alone(z.detach()) for z in (a, b)), strict=True)
+    assert torch.equal(terms["variance"], (hinges[0] + hinges[1]) / 2)
+    assert torch.equal(terms["covariance"], covariances[0] + covariances[1])
+    assert torch.equal(terms["loss"], 0.0 * terms["invariance"] + 25.0 * terms["variance"] + 1.0 * terms["covariance"])
+    for found, expected in zip(torch.autograd.grad(terms["loss"], (a, b)), grads, strict=True):
+        assert torch.equal(found, expected)
+
+
 def test_half_precision_embeddings_are_measured_in_float32() -> None:
     a, b = (z.to(torch.bfloat16) for z in _embeddings(64, 128))
     with torch.autocast("cpu", torch.bfloat16):
@@ -109,6 +168,7 @@ def test_collapsed_embeddings_have_a_finite_gradient() -> None:
     assert a.grad is not None
     assert torch.isfinite(a.grad).all()
     assert result["embedding_std"].item() == pytest.approx(0.01)  # the root of epsilon
+    assert result["effective_rank"].item() == 0
 
 
 def test_refuses_shapes_that_do_not_match_and_single_rows() -> None:
@@ -134,6 +194,7 @@ def _loss_on_rank(rows: int, dims: int) -> tuple[dict[str, float], Tensor, Tenso
 @pytest.mark.parametrize(("rows", "dims"), [(16, 40), (40, 16)])
 def test_ranks_give_value_and_gradient_of_the_whole_batch(tmp_path: Path, num_ranks: int, rows: int, dims: int) -> None:
     alone = _loss_on_rank(rows, dims)
+    assert alone[0]["effective_rank"] == pytest.approx(_slow_rank(*_embeddings(rows, dims)), rel=1e-9)
     together = run_ranks(_loss_on_rank, num_ranks, tmp_path, rows, dims)
     assert together[0] == pytest.approx(alone[0], rel=1e-12)
     torch.testing.assert_close(together[1], alone[1], rtol=1e-11, atol=1e-14)

@@ -108,9 +108,13 @@ def read(run: Path, evaluation: str, subject: str) -> Result | None:
 
 def read_all(run: Path) -> list[Result]:
     """All results of a run that can be read, by their folders' names."""
-    folders = sorted(path.parent.name for path in (run / EVALS).glob(f"*/{RESULT_FILE}"))
-    parts = [name.partition("@") for name in folders]
-    found = [read(run, evaluation, subject or TRAINED) for evaluation, _, subject in parts]
+    found: list[Result | None] = []
+    for path in sorted((run / EVALS).glob(f"*/{RESULT_FILE}")):
+        evaluation, _, subject = path.parent.name.partition("@")
+        try:
+            found.append(read(run, evaluation, subject or TRAINED))
+        except ValueError as error:
+            log.warning("%s is not looked at: %s", path, error)
     return [result for result in found if result]
 
 

@@ -1,0 +1,183 @@
+"""Pictures of what the features say: a map of validation images, and the training images nearest to some of them.
+
+It measures nothing and stands beside the evaluations because it needs what they need: frozen features of both splits.
+The result holds coordinates, labels and small pictures, bounded in size; jobs/pictures.py draws them.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+
+from dataprep.beton import Beton, BetonError, open_beton, read_manifest
+from vicreg import distributed
+from vicreg.config import require
+from vicreg.evals.results import Measured
+from vicreg.features import Features, Splits
+
+MAP_PX = 32
+NEIGHBOUR_PX = 64
+JPEG_QUALITY = 75  # 1,000 + 84 pictures of pure noise stay below 1.1 MB
+PCA_DIMS = 50
+TRAIN_BLOCK = 8192
+PRESENT = 1  # in a label vector
+NO_CLASS = -1
+
+
+@dataclass(frozen=True)
+class Config:
+    """None of it is published; the numbers of pictures bound the size of the result."""
+
+    images: int = 1000
+    """Validation images on the map, evenly chosen in the order of the beton; all of them if there are fewer."""
+    queries: int = 12
+    """Validation images whose nearest training images are shown, spread over the classes."""
+    neighbours: int = 6
+    """Nearest training images of each, by the cosine of their features."""
+    perplexity: float = 30.0
+    """Of t-SNE (scikit-learn's default); at most a third of the images."""
+    seed: int = 0
+    """Seed of the map."""
+
+    def __post_init__(self) -> None:
+        require(3 <= self.images <= 1000, "images", self.images, "3 to 1000")
+        require(1 <= self.queries <= 12, "queries", self.queries, "1 to 12")
+        require(1 <= self.neighbours <= 6, "neighbours", self.neighbours, "1 to 6")
+        require(self.perplexity > 0, "perplexity", self.perplexity, "above 0")
+        require(self.seed >= 0, "seed", self.seed, "0 or more")
+
+
+def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
+    """No metrics; on rank 0 the map and the neighbours with their pictures, on other ranks nothing.
+
+    Raises ValueError when there are fewer than 3 validation images or fewer training images than neighbours.
+    """
+    val, train = splits.features(encoder, "val"), splits.features(encoder, "train")
+    require(len(val.labels) >= 3, splits.data.val, f"{len(val.labels)} images", "3 or more")
+    require(config.neighbours <= len(train.labels), "neighbours", config.neighbours, f"up to {len(train.labels)}")
+    on_map = _evenly(len(val.labels), config.images)
+    rows = val.rows(on_map, splits.device)
+    asked = _spread_over_classes(_classes(val.labels), config.queries)
+    samples, cosines = _nearest(val.rows(asked, splits.device), train, config.neighbours)
+    if distributed.rank() != 0:
+        return Measured({})
+    beton, train_beton = open_beton(splits.beton("val")), open_beton(splits.beton("train"))
+    places = _place(rows.cpu().double().numpy(), config)
+    shown = {"x": places[:, 0].tolist(), "y": places[:, 1].tolist()}
+    labels, train_labels = _classes(val.labels), _classes(train.labels)[samples]
+    pictures = [_picture(beton, sample, MAP_PX) for sample in on_map]
+    pairs = [
+        picture
+        for query, found in zip(asked, samples, strict=True)
+        for picture in (
+            _picture(beton, query, NEIGHBOUR_PX),
+            *(_picture(train_beton, sample, NEIGHBOUR_PX) for sample in found),
+        )
+    ]
+    details = {
+        "num_val": len(val.labels),
+        "classes": _names(splits, np.concatenate([labels[on_map], labels[asked], train_labels.ravel()])),
+        "map": {"samples": on_map.tolist(), "labels": labels[on_map].tolist(), **shown, "sheet": _sheet(pictures)},
+        "neighbours": {
+            "samples": asked.tolist(),
+            "labels": labels[asked].tolist(),
+            "train_samples": samples.tolist(),
+            "train_labels": train_labels.tolist(),
+            "cosines": [[round(value, 4) for value in line] for line in cosines.tolist()],
+            "sheet": _sheet(pairs, columns=config.neighbours + 1),
+        },
+    }
+    return Measured({}, details)
+
+
+def _evenly(available: int, wanted: int) -> NDArray[np.int64]:
+    """So many of the numbers 0 to available - 1, evenly spread; all if there are fewer."""
+    wanted = min(available, wanted)
+    return ((np.arange(wanted) + 0.5) * available / wanted).astype(np.int64)
+
+
+def _classes(labels: Tensor) -> NDArray[np.int64]:
+    """A class for each image: where there are several the first, where there is none NO_CLASS."""
+    if labels.ndim == 1:
+        return labels.numpy().astype(np.int64)
+    present = labels.numpy() == PRESENT
+    return np.where(present.any(axis=1), present.argmax(axis=1), NO_CLASS)
+
+
+def _spread_over_classes(classes: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
+    """Images evenly chosen after sorting by class: of every class about as often as it is frequent."""
+    order = np.argsort(classes, kind="stable")
+    return order[_evenly(len(order), wanted)]
+
+
+def _nearest(queries: Tensor, train: Features, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Training samples (queries, k), most similar first and of equals the lower number, and their cosines.
+
+    Every rank compares its own training rows. In float64, rounded to float32: the order is then the same on any
+    number of ranks.
+    """
+    unit = F.normalize(queries.double())
+    cosines = torch.zeros(len(queries), len(train.labels), device=queries.device)
+    for begin in range(0, len(train.values), TRAIN_BLOCK):
+        rows = F.normalize(train.values[begin : begin + TRAIN_BLOCK].to(queries.device).double())
+        start = train.first_row + begin
+        cosines[:, start : start + len(rows)] = (unit @ rows.T).float()
+    ordered = distributed.sum_over_ranks(cosines).sort(dim=1, descending=True, stable=True)
+    return ordered.indices[:, :k].cpu().numpy(), ordered.values[:, :k].cpu().numpy()
+
+
+def _place(rows: NDArray[np.float64], config: Config) -> NDArray[np.float64]:
+    """Places (images, 2) within the unit square: the first 50 principal components, then t-SNE from the first two.
+
+    One thread: scikit-learn's sums over threads depend on their number. Features without any spread lie in one point.
+    """
+    if not rows.std(axis=0).any():
+        return np.full((len(rows), 2), 0.5)
+    with threadpool_limits(1):
+        components = PCA(min(PCA_DIMS, *rows.shape), random_state=config.seed).fit_transform(rows)
+        perplexity = min(config.perplexity, (len(rows) - 1) / 3)
+        places = TSNE(2, perplexity=perplexity, init="pca", random_state=config.seed).fit_transform(components)
+    low = places.min(axis=0)
+    extent = places.max(axis=0) - low
+    unit: NDArray[np.float64] = (places - low + (extent.max() - extent) / 2).astype(np.float64) / extent.max()
+    return unit.round(4)
+
+
+def _picture(beton: Beton, sample: np.int64, side: int) -> Image.Image:
+    """The middle square of a sample's image."""
+    return ImageOps.fit(Image.fromarray(beton.decode(int(sample))), (side, side), Image.Resampling.BICUBIC)
+
+
+def _sheet(pictures: list[Image.Image], columns: int = 0) -> dict[str, Any]:
+    """Square pictures of one size as one JPEG, row by row: a header each would double their size."""
+    side, columns = pictures[0].width, columns or math.ceil(math.sqrt(len(pictures)))
+    sheet = Image.new("RGB", (columns * side, -(-len(pictures) // columns) * side))
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (number % columns * side, number // columns * side))
+    content = io.BytesIO()
+    sheet.save(content, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    jpeg = base64.b64encode(content.getvalue()).decode("ascii")
+    return {"jpeg": jpeg, "side_px": side, "columns": columns, "rows": sheet.height // side}
+
+
+def _names(splits: Splits, used: NDArray[np.int64]) -> dict[str, str]:
+    """Names of these classes by their number, as the training beton's manifest has them; numbers where it has none."""
+    try:
+        names = [str(name) for name in read_manifest(splits.beton("train"))["classes"]]
+    except (BetonError, KeyError, TypeError):
+        names = []
+    known = len(names) == splits.num_classes
+    return {str(number): names[number] if known else str(number) for number in np.unique(used) if number != NO_CLASS}

@@ -59,6 +59,7 @@ IMAGENET_EVALUATIONS = (
     Evaluation.published("voc07"),
     Evaluation.published("inat18"),
     Evaluation.published("knn"),
+    Evaluation("gallery", "gallery"),
 )
 
 
@@ -111,7 +112,11 @@ def cifar10() -> Recipe:
             ),
             train=TrainConfig(epochs=1000, global_batch=256),
         ),
-        evaluations=(Evaluation("linear", "linear"), Evaluation("knn", "knn", baselines=("random", "pixels"))),
+        evaluations=(
+            Evaluation("linear", "linear"),
+            Evaluation("knn", "knn", baselines=("random", "pixels")),
+            Evaluation("gallery", "gallery"),
+        ),
     )
 
 
@@ -169,6 +174,7 @@ def digits() -> Recipe:
             ),
             Evaluation("semisup-1", "semisup", {**tuning, "fraction": 0.01, "batch": 10}, ("random",)),
             Evaluation("semisup-10", "semisup", {**tuning, "fraction": 0.1, "batch": 48}, ("random",)),
+            Evaluation("gallery", "gallery"),
             Evaluation("multi-label", "svm", {"costs": [0.1, 1.0, 10.0]}, ("random", "pixels"), "digits-multi-label"),
         ),
     )

@@ -19,7 +19,7 @@ from slurm.cluster import load
 from tests.cluster.running import Runs, metrics, outcomes, ranks, wait_for
 from vicreg import checkpoint
 
-EVALUATIONS = ("few-labels", "knn", "linear")
+EVALUATIONS = ("few-labels", "knn", "linear", "semisup-1", "semisup-10", "gallery")
 
 
 def _options(digits: Path, run: Path, epochs: int, *more: str) -> list[str]:

@@ -214,8 +214,9 @@ class _Tuning:
         hits = scores.topk(min(TOP, splits.num_classes)).indices == val.own_labels.to(device)[:, None]
         correct = distributed.sum_over_ranks(torch.stack([hits[:, 0].sum(), hits.sum()]))
         self.curve[epoch, FIRST:] = correct.double()
-        percent = 100 * int(correct[0]) / len(val.labels)
-        log.info("semisup: epoch %d/%d, loss %.3f, top-1 %.1f %%", epoch + 1, self._config.epochs, loss, percent)
+        if (epoch + 1) % max(1, self._config.epochs // 10) == 0:
+            percent = 100 * int(correct[0]) / len(val.labels)
+            log.info("semisup: epoch %d/%d, loss %.3f, top-1 %.1f %%", epoch + 1, self._config.epochs, loss, percent)
 
     def _state(self) -> dict[str, Any]:
         model, optimizer = self._model.state_dict(), self._optimizer.state_dict()

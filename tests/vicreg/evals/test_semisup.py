@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import nn
 
 from dataprep.beton import BetonError, open_beton
 from tests.ranks import run_ranks
+from tests.vicreg.evals.small_splits import multi_label_splits
 from vicreg.config import DataConfig
 from vicreg.data import open_views
 from vicreg.evals.semisup import Config, choose_labelled, evaluate
@@ -173,6 +175,19 @@ def test_drawn_labels_are_balanced_and_a_missing_list_names_its_command(separabl
 def test_too_few_labels_for_a_batch_are_said(separable: DataConfig) -> None:
     with pytest.raises(ValueError, match="batch is 256, allowed: up to the 66 labelled images"):
         evaluate(Small(), open_splits(separable, CPU, 1), Config(subset="", fraction=0.5))
+
+
+def test_diverging_names_the_rates_and_the_epoch(separable: DataConfig) -> None:
+    config = replace(HALF, lr_encoder=1e30)
+    with pytest.raises(ValueError, match=r"lr_encoder, lr_head is \(1e\+30, 0.3\), allowed: .*diverged in epoch 2"):
+        evaluate(Small(), open_splits(separable, CPU, 1), config)
+
+
+def test_images_of_several_classes_are_refused() -> None:
+    rows, labels = np.eye(4, dtype=np.float32), np.ones((4, 3), dtype=np.int8)
+    encoder, splits = multi_label_splits(rows, labels, rows, labels)
+    with pytest.raises(ValueError, match="allowed for semisup: one class per image"):
+        evaluate(encoder, splits, HALF)
 
 
 @pytest.mark.parametrize(

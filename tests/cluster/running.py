@@ -53,11 +53,10 @@ class Runs:
         return job, chain.submit(folder, [Member(spec)], profile)[0].job_id
 
     def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run one of the suite's commands on the cluster."""
+        """Run one of the suite's commands on the cluster, from a folder without data of its own."""
         environment = os.environ | {"VICREG_CLUSTER": "devcluster", "COLUMNS": "120"}
-        done = subprocess.run(
-            [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-        )
+        command = [sys.executable, str(ROOT / arguments[0]), *arguments[1:]]
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 

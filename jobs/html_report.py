@@ -88,11 +88,10 @@ def _lead(run: Run) -> str:
         metrics = metric_names([result])
         if not metrics or len(tiles) == NUM_TILES:
             continue
-        beside = [(subject, run.results.get((name, subject))) for subject in BASELINES]
         others = ", ".join(
             f"{say_subject(subject)} {other.metrics[metrics[0]]:.1f}"
-            for subject, other in beside
-            if other and metrics[0] in other.metrics
+            for subject in BASELINES
+            if (other := run.beside(name, subject)) and metrics[0] in other.metrics
         )
         tiles.append(
             f"<li><b>{result.metrics[metrics[0]]:.1f}<small> %</small></b> <span>{escape(name)}, "

@@ -49,6 +49,13 @@ class Run:
         """The results of the trained encoder by evaluation."""
         return {name: result for (name, subject), result in self.results.items() if subject == TRAINED}
 
+    def beside(self, evaluation: str, subject: str) -> Result | None:
+        """The result of another subject, if it is there and of the same data and settings as the trained encoder's."""
+        own, other = self.results.get((evaluation, TRAINED)), self.results.get((evaluation, subject))
+        if own and other and not results.changes(other, own.module, own.settings, own.data, other.encoder_sha256):
+            return other
+        return None
+
     def missing(self) -> list[Piece]:
         """What the recipe asks for and is not there."""
         return [piece for piece in self.pieces if (piece.evaluation, piece.subject) not in self.results]

@@ -79,7 +79,9 @@ def _class_name(names: dict[str, str], label: int, labels: list[int], xs: list[f
     own = [number for number, other in enumerate(labels) if other == label]
     x, y = (sorted(values[number] for number in own)[len(own) // 2] for values in (xs, ys))
     anchor = "start" if x < SIZE / 5 else "end" if x > SIZE * 4 / 5 else "middle"
-    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}">{escape(names.get(str(label), "no class"))}</text>'
+    size = "few" if len(names) <= NUM_COLORS else "many"
+    name = escape(names.get(str(label), "no class"))
+    return f'<text class="{size}" x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}">{name}</text>'
 
 
 def _apart(xs: list[float], ys: list[float]) -> set[int]:

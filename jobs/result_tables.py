@@ -48,18 +48,22 @@ def _cifar10_pixels(beton: Path) -> str:
 
 def measured_tables(run: Run) -> list[Table]:
     """A table for each validation split."""
-    betons = dict.fromkeys(result.data["val"]["path"] for result in run.results.values() if result.metrics)
-    return [measured_table(run, path) for path in betons]
+    betons = dict.fromkeys(_measured_on(result) for result in run.results.values() if result.metrics)
+    return [measured_table(run, beton) for beton in betons]
 
 
-def measured_table(run: Run, val_path: str) -> Table:
+def _measured_on(result: Result) -> tuple[str, int, int]:
+    """Path, images and classes of the validation split."""
+    return result.data["val"]["path"], result.data["val"]["num_images"], result.num_classes
+
+
+def measured_table(run: Run, beton: tuple[str, int, int]) -> Table:
     """What was measured on a beton: one row per evaluation and metric, one column per subject."""
-    measured = {key: result for key, result in run.results.items() if result.data["val"]["path"] == val_path}
+    measured = {key: result for key, result in run.results.items() if _measured_on(result) == beton}
     present = {subject for _, subject in measured}
     subjects = [name for name in SUBJECTS if name in present] + sorted(present - SUBJECTS.keys())
-    some = next(iter(measured.values()))
-    images = ", ".join(filter(None, [data_set_name(some), f"{some.data['val']['num_images']:,} images"]))
-    title = f"Percent on {val_path} ({images}), best of each row marked"
+    images = ", ".join(filter(None, [data_set_name(next(iter(measured.values()))), f"{beton[1]:,} images"]))
+    title = f"Percent on {beton[0]} ({images}), best of each row marked"
     table = Table(title, ["evaluation", "measure", *map(say_subject, subjects)], num_names=2)
     for evaluation in dict.fromkeys(name for name, _ in measured):
         _add_metrics(table, evaluation, [measured.get((evaluation, subject)) for subject in subjects], mark=True)
@@ -113,12 +117,14 @@ def published(runs: list[Run], with_settings: bool = False) -> list[Block]:
     """
     blocks: list[Block] = []
     for data_set in dict.fromkeys(column.data_set for column in protocols.COLUMNS):
-        measured = [_measured_on(run, data_set) for run in runs]
+        measured = [_published_metrics(run, data_set) for run in runs]
         columns = protocols.published_columns(data_set, {key for own in measured for key in own})
         if not columns:
             continue
         table = _empty(f"{data_set}: measured and published, percent", columns, with_settings)
         for run, own in zip(runs, measured, strict=True):
+            if not own:
+                continue
             values: list[float | None] = []
             for column in columns:
                 result = own.get((column.evaluation, column.metric))
@@ -127,7 +133,8 @@ def published(runs: list[Run], with_settings: bool = False) -> list[Block]:
             table.own.add(len(table.rows))
             table.add(names[: table.num_names], values, [None] * len(values), mark=False)
         _add_published(table, columns)
-        notes = [] if with_settings else [f"Measured, {run.path}: {pretraining(run)}." for run in runs]
+        shown = [] if with_settings else [run for run, own in zip(runs, measured, strict=True) if own]
+        notes = [f"Measured, {run.path}: {pretraining(run)}." for run in shown]
         blocks += [table, Text(" ".join([*notes, _sources(), *_other_protocols(runs, measured, columns)]))]
     return blocks
 
@@ -145,7 +152,7 @@ def _empty(title: str, columns: list[Column], with_settings: bool) -> Table:
     return Table(title, [*names, *(f"{column.title} ({column.source})" for column in columns)], num_names=len(names))
 
 
-def _measured_on(run: Run, data_set: str) -> dict[tuple[str, str], Result]:
+def _published_metrics(run: Run, data_set: str) -> dict[tuple[str, str], Result]:
     """Results of the trained encoder on a published data set, by evaluation and metric."""
     return {
         (name, metric): result

@@ -122,7 +122,7 @@ def _of_run(run: Run, evaluation: str) -> tuple[dict[str, list[Curve]], list[tup
             entries.append((line_key(1), f"best of {len(heads)} heads{_settings(head)}"))
     if any(curve.number == THIN for some in curves.values() for curve in some):
         entries.append((line_key(THIN), "the other heads"))
-    for head in _heads(run.results.get((evaluation, RANDOM)))[: len(heads[:1])]:
+    for head in _heads(run.beside(evaluation, RANDOM))[: len(heads[:1])]:
         _add(curves, head, 2)
         entries.append((line_key(2), SUBJECTS[RANDOM]))
     return curves, entries
@@ -173,7 +173,7 @@ def classes(run: Run) -> str:
         if not found:
             continue
         beside = [
-            (number, subject, _average_precisions(run.results.get((evaluation, subject))))
+            (number, subject, _average_precisions(run.beside(evaluation, subject)))
             for number, subject in enumerate((RANDOM, PIXELS), 1)
         ]
         ordered = sorted(found, key=lambda name: -found[name])

@@ -15,7 +15,7 @@ from jobs import html_report, page, report
 from jobs.document import markdown
 from jobs.measured_run import load_run
 from tests.jobs.html_page import Page
-from tests.jobs.measured_runs import CLASSES, rename, write_measured, write_result
+from tests.jobs.measured_runs import CLASSES, class_details, rename, write_measured, write_result
 from vicreg.evals.results import TRAINED
 
 ALL = [
@@ -237,7 +237,7 @@ def test_runs_stand_over_each_other(run: Path) -> None:
 
 def test_colours_can_be_told_from_the_paper() -> None:
     style = page.STYLE.read_text()
-    light, dark = style.split("@media (prefers-color-scheme: dark)")[:2]
+    light, dark = style.split("@media screen and (prefers-color-scheme: dark)")[:2]
     for scheme in (light, dark.split("}\n}")[0]):
         colors = dict(re.findall(r"--(\w+): #([0-9a-f]{6})", scheme))
         for name in ("ink", "quiet", "link", "s1"):  # of text
@@ -256,3 +256,15 @@ def _contrast(one: str, other: str) -> float:
 
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
+
+
+def test_baselines_stand_beside_only_what_was_measured_alike(run: Path) -> None:
+    def tile(name: str) -> str:
+        lead = html_report.run_page(load_run(run)).split("<nav")[0]
+        return next(part for part in lead.split("<li>") if f"<span>{name}, " in part)
+
+    assert "random weights 90.0" in tile("linear")
+    assert "random weights 80.0" in tile("svm")
+    write_result(run, "svm", TRAINED, {"map": 86.0}, class_details(CLASSES), data=_whole(5_011, 4_952))
+    assert "random weights" not in tile("svm")
+    assert "random weights" not in _parts(html_report.run_page(load_run(run)))["Class by class"]

@@ -106,3 +106,13 @@ def test_settings_are_compared_with_the_published_ones(run: Path, tmp_path: Path
     _, notes = _published(load_run(run))
     assert "voc07 of " in notes[-1]
     assert "(framing: 'crop' -> 'squash')" in notes[-1]
+
+
+def test_a_run_without_a_published_number_has_no_row(run: Path, tmp_path: Path) -> None:
+    whole: dict[str, Any] = {"data": _data(tmp_path, 5_011, 4_952), "num_classes": 20, "evaluation": "voc07"}
+    write_result(run, "svm", TRAINED, {"map": 86.0}, **whole)
+    write_run(tmp_path / "other", recipe("digits").pretrain, "digits")
+    tables = [block for block in published([load_run(tmp_path / "other"), load_run(run)]) if isinstance(block, Table)]
+    rows = [row for row in tables[-1].rows if row[0] == "measured"]
+    assert rows == [["measured", str(run), "86.0"]]
+    assert tables[-1].own == {0}

@@ -65,6 +65,7 @@ def test_ranks_equal_one_process(
     terms, state = _parameters_after_some_steps(config)
     other_terms, other_state = run_ranks(_parameters_after_some_steps, num_ranks, tmp_path, config)
     assert len(terms) == NUM_STEPS
+    assert all(1 <= step["effective_rank"] <= 31 for step in terms)  # logged like every other term
     for other, alone in zip(other_terms, terms, strict=True):
         assert other["loss"] == pytest.approx(alone["loss"], rel=tolerance)
     vectors = [torch.cat([tensor.double().flatten() for tensor in one.values()]) for one in (other_state, state)]

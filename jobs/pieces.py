@@ -289,4 +289,4 @@ def finished_line(result: Result) -> str:
     shown = [(name, value) for name, value in result.metrics.items() if not name.endswith("_std")]
     numbers = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in shown)
     title = f"{result.evaluation}, {say_subject(result.subject)}"
-    return f"{title}: {numbers} %  ({result.duration_s:.1f} s)"
+    return f"{title}: {f'{numbers} %' if numbers else 'done'}  ({result.duration_s:.1f} s)"

@@ -97,7 +97,7 @@ def limit(beton: Path, workers: int) -> Epoch:
 
 
 def ours(beton: Path, workers: int, path: str) -> Epoch:
-    """This suite's loader: shipping decoded images, cropping in its threads, or augmenting in this process as well."""
+    """This suite's loader: shipping planes of decoded images, cropping in its threads, or augmenting here as well."""
     config = DataConfig(image_size=SIZE)
     sampling = Sampling(_samples(beton), official_views(), 0, BATCH, one_by_one=True)
     loader = BetonViews(open_beton(beton), sampling, config, device=CPU, workers=workers)

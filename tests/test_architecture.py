@@ -32,7 +32,7 @@ MAY_IMPORT = {
 FLOORS = [  # from the ground up; a file of vicreg imports only from lower floors
     {"config", "keyed_random", "schedule"},
     {"order", "view_parameters", "distributed", "lars", "resample"},
-    {"augment", "checkpoint", "decode", "guards", "loss", "metrics", "model", "sync_batch_norm"},
+    {"augment", "checkpoint", "decode", "guards", "loss", "metrics", "model", "planes", "sync_batch_norm"},
     {"batches", "cost", "export", "methods"},
     {"array_views", "foreign_checkpoints", "foreign_formats"},
     {"data"},

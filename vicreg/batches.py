@@ -204,10 +204,18 @@ class Buffers:
         if self._pinned:
             return torch.empty(tuple(shape), dtype=torch.uint8, pin_memory=True)  # torch itself uses these again
         size = math.prod(shape)
-        buffer = self._free.pop() if self._free else np.empty(size, np.uint8)
-        if buffer.size < size:
-            buffer = np.empty(size, np.uint8)
+        buffer = self._smallest_of(size)
         window = buffer[:size].reshape(shape)
         # The tensor's storage holds `window`; both end together, when the last view of the tensor does.
         weakref.finalize(window, self._free.append, buffer).atexit = False
         return torch.from_numpy(window)
+
+    def _smallest_of(self, size: int) -> NDArray[np.uint8]:
+        """The smallest free buffer of at least `size` bytes; a new one in the place of the smallest where none is."""
+        self._free.sort(key=len)
+        place = next((place for place, buffer in enumerate(self._free) if len(buffer) >= size), None)
+        if place is not None:
+            return self._free.pop(place)
+        if self._free:
+            del self._free[0]
+        return np.empty(size, np.uint8)

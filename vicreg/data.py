@@ -26,6 +26,7 @@ from vicreg.augment import ONE_BY_ONE_MIN_PX
 from vicreg.batches import Batch, Buffers, Drawn, Sampling, Task, crop_job, crop_on_device, in_order, split_tasks
 from vicreg.config import DataConfig, ViewConfig, require
 from vicreg.decode import ImageReader
+from vicreg.planes import Planes
 from vicreg.resample import Framing, Interpolation, resize_centre_into, squash_into
 
 __all__ = ["ArrayViews", "Batch", "BetonViews", "ViewLoader", "centre_batches", "default_workers", "open_views"]
@@ -96,27 +97,31 @@ class BetonViews:
         self._running.add(running)
         return running
 
-    def decoded(self, epoch: int, first_batch: int = 0) -> Generator[tuple[Drawn, Tensor], None, None]:
-        """The batches of an epoch as whole images (B, H, W, 3) uint8, in the upper left of the batch's largest."""
+    def decoded(self, epoch: int, first_batch: int = 0) -> Generator[tuple[Drawn, Planes], None, None]:
+        """The batches of an epoch as whole images, which the device makes RGB of."""
         return in_order(self._decode_jobs(epoch, first_batch), self._workers, self._config.batches_ahead)
 
-    def _decode_jobs(self, epoch: int, first_batch: int) -> Iterator[tuple[tuple[Drawn, Tensor], list[Task]]]:
+    def _decode_jobs(self, epoch: int, first_batch: int) -> Iterator[tuple[tuple[Drawn, Planes], list[Task]]]:
         beton = self._beton
         for drawn in self._sampling.draw(epoch, first_batch, beton.widths, beton.heights):
-            height, width = int(beton.heights[drawn.samples].max()), int(beton.widths[drawn.samples].max())
-            images = self._buffers.take((len(drawn.samples), height, width, 3))
-            yield (drawn, images), split_tasks(partial(self._decode, drawn, images.numpy()), len(drawn.samples))
+            count = len(drawn.samples)
+            rows, columns = (-(-int(sides[drawn.samples].max()) // 2) for sides in (beton.heights, beton.widths))
+            luma = self._buffers.take((count, 2 * rows, 2 * columns))
+            chroma = self._buffers.take((count, 2, rows + 1, columns + 1))
+            planes = Planes(luma, chroma, {})
+            yield (drawn, planes), split_tasks(partial(self._decode, drawn, planes), count)
 
-    def _decode(self, drawn: Drawn, images: NDArray[np.uint8], number: int) -> None:
-        sample = int(drawn.samples[number])
-        height, width = self._reader.shape(sample)
-        self._reader.read_into(images[number, :height, :width], sample)
+    def _decode(self, drawn: Drawn, planes: Planes, number: int) -> None:
+        luma, chroma = planes.luma[number].numpy(), planes.chroma[number].numpy()
+        whole = self._reader.read_planes_into(luma, chroma, int(drawn.samples[number]))
+        if whole is not None:
+            planes.whole[number] = torch.from_numpy(whole)
 
     def _cropped_on_device(self, epoch: int, first_batch: int) -> Generator[Batch, None, None]:
         with closing(self.decoded(epoch, first_batch)) as decoded:
-            for drawn, images in decoded:
-                on_device = images.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
-                views = crop_on_device(on_device, drawn, self._config.image_size, self._interpolation)
+            for drawn, planes in decoded:
+                images = planes.to(self._device).rgb()
+                views = crop_on_device(images, drawn, self._config.image_size, self._interpolation)
                 yield drawn.batch(views, self._beton.labels).to(self._device)
 
     def close(self) -> None:
@@ -153,7 +158,7 @@ def open_views(
     workers = workers or default_workers()
     if config.loader == "array":
         return ArrayViews(opened, sampling, config, device=device, workers=workers, interpolation=interpolation)
-    largest = int(opened.heights[samples].max()) * int(opened.widths[samples].max()) * 3
+    largest = int(opened.heights[samples].max()) * int(opened.widths[samples].max()) * 3 // 2  # see `Planes`
     ship = device.type == "cuda" and sampling.batch_size * largest <= MAX_SHIPPED_BYTES
     return BetonViews(
         opened, sampling, config, device=device, workers=workers, interpolation=interpolation, crop_on_device=ship

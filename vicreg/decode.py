@@ -27,8 +27,12 @@ from dataprep.beton import IMAGE_RAW, Beton, BetonError, manifest_samples
 logger = logging.getLogger(__name__)
 
 _TJPF_RGB = 0
+_TJSAMP_420, _TJSAMP_GRAY = 2, 3
+_TJCS_YCBCR, _TJCS_GRAY = 1, 2
 _TJFLAG_ACCURATEDCT = 4096
 _TJERR_WARNING = 0
+_GREY = 128  # Cb and Cr of what has no colour
+_MIN_CHROMA_WIDTH = 3  # libjpeg enlarges narrower planes in another way (jdsample.c)
 
 
 class DecodeError(RuntimeError):
@@ -80,22 +84,58 @@ class ImageReader:
         self.read_into(image, sample)
         return image
 
+    def read_planes_into(
+        self, luma: NDArray[np.uint8], chroma: NDArray[np.uint8], sample: int
+    ) -> NDArray[np.uint8] | None:
+        """Decode a sample into planes (see `Planes`: H x W and 2 x H/2 + 1 x W/2 + 1), or return it as RGB.
+
+        RGB, in memory of its own, is what is not stored as JPEG with colours at half the size (4:2:0), or grey.
+        DecodeError: as `read_into`.
+        """
+        height, width = self.shape(sample)
+        rows, columns = (height + 1) // 2, (width + 1) // 2
+        is_jpeg = self._library is not None and self.beton.modes[sample] != IMAGE_RAW
+        if not is_jpeg or columns < _MIN_CHROMA_WIDTH or not self._decompress_planes(luma, chroma, sample):
+            return self.read(sample).copy()
+        chroma[:, :rows, columns] = chroma[:, :rows, columns - 1]
+        chroma[:, rows, : columns + 1] = chroma[:, rows - 1, : columns + 1]
+        return None
+
     def _decompress(self, out: NDArray[np.uint8], sample: int) -> None:
-        """Decode one JPEG."""
-        library, handle = self._library, self._decompressor()
-        assert library is not None
-        height, width, _ = out.shape
-        source, size = self._address + int(self.beton.pointers[sample]), int(self.beton.sizes[sample])
-        found_width, found_height, unused = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-        found = (ctypes.byref(found_width), ctypes.byref(found_height), ctypes.byref(unused), ctypes.byref(unused))
-        if library.tjDecompressHeader3(handle, source, size, *found):
-            self._judge(sample, handle)
-        if (found_height.value, found_width.value) != (height, width):
-            stated = f"its JPEG is {found_width.value} x {found_height.value} pixels, stated {width} x {height}"
-            raise self._error(sample, stated)
+        """Decode one JPEG to RGB."""
+        library, handle, height, width = self._library, self._decompressor(), *out.shape[:2]
+        source, _ = self._header(sample, handle)
         target = (out.ctypes.data, width, out.strides[0], height, _TJPF_RGB, _TJFLAG_ACCURATEDCT)
-        if library.tjDecompress2(handle, source, size, *target):
+        if library.tjDecompress2(handle, *source, *target):
             self._judge(sample, handle)
+
+    def _decompress_planes(self, luma: NDArray[np.uint8], chroma: NDArray[np.uint8], sample: int) -> bool:
+        """Decode one JPEG to its planes; False where it does not have these."""
+        handle = self._decompressor()
+        source, kind = self._header(sample, handle)
+        if kind == (_TJSAMP_GRAY, _TJCS_GRAY):
+            chroma[...] = _GREY
+        elif kind != (_TJSAMP_420, _TJCS_YCBCR):
+            return False
+        addresses = (ctypes.c_void_p * 3)(luma.ctypes.data, chroma[0].ctypes.data, chroma[1].ctypes.data)
+        strides = (ctypes.c_int * 3)(luma.strides[0], chroma.strides[1], chroma.strides[1])
+        target = (addresses, 0, strides, 0, _TJFLAG_ACCURATEDCT)
+        if self._library.tjDecompressToYUVPlanes(handle, *source, *target):
+            self._judge(sample, handle)
+        return True
+
+    def _header(self, sample: int, handle: ctypes.c_void_p) -> tuple[tuple[int, int], tuple[int, int]]:
+        """A JPEG's address and bytes; its kind of subsampling and of colours. DecodeError for an unexpected size."""
+        source = self._address + int(self.beton.pointers[sample]), int(self.beton.sizes[sample])
+        width, height, subsampling, colours = (ctypes.c_int() for _ in range(4))
+        found = tuple(ctypes.byref(value) for value in (width, height, subsampling, colours))
+        if self._library.tjDecompressHeader3(handle, *source, *found):
+            self._judge(sample, handle)
+        stated = self.shape(sample)
+        if (height.value, width.value) != stated:
+            reason = f"its JPEG is {width.value} x {height.value} pixels, stated {stated[1]} x {stated[0]}"
+            raise self._error(sample, reason)
+        return source, (subsampling.value, colours.value)
 
     def _judge(self, sample: int, handle: ctypes.c_void_p) -> None:
         """Raise DecodeError for what libturbojpeg complains of, unless the image decoded and is as it was written.
@@ -182,5 +222,7 @@ def _declare(library: Any) -> None:
     library.tjGetErrorStr2.restype, library.tjGetErrorStr2.argtypes = ctypes.c_char_p, [handle]
     library.tjDecompressHeader3.restype = number
     library.tjDecompressHeader3.argtypes = [handle, address, size, reference, reference, reference, reference]
+    library.tjDecompressToYUVPlanes.restype = number
+    library.tjDecompressToYUVPlanes.argtypes = [handle, address, size, address, number, address, number, number]
     library.tjDecompress2.restype = number
     library.tjDecompress2.argtypes = [handle, address, size, address, number, number, number, number, number]

@@ -172,10 +172,11 @@ def test_crops_on_the_device_are_the_same(mixed: Path) -> None:
         difference = (ours.views.int() - theirs.views.int()).abs()
         assert (difference > 1).float().mean() < 2e-3
         assert difference.max() <= 8
-    for drawn, images in shipped.decoded(0):
+    for drawn, planes in shipped.decoded(0):
+        images = planes.to(CPU).rgb()
         for place, sample in enumerate(drawn.samples.tolist()):
             height, width = opened.heights[sample], opened.widths[sample]
-            assert np.array_equal(images[place, :height, :width].numpy(), opened.decode(sample))
+            assert np.array_equal(images[place, :, :height, :width].permute(1, 2, 0).numpy(), opened.decode(sample))
 
 
 def test_an_array_of_images_of_many_sizes(mixed: Path) -> None:

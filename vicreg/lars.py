@@ -1,7 +1,8 @@
-"""LARS, layer-wise adaptive rates (You et al., arXiv 1708.03888), in multi-tensor steps.
+"""LARS, layer-wise adaptive rates (You et al., arXiv 1708.03888), at the speed at which its numbers can be moved.
 
-A few fused calls over all parameters instead of a Python loop, no value read back from the device. One-dimensional
-parameters (biases, batch norm) have neither weight decay nor an adapted rate, as in the official VICReg code.
+On a GPU a few fused calls over all parameters, with no value read back. On a CPU block by block, each read from memory
+twice (for the norms, for the update) and not once for every operation. One-dimensional parameters (biases, batch norm)
+have neither weight decay nor an adapted rate, as in the official VICReg code.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+BLOCK = 1 << 18
+"""Values of a parameter that a CPU updates at a time: with gradient and momentum they stay in its cache (3 MB)."""
 
 
 class Lars(torch.optim.Optimizer):
@@ -49,18 +53,44 @@ class Lars(torch.optim.Optimizer):
         """Update every parameter that has a gradient; the gradients are used up."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
-            if not parameters:
-                continue
-            gradients = [p.grad for p in parameters]
-            if group["adapted"]:
-                if group["clip_lr"]:
-                    _adapt_clipped(parameters, gradients, group)
-                else:
-                    _adapt(parameters, gradients, group)
-            momenta = [self._momentum(p) for p in parameters]
-            torch._foreach_mul_(momenta, group["momentum"])
-            torch._foreach_add_(momenta, gradients)
-            torch._foreach_add_(parameters, momenta, alpha=-group["lr"])
+            together = [p for p in parameters if not _is_in_blocks(p)]
+            if together:
+                self._step_together(together, group)
+            for parameter in parameters:
+                if _is_in_blocks(parameter):
+                    self._step_in_blocks(parameter, group)
+
+    def _step_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if group["adapted"]:
+            norms = torch.stack(torch._foreach_norm(parameters))
+            if group["clip_lr"]:
+                factors = _factors(norms, torch.stack(torch._foreach_norm(gradients)), group)
+                torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
+            else:
+                torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
+                factors = _factors(norms, torch.stack(torch._foreach_norm(gradients)), group)
+            torch._foreach_mul_(gradients, list(factors.unbind()))
+        momenta = [self._momentum(p) for p in parameters]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, gradients)
+        torch._foreach_add_(parameters, momenta, alpha=-group["lr"])
+
+    def _step_in_blocks(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        assert parameter.grad is not None
+        memory = (parameter, parameter.grad, self._momentum(parameter))
+        blocks = list(zip(*(_blocks(tensor, memory) for tensor in memory), strict=True))
+        weight_decay = group["weight_decay"] if group["adapted"] else 0.0
+        scratch = torch.empty_like(blocks[0][0])
+        factor = 1.0
+        if group["adapted"]:
+            decay = 0.0 if group["clip_lr"] else weight_decay
+            squares = [(_square(p), _square(_decayed(g, p, decay, scratch))) for p, g, _ in blocks]
+            weight, update = (torch.stack(parts).sum().sqrt() for parts in zip(*squares, strict=True))
+            factor = float(_factors(weight, update, group))
+        for p, g, momentum in blocks:
+            momentum.mul_(group["momentum"]).add_(_decayed(g, p, weight_decay, scratch), alpha=factor)
+            p.add_(momentum, alpha=-group["lr"])
 
     def _momentum(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -70,20 +100,39 @@ class Lars(torch.optim.Optimizer):
         return momentum
 
 
-def _adapt(parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-    torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
-    weights = torch.stack(torch._foreach_norm(parameters))
-    updates = torch.stack(torch._foreach_norm(gradients))
-    factors = group["trust_coefficient"] * weights / updates
-    factors = torch.where((weights > 0) & (updates > 0), factors, torch.ones_like(factors))
-    torch._foreach_mul_(gradients, list(factors.unbind()))
+def _is_in_blocks(parameter: Tensor) -> bool:
+    return parameter.device.type == "cpu"
 
 
-def _adapt_clipped(parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-    weights = torch.stack(torch._foreach_norm(parameters))
-    updates = torch.stack(torch._foreach_norm(gradients))
-    rates = group["trust_coefficient"] * weights / (updates + group["weight_decay"] * weights + 1e-8)
-    factors = (rates / max(group["lr"], 1e-12)).clamp_max(1)
-    factors = torch.where((weights > 0) & (updates > 0), factors, torch.ones_like(factors))
-    torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
-    torch._foreach_mul_(gradients, list(factors.unbind()))
+def _blocks(tensor: Tensor, alike: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A tensor's values in the order of memory, in blocks; one block where the tensors are not laid out `alike`."""
+    size = tensor.numel()
+    compact = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)) == size - 1
+    if not compact or any(other.stride() != tensor.stride() for other in alike):
+        return (tensor,)
+    blocks: tuple[Tensor, ...] = tensor.as_strided((size,), (1,)).split(BLOCK)
+    return blocks
+
+
+def _decayed(gradient: Tensor, parameter: Tensor, weight_decay: float, scratch: Tensor) -> Tensor:
+    """gradient + weight_decay * parameter, in memory that is used again."""
+    if weight_decay == 0:
+        return gradient
+    out = scratch if scratch.shape == gradient.shape else scratch[: len(gradient)]
+    return torch.add(gradient, parameter, alpha=weight_decay, out=out)
+
+
+def _square(values: Tensor) -> Tensor:
+    """The sum of squares, which as a dot product takes half the time of torch's norm."""
+    flat = values.reshape(-1)
+    return torch.dot(flat, flat)
+
+
+def _factors(weights: Tensor, updates: Tensor, group: dict[str, Any]) -> Tensor:
+    """What the gradients are multiplied by, from the norms of parameters and gradients."""
+    if group["clip_lr"]:
+        rates = group["trust_coefficient"] * weights / (updates + group["weight_decay"] * weights + 1e-8)
+        factors = (rates / max(group["lr"], 1e-12)).clamp_max(1)
+    else:
+        factors = group["trust_coefficient"] * weights / updates
+    return torch.where((weights > 0) & (updates > 0), factors, torch.ones_like(factors))

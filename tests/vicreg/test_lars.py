@@ -9,11 +9,22 @@ import pytest
 import torch
 from torch import nn
 
+from vicreg import lars
 from vicreg.lars import Lars
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "lars.npz")
 
 
+@pytest.fixture(params=["blocks of 4", "blocks", "together"])
+def _form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of a step: a CPU's, here also with more than one block, and a GPU's."""
+    if request.param == "blocks of 4":
+        monkeypatch.setattr(lars, "BLOCK", 4)
+    if request.param == "together":
+        monkeypatch.setattr(lars, "_is_in_blocks", lambda parameter: False)
+
+
+@pytest.mark.usefixtures("_form")
 def test_trajectory_equals_the_official_program() -> None:
     parameters = [nn.Parameter(torch.from_numpy(GOLDEN[f"p{i}_init"].copy())) for i in range(6)]
     optimizer = Lars(
@@ -46,6 +57,7 @@ def _clipped_loop(p: torch.Tensor, grads: list[torch.Tensor], rate: float) -> to
     return p
 
 
+@pytest.mark.usefixtures("_form")
 @pytest.mark.parametrize("scale", [1e-3, 1.0])
 def test_clipped_form_equals_a_loop(scale: float) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -91,3 +103,25 @@ def test_state_survives_saving() -> None:
     run(second, resumed, range(3, 6))
     for mine, theirs in zip(second, whole, strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "gradient laid out otherwise", "not compact"])
+def test_any_layout(layout: str) -> None:
+    """The same values in another order of memory."""
+    torch.manual_seed(0)
+    start, gradient = torch.randn(6, 5, 3, 3, dtype=torch.float64), torch.randn(6, 5, 3, 3, dtype=torch.float64)
+    plain, other = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    plain.grad = gradient.clone()
+    if layout == "not compact":
+        wide = torch.zeros(6, 5, 3, 6, dtype=torch.float64)
+        wide[..., ::2] = start
+        other = nn.Parameter(wide[..., ::2])
+    elif layout == "channels_last":
+        other.data = other.data.to(memory_format=torch.channels_last)
+    other.grad = gradient.clone().to(memory_format=torch.channels_last)
+    for parameter in (plain, other):
+        optimizer = Lars([parameter])
+        optimizer.param_groups[0]["lr"] = 0.5
+        optimizer.step()
+    torch.testing.assert_close(other, plain, rtol=1e-12, atol=1e-12, check_stride=False)
+    assert not torch.equal(plain, start)

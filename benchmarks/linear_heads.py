@@ -17,6 +17,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.ratios import Ratio, print_ratios
 from vicreg.evals.heads import HeadSettings, LinearHeads
 from vicreg.model import build_encoder
 
@@ -91,20 +92,25 @@ def measure(options: Grid, device: torch.device) -> tuple[float, dict[int, float
     return statistics.median(encoder_s), {num: statistics.median(laps) for num, laps in heads_s.items()}
 
 
-def main(options: Grid) -> None:
-    """Measure and print."""
+def ratios(options: Grid, console: Console) -> list[Ratio]:
+    """Measure and print; the ratio with its target."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     encoder_s, measured = measure(options, device)
     title = f"{options.encoder} at {SIZE} px, {options.classes} classes, batch {options.batch}, {where}"
     table = Table("heads", "encoder, ms", "heads, ms", "heads' share", "step, times one head", title=title)
+    times = {num: (encoder_s + heads_s) / (encoder_s + measured[1]) for num, heads_s in measured.items()}
     for num, heads_s in measured.items():
         share = f"{100 * heads_s / (encoder_s + heads_s):.1f} %"
-        ratio = f"{(encoder_s + heads_s) / (encoder_s + measured[1]):.3f}"
-        table.add_row(str(num), f"{1000 * encoder_s:,.1f}", f"{1000 * heads_s:,.1f}", share, ratio)
-    console = Console()
+        table.add_row(str(num), f"{1000 * encoder_s:,.1f}", f"{1000 * heads_s:,.1f}", share, f"{times[num]:.3f}")
     console.print(table)
-    console.print(f"target: {options.heads} heads at most {TARGET} times one", highlight=False)
+    return [Ratio(f"evaluation step: {options.heads} linear heads / one, time", times[options.heads], TARGET, False)]
+
+
+def main(options: Grid) -> None:
+    """Print the tables."""
+    console = Console()
+    print_ratios(ratios(options, console), console)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 `python benchmarks/loader.py PHOTOS` takes a folder of class folders with JPEGs (written first at 500 px) or a beton.
 An image counts once for its pair of 224 px views. Every contestant lives in a process of its own, with as many workers
 as the others, and reads the same beton from the page cache; they run in turns, and the median over the rounds is
-printed beside the targets. A second table shows the parts on one core.
+printed beside the targets.
 """
 
 from __future__ import annotations
@@ -28,19 +28,16 @@ from PIL import Image, ImageFilter, ImageOps
 from rich.console import Console
 from rich.table import Table
 from torchvision import transforms
-from torchvision.transforms.v2 import functional
 
+from benchmarks.ratios import Ratio, print_ratios
 from dataprep import sources
 from dataprep.beton import open_beton
 from dataprep.write_plan import WritePlan
 from dataprep.writer import write_beton
-from vicreg.augment import ColourPlan, augment
+from vicreg.augment import augment
 from vicreg.batches import Sampling
 from vicreg.config import DataConfig, ViewConfig, official_views
 from vicreg.data import BetonViews
-from vicreg.decode import ImageReader
-from vicreg.resample import crop_resize_into
-from vicreg.view_parameters import draw_colour, draw_geometry
 
 SIZE = 224
 BATCH = 64
@@ -147,7 +144,7 @@ class OfficialPhotos(torch.utils.data.Dataset[list[torch.Tensor]]):
 
     def __init__(self, beton: Path, colours: bool) -> None:
         self.beton, self.samples = open_beton(beton), _samples(beton)
-        self.views = [_official_transform(view, colours) for view in official_views()]
+        self.views = [official_transform(view, colours) for view in official_views()]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -158,7 +155,7 @@ class OfficialPhotos(torch.utils.data.Dataset[list[torch.Tensor]]):
         return [view(image) for view in self.views]
 
 
-def _official_transform(view: ViewConfig, colours: bool) -> Callable[[Image.Image], torch.Tensor]:
+def official_transform(view: ViewConfig, colours: bool) -> Callable[[Image.Image], torch.Tensor]:
     crop = transforms.RandomResizedCrop(SIZE, interpolation=BICUBIC)
     geometry = [crop, transforms.RandomHorizontalFlip(view.hflip_p)]
     jitter = transforms.ColorJitter(view.brightness, view.contrast, view.saturation, view.hue)
@@ -196,7 +193,7 @@ CONTESTANTS: dict[str, Callable[[Path, int], Epoch]] = {
     "ours: two crops, colours": functools.partial(ours, path="colours"),
     "torchvision: two crops, colours": functools.partial(official, colours=True),
 }
-TARGETS = [  # of design and issue: first over second, at least
+TARGETS = [  # first over second, images per second, at least
     ("ours: decoded, for a GPU to crop", "FFCV's imdecode alone (the limit)", 0.8),
     ("ours: two crops", "FFCV: two pipelines on one field", 1.6),
     ("ours: two crops", "torchvision: two crops, colours", 6.0),
@@ -231,71 +228,13 @@ def measure_loaders(beton: Path, options: Loader) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
-def _each_us(work: Callable[[int], object], num: int) -> float:
-    """Microseconds of work(0) .. work(num - 1) each: the best of three passes."""
-    passes = []
-    for _ in range(3):
-        start_s = time.perf_counter()
-        for number in range(num):
-            work(number)
-        passes.append((time.perf_counter() - start_s) / num * 1e6)
-    return min(passes)
-
-
-def measure_parts(beton: Path, num: int = 200) -> dict[str, list[tuple[str, float]]]:
-    """Microseconds per image of decoding, cropping and colouring on one core, ours first."""
-    from ffcv.libffcv import resize_crop
-
-    torch.set_num_threads(1)
-    opened = open_beton(beton)
-    num = min(num, opened.num_samples)
-    samples, reader = np.arange(num), ImageReader(opened)
-    boxes = draw_geometry(ViewConfig(), 0, 0, samples, 0, opened.widths[:num], opened.heights[:num]).boxes
-    images = [reader.read(sample).copy() for sample in range(num)]
-    tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
-    pillows = [Image.fromarray(image) for image in images]
-    out = torch.empty((num, SIZE, SIZE, 3), dtype=torch.uint8)
-    target = np.empty((SIZE, SIZE, 3), np.uint8)
-
-    def pillow_crop(i: int) -> Image.Image:
-        top, left, height, width = boxes[i].tolist()
-        return pillows[i].crop((left, top, left + width, top + height)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-
-    def ffcv_crop(i: int) -> None:
-        top, left, height, width = boxes[i].tolist()
-        resize_crop(images[i], top, top + height, left, left + width, target)
-
-    def torchvision_crop(i: int) -> object:
-        return functional.resized_crop(tensors[i], *boxes[i].tolist(), [SIZE, SIZE], BICUBIC, antialias=True)
-
-    parts = {
-        "decode": [("ours", _each_us(reader.read, num)), ("Pillow", _each_us(opened.decode, num))],
-        "random crop to 224": [
-            ("ours", _each_us(lambda i: crop_resize_into(out[i], images[i], boxes[i].tolist()), num)),
-            ("torchvision v2, uint8 tensor", _each_us(torchvision_crop, num)),
-            ("FFCV's resize_crop (area)", _each_us(ffcv_crop, num)),
-            ("Pillow", _each_us(pillow_crop, num)),
-        ],
-    }
-    crops = [Image.fromarray(crop) for crop in out.numpy()]
-    for name, view in zip(("first", "second"), official_views(), strict=True):
-        whole = _official_transform(view, colours=True)
-        assert isinstance(whole, transforms.Compose)
-        colours = transforms.Compose(whole.transforms[2:])
-        angles = np.zeros(num, np.float32)
-
-        def augmented(_: int, view: ViewConfig = view, angles: Any = angles) -> object:
-            plan = ColourPlan.build(draw_colour(view, 0, 0, samples, 0), angles, one_by_one=True)
-            return augment(out.permute(0, 3, 1, 2), plan, DataConfig().mean, DataConfig().std)
-
-        pillow_us = _each_us(lambda i, colours=colours: colours(crops[i]), num)  # type: ignore[misc]
-        parts[f"colours of the {name} view"] = [("ours", _each_us(augmented, 1) / num), ("Pillow", pillow_us)]
-    return parts
-
-
-def print_tables(rates: dict[str, float], parts: dict[str, list[tuple[str, float]]], title: str) -> None:
-    """Loaders with their ratios, ratios with their targets, parts on one core."""
-    console = Console()
+def ratios(options: Loader, console: Console) -> list[Ratio]:
+    """Measure and print the loaders; their ratios with the targets."""
+    with tempfile.TemporaryDirectory() as folder:
+        beton = beton_of(options.photos, Path(folder), options.workers)
+        rates = measure_loaders(beton, options)
+        num = open_beton(beton).num_samples
+    title = f"{num:,} photos, {options.workers} workers, median of {options.rounds} rounds"
     table = Table("loader", title=title)
     for heading in ("images/s", "of the limit", "times two FFCV", "times official"):
         table.add_column(heading, justify="right")
@@ -303,30 +242,22 @@ def print_tables(rates: dict[str, float], parts: dict[str, list[tuple[str, float
         others = [rates[list(CONTESTANTS)[place]] for place in (0, 3, -1)]
         table.add_row(name, f"{rate:,.0f}", f"{rate / others[0]:.0%}", *(f"{rate / other:.2f}" for other in others[1:]))
     console.print(table)
-    table = Table("ratio", "measured", "target", "")
-    for name, other, target in TARGETS:
-        ratio = rates[name] / rates[other]
-        table.add_row(f"{name} / {other}", f"{ratio:.2f}", f"{target:.1f}", "reached" if ratio >= target else "MISSED")
-    console.print(table)
-    table = Table("part, one core", "by", "us per image", "times ours")
-    for part, measured in parts.items():
-        for by, microseconds in measured:
-            table.add_row(part, by, f"{microseconds:,.0f}", f"{microseconds / measured[0][1]:.1f}")
-    console.print(table)
+    return [Ratio(f"loader, {name} / {other}", rates[name] / rates[other], target) for name, other, target in TARGETS]
+
+
+def beton_of(photos: Path, folder: Path, workers: int) -> Path:
+    """The photos as a beton of at most 500 px, in `folder`; what is a beton already stays as it is."""
+    if not photos.is_dir():
+        return photos
+    beton = folder / "photos.beton"
+    write_beton(sources.folder(photos), beton, WritePlan("jpg", 500, 90), num_workers=workers)
+    return beton
 
 
 def main() -> None:
     """Print the tables."""
-    options = tyro.cli(Loader)
-    with tempfile.TemporaryDirectory() as folder:
-        beton = options.photos
-        if beton.is_dir():
-            beton = Path(folder) / "photos.beton"
-            write_beton(sources.folder(options.photos), beton, WritePlan("jpg", 500, 90), num_workers=options.workers)
-        rates = measure_loaders(beton, options)
-        parts = measure_parts(beton)
-        num = open_beton(beton).num_samples
-    print_tables(rates, parts, f"{num:,} photos, {options.workers} workers, median of {options.rounds} rounds")
+    console = Console()
+    print_ratios(ratios(tyro.cli(Loader), console), console)
 
 
 if __name__ == "__main__":

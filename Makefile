@@ -1,7 +1,7 @@
 # make demo   set up, learn from handwritten digits, measure, report (a few minutes on two cores)
 # make test   set up, lint, fast tests; SLOW=1 runs the slow ones too
 # make lint   ruff and mypy
-# make bench  side-by-side measurements on a folder of photos: make bench PHOTOS=DIR
+# make bench  every ratio that is claimed, measured here beside its target: make bench PHOTOS=DIR
 # make setup  .venv with everything that the others need
 # make cluster-packages  the daemons of a SLURM cluster on this machine, for slurm/devcluster and its tests (root)
 
@@ -43,8 +43,7 @@ test: lint
 
 bench: setup
 	@test -n "$(PHOTOS)" || { echo "error: say which photos: make bench PHOTOS=DIR (any folder tree of JPEGs)"; exit 1; }
-	$(BIN)/python benchmarks/writer.py $(PHOTOS)
-	$(BIN)/python benchmarks/loader.py $(PHOTOS)
+	$(BIN)/python benchmarks/all.py $(PHOTOS)
 
 cluster-packages:
 	@./cluster_packages.sh

@@ -76,13 +76,15 @@ class Runs:
         return self.state(job_id)
 
     def await_attempt(self, job: Path, restart: int, progress: int, timeout_s: float = 120) -> Attempt:
-        """The attempt, when it runs and the job is as far as `progress`."""
+        """The attempt, when it runs and has itself told that the job is as far as `progress`."""
 
         def ready() -> Attempt | None:
             past = attempts.read(job)
             heartbeat = attempts.read_heartbeat(job)
             running = [a for a in past if a.restart == restart and a.outcome == attempts.RUNNING]
-            return running[0] if running and heartbeat and heartbeat.progress >= progress else None
+            if not running or heartbeat is None or heartbeat.time < running[0].started:
+                return None
+            return running[0] if heartbeat.progress >= progress else None
 
         found: Attempt = wait_for(f"attempt {restart} of {job} at step {progress}", ready, timeout_s)
         return found

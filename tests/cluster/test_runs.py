@@ -128,10 +128,10 @@ def test_whatever_happens_on_the_way_ends_in_the_same_bits(runs: Runs, digits_fo
     _assert_all_done(runs, run, epochs * 5)
     assert step > 12
     reasons = [attempt.reason for attempt in attempts.read(job)]
-    # On preemption SLURM sends SIGTERM and the user's signal together: either may be the first that a rank sees.
+    # Of SIGTERM and SIGUSR2, which SLURM sends on preemption and near the time limit, either may be the first.
     for reason, word in zip(reasons, ("scontrol requeue", "asked to stop by SIG", "Killed", "requeue"), strict=False):
         assert word in reason, reasons
-    assert any("SIGUSR2" in reason for reason in reasons[4:]), reasons
+    assert any("asked to stop by SIG" in reason for reason in reasons[4:]), reasons
     assert outcomes(job)[-1] == "finished"
     expected = _weights(whole)
     for name, tensor in _weights(run).items():

@@ -18,7 +18,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from benchmarks import augmentation, lars, linear_heads, loader, writer
+from benchmarks import augmentation, lars, linear_heads, loader, loss, writer
 from benchmarks.ratios import Ratio, print_ratios
 
 Measure = Callable[[Path, Console], Sequence[Ratio]]
@@ -46,6 +46,10 @@ def _augmentation(photos: Path, console: Console) -> Sequence[Ratio]:
     return augmentation.ratios(augmentation.Parts(photos), console)
 
 
+def _loss(_: Path, console: Console) -> Sequence[Ratio]:
+    return loss.ratios(loss.Loss(), console)
+
+
 def _lars(_: Path, console: Console) -> Sequence[Ratio]:
     return lars.ratios(lars.Step(), console)
 
@@ -58,6 +62,7 @@ BENCHMARKS: dict[str, Measure] = {
     "writer": _writer,
     "loader": _loader,
     "augmentation": _augmentation,
+    "loss": _loss,
     "lars": _lars,
     "linear_heads": _linear_heads,
 }

@@ -30,8 +30,9 @@ MAY_IMPORT = {
     "slurm": {"slurm"},
 }
 FLOORS = [  # from the ground up; a file of vicreg imports only from lower floors
-    {"config", "keyed_random", "schedule"},
+    {"config", "keyed_random", "loss_forms", "schedule"},
     {"order", "view_parameters", "distributed", "lars", "resample"},
+    {"covariance"},
     {"augment", "checkpoint", "decode", "guards", "loss", "metrics", "model", "planes", "sync_batch_norm"},
     {"batches", "cost", "export", "methods"},
     {"array_views", "foreign_checkpoints", "foreign_formats"},

@@ -141,6 +141,9 @@ class LossConfig:
     """Weight of the squared off-diagonal covariances."""
     variance_reduction: Literal["mean", "sum"] = "mean"
     """Over the two branches: mean as in the official code, sum as in the paper's equations (twice as large)."""
+    form: Literal["auto", "samples", "dimensions", "features"] = "auto"
+    """How the covariance term is computed, with the same result: by N x N products of rows that everybody gets, D x D
+    moments, or N x N products of columns that the ranks exchange. auto: the one expected to be fastest here."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from vicreg.config import PretrainConfig, require
+from vicreg.loss_forms import DEFAULT_SPEEDS, NUM_VIEWS, Form, Speeds, cheapest_form, form_costs
 from vicreg.model import build_model
 
-NUM_VIEWS = 2
 MOMENTA = {"lars": 1, "adamw": 2}  # tensors like the parameter that the optimizer keeps for each
 
 
@@ -44,6 +44,8 @@ class Cost:
     optimizer_bytes: int
     activations_bytes: int
     """What the forward passes of both views keep for the backward pass, but for the views themselves."""
+    loss_form: Form
+    """The form of the covariance term that is taken."""
     loss_bytes: int
     """Embeddings, their gradients, the gathered rows and the matrices of the loss, at the most at one time."""
     batch_bytes: int
@@ -66,8 +68,10 @@ class Cost:
         return self.gradient_traffic_bytes + self.embedding_traffic_bytes + self.batch_norm_traffic_bytes
 
 
-def estimate(config: PretrainConfig, world_size: int, on_gpu: bool) -> Cost:
+def estimate(config: PretrainConfig, world_size: int, on_gpu: bool, speeds: Speeds | None = None) -> Cost:
     """What a run of `config` on `world_size` ranks, on GPUs or CPUs, will take; traffic is that of ring algorithms.
+
+    speeds: what the form of the loss is chosen by; usual ones where it is None.
 
     Raises ValueError for ranks that cannot share the global batch equally, and for half precision on CPUs.
     """
@@ -78,6 +82,9 @@ def estimate(config: PretrainConfig, world_size: int, on_gpu: bool) -> Cost:
     size = weights.itemsize
     network, embedding = _network_without_storage(config, weights)
     rows = global_batch // world_size
+    form = config.loss.form
+    if form == "auto":
+        form = cheapest_form(global_batch, embedding, world_size, speeds or DEFAULT_SPEEDS["cuda" if on_gpu else "cpu"])
     parameters_bytes = sum(p.nbytes for p in network.parameters())
     weights_bytes = parameters_bytes + sum(b.nbytes for b in network.buffers())
     optimizer_bytes = MOMENTA[config.optimizer.name] * parameters_bytes
@@ -88,11 +95,12 @@ def estimate(config: PretrainConfig, world_size: int, on_gpu: bool) -> Cost:
         gradients_bytes=parameters_bytes,
         optimizer_bytes=optimizer_bytes,
         activations_bytes=_activations_bytes(network, config, rows, half, on_gpu),
-        loss_bytes=_loss_bytes(rows, embedding, world_size, size),
+        loss_form=form,
+        loss_bytes=_loss_bytes(form, rows, embedding, world_size, size),
         batch_bytes=rows * values_per_image * (size + torch.uint8.itemsize),
         checkpoint_bytes=weights_bytes + optimizer_bytes,
         gradient_traffic_bytes=round(_all_reduce(parameters_bytes, world_size)),
-        embedding_traffic_bytes=round(_embedding_traffic(global_batch, embedding, world_size, size)),
+        embedding_traffic_bytes=round(_embedding_traffic(form, global_batch, embedding, world_size, size)),
         batch_norm_traffic_bytes=round(_batch_norm_traffic(network, world_size, size, on_gpu)),
     )
 
@@ -180,20 +188,13 @@ def _autocast(device: torch.device, half: torch.dtype | None) -> Iterator[None]:
         torch.set_autocast_dtype(device.type, before[1])
 
 
-def _loss_bytes(rows: int, dims: int, ranks: int, size: int) -> int:
-    """The most that `vicreg_loss` holds at one time, which is in its second branch; `rows` are those of a rank.
+def _loss_bytes(form: Form, rows: int, dims: int, ranks: int, size: int) -> int:
+    """The most that `vicreg_loss` holds at one time; `rows` are those of a rank.
 
-    By then there are both embeddings, the difference, and centred rows and covariance gradient of the first branch and
-    centred rows of the second: six times rows x dims.
+    By its second branch there are both embeddings, both gradients and the centred rows: five times rows x dims.
     """
-    total = rows * ranks
     own = rows * dims * size
-    if total < dims:  # the N x N form: gathered parts and their union, then that, K and two products
-        everyone = total * dims * size if ranks > 1 else 0
-        return 6 * own + max(2 * everyone, everyone + rows * total * size + 2 * own)
-    covariance = dims * dims * size
-    norm = dims * dims * torch.float64.itemsize  # is taken of a copy
-    return 6 * own + max(covariance + norm, covariance + own)
+    return round(5 * own + form_costs(rows * ranks, dims, ranks, size)[form].memory_bytes)
 
 
 def _all_reduce(nbytes: float, ranks: int) -> float:
@@ -206,14 +207,12 @@ def _all_gather(total_bytes: float, ranks: int) -> float:
     return (ranks - 1) / ranks * total_bytes
 
 
-def _embedding_traffic(global_batch: int, dims: int, ranks: int, size: int) -> float:
-    """Rows or covariances of both branches, with sums and variances of each dimension and a few numbers."""
+def _embedding_traffic(form: Form, global_batch: int, dims: int, ranks: int, size: int) -> float:
+    """What a form sends, with sums and variances of each dimension and a few numbers."""
     statistics = NUM_VIEWS * 2 * dims * size
-    if global_batch < dims:
-        squares = NUM_VIEWS * torch.float64.itemsize
-        gathered = NUM_VIEWS * global_batch * dims * size
-        return _all_gather(gathered, ranks) + _all_reduce(statistics + squares + size, ranks)
-    return _all_reduce(NUM_VIEWS * dims * dims * size + statistics + size, ranks)
+    squares = NUM_VIEWS * torch.float64.itemsize if form == "samples" else 0
+    own = form_costs(global_batch, dims, ranks, size)[form].sent_bytes
+    return own + _all_reduce(statistics + squares + size, ranks)
 
 
 def _batch_norm_traffic(network: nn.Module, ranks: int, size: int, on_gpu: bool) -> float:

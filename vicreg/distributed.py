@@ -185,6 +185,37 @@ def gather_uneven_rows(tensor: Tensor, counts: list[int]) -> Tensor:
     return torch.cat([rows[r * longest : r * longest + count] for r, count in enumerate(counts)])
 
 
+def rows_to_columns(rows: Tensor) -> Tensor:
+    """From this rank's rows (n x D) of all ranks' matrix to its columns of it (N x D / ranks), without a gradient.
+
+    Where the ranks do not divide D, columns of zeros fill up what is missing.
+    """
+    ranks = world_size()
+    if ranks == 1:
+        return rows
+    width = -(-rows.shape[1] // ranks)
+    padded = nn.functional.pad(rows, (0, width * ranks - rows.shape[1]))
+    incoming = _exchange(padded.view(len(rows), ranks, width).transpose(0, 1).contiguous())
+    return incoming.view(ranks * len(rows), width)
+
+
+def columns_to_rows(columns: Tensor, dims: int) -> Tensor:
+    """The way back from `rows_to_columns`: this rank's rows (n x dims)."""
+    ranks = world_size()
+    if ranks == 1:
+        return columns
+    rows, width = len(columns) // ranks, columns.shape[1]
+    incoming = _exchange(columns.contiguous().view(ranks, rows, width))
+    return incoming.transpose(0, 1).reshape(rows, ranks * width)[:, :dims]
+
+
+def _exchange(parts: Tensor) -> Tensor:
+    """Part r (r the first index) goes to rank r; from each rank comes the part that it has for this one."""
+    incoming = torch.empty_like(parts)
+    dist.all_to_all_single(incoming, parts)
+    return incoming
+
+
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set on any rank; the same answer on every rank."""
     if not dist.is_initialized():

@@ -1,9 +1,9 @@
 """Variance, invariance and covariance of the global batch, exact on any number of ranks in value and gradient.
 
 Source: paper, section 4.1 (equations 1 to 6) and the official code's `VICReg.forward`. Two things differ in form, not
-in value. The covariance term needs no D x D matrix: with Z centred (N x D), C = Zt Z / (N - 1) and
-K = Z Zt / (N - 1), the sums of squared entries of C and of K are equal, so the cheaper of the two is built. And the
-gradient of each rank's own rows is written down, so that the backward pass needs no communication.
+in value. The covariance term needs no D x D matrix (`covariance.py`). And the gradient of each rank's own rows is
+written down and made in the forward pass, where all that it needs is at hand: the backward pass needs no communication,
+and of all steps between only the two gradients are kept.
 Statistics are float32 or better, outside autocast: half-precision sums of covariances overflow late in training.
 """
 
@@ -18,56 +18,71 @@ from torch.autograd.function import once_differentiable
 
 from vicreg import distributed
 from vicreg.config import LossConfig
+from vicreg.covariance import FORMS
+from vicreg.loss_forms import DEFAULT_SPEEDS, Form, cheapest_form
 
 EPSILON = 1e-4  # added to each variance before the root (paper, equation 1)
 TARGET_STD = 1.0  # gamma of the hinge (paper, equation 1)
 
 
-class _Invariance(Function):
-    """Mean squared distance over the global batch; only this rank's rows have a gradient here."""
+class _Loss(Function):
+    """The weighted sum and its parts, in the order of `PARTS`; only the sum has a gradient, and only once."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        difference = a - b
-        count = difference.numel() * distributed.world_size()
-        ctx.save_for_backward(difference)
-        ctx.scale = 2.0 / count
-        return distributed.sum_over_ranks(difference.square().sum()) / count
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        (difference,) = ctx.saved_tensors
-        grad_a = difference * (grad * ctx.scale)
-        return grad_a, -grad_a
-
-
-class _Regularisers(Function):
-    """Variance hinge and covariance term of one branch (n x D rows of this rank); its mean std and effective rank."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        rows, dims = z.shape
-        total = rows * distributed.world_size()
-        centred = z - distributed.sum_over_ranks(z.sum(0)) / total
-        variance = distributed.sum_over_ranks(centred.square().sum(0)) / (total - 1)
-        std = (variance + EPSILON).sqrt()
-        hinge = (TARGET_STD - std).clamp_min(0).mean()
-        variance_slope = -((std < TARGET_STD).to(z.dtype) / (std * (dims * (total - 1))))
-        form = _covariance_by_samples if total < dims else _covariance_by_dimensions
-        covariance, covariance_grad, squares = form(centred, variance, total)
-        ctx.save_for_backward(centred, variance_slope, covariance_grad)
-        mean_std = std.mean()
-        rank = _participation_ratio(variance, squares)
-        ctx.mark_non_differentiable(mean_std, rank)
-        return hinge, covariance, mean_std, rank
+    def forward(ctx: Any, a: Tensor, b: Tensor, config: LossConfig, form: Form) -> tuple[Tensor, ...]:
+        grad_a = a - b
+        count = grad_a.numel() * distributed.world_size()
+        invariance = distributed.sum_over_ranks(_square(grad_a)) / count
+        grad_a.mul_(2.0 * config.invariance_weight / count)
+        grad_b = grad_a.neg()
+        branches = [_regularise(z, grad, config, form) for z, grad in ((a, grad_a), (b, grad_b))]
+        variance, covariance, std, rank = (first + second for first, second in zip(*branches, strict=True))
+        variance = variance * _share_of_variance(config)
+        loss = (
+            config.invariance_weight * invariance
+            + config.variance_weight * variance
+            + config.covariance_weight * covariance
+        )
+        ctx.save_for_backward(grad_a, grad_b)
+        parts = (invariance, variance, covariance, std / 2, rank / 2)
+        ctx.mark_non_differentiable(*parts)
+        return loss, *parts
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_hinge: Tensor, grad_covariance: Tensor, *_: Tensor) -> Tensor:
-        centred, variance_slope, covariance_grad = ctx.saved_tensors
-        grad: Tensor = centred * (variance_slope * grad_hinge)
-        return grad.addcmul_(covariance_grad, grad_covariance.expand_as(covariance_grad))
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        # In place: these are all the memory that the loss keeps. Autograd refuses a second time by itself.
+        grad_a, grad_b = ctx.saved_tensors
+        return grad_a.mul_(grad), grad_b.mul_(grad), None, None
+
+
+PARTS = ("loss", "invariance", "variance", "covariance", "embedding_std", "effective_rank")
+
+
+def _regularise(z: Tensor, grad: Tensor, config: LossConfig, form: Form) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Variance hinge, covariance term, mean std and effective rank of a branch (n x D); adds to its gradient."""
+    rows, dims = z.shape
+    total = rows * distributed.world_size()
+    centred = z - distributed.sum_over_ranks(z.sum(0)) / total
+    variance = distributed.sum_over_ranks(torch.linalg.vector_norm(centred, dim=0).square()) / (total - 1)
+    std = (variance + EPSILON).sqrt()
+    hinge = (TARGET_STD - std).clamp_min(0).mean()
+    weight = config.variance_weight * _share_of_variance(config) / (dims * (total - 1))
+    grad.addcmul_(centred, (std < TARGET_STD) / std, value=-weight)
+    scale = config.covariance_weight * 4.0 / (dims * (total - 1))
+    squares = FORMS[form](centred, variance, total, grad, scale)
+    covariance = (squares - variance.double().square().sum()) / dims
+    return hinge, covariance.to(z.dtype), std.mean(), _participation_ratio(variance, squares)
+
+
+def _share_of_variance(config: LossConfig) -> float:
+    return 0.5 if config.variance_reduction == "mean" else 1.0
+
+
+def _square(values: Tensor) -> Tensor:
+    """The sum of squares, without a copy of them."""
+    flat = values.view(-1)
+    return torch.dot(flat, flat)
 
 
 def _participation_ratio(variance: Tensor, squares: Tensor) -> Tensor:
@@ -82,27 +97,6 @@ def _participation_ratio(variance: Tensor, squares: Tensor) -> Tensor:
     return torch.where(squares > 0, ratio, 0.0).to(variance.dtype)
 
 
-def _covariance_by_samples(centred: Tensor, variance: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Covariance term and its gradient through this rank's rows of the N x N matrix K, for N < D; ||C||_F^2."""
-    dims = centred.shape[1]
-    everyone = distributed.gather_rows(centred)
-    gram = centred @ everyone.T / (total - 1)
-    squares = distributed.sum_over_ranks(torch.linalg.vector_norm(gram, dtype=torch.float64).square())
-    value = (squares - variance.double().square().sum()) / dims
-    grad = torch.addcmul(gram @ everyone, centred, variance, value=-1)
-    return value.to(centred.dtype), grad.mul_(4.0 / (dims * (total - 1))), squares
-
-
-def _covariance_by_dimensions(centred: Tensor, variance: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Covariance term and its gradient through the D x D matrix C, for D <= N; ||C||_F^2."""
-    dims = centred.shape[1]
-    covariance = distributed.sum_over_ranks(centred.T @ centred) / (total - 1)
-    covariance.fill_diagonal_(0)
-    off_diagonal = torch.linalg.vector_norm(covariance, dtype=torch.float64).square()
-    grad = (centred @ covariance).mul_(4.0 / (dims * (total - 1)))
-    return (off_diagonal / dims).to(centred.dtype), grad, off_diagonal + variance.double().square().sum()
-
-
 def vicreg_loss(a: Tensor, b: Tensor, config: LossConfig) -> dict[str, Tensor]:
     """The loss of two branches' embeddings, n x D each on every rank, with its terms apart.
 
@@ -110,7 +104,9 @@ def vicreg_loss(a: Tensor, b: Tensor, config: LossConfig) -> dict[str, Tensor]:
     "embedding_std" (mean standard deviation over both branches and all dimensions; near 0 means collapse) and
     "effective_rank" (participation ratio of the global batch's covariance, mean over both branches: how many
     directions the embeddings use; near 1 means that they have collapsed to a line).
-    The variance terms of the branches are averaged ("mean", official code) or added ("sum", paper, equation 6).
+    Only "loss" has a gradient, and can be differentiated once. Its form is `config.form`; "auto" is the cheapest one
+    with usual speeds. The variance terms of the branches are averaged ("mean", official code) or added ("sum", paper,
+    equation 6).
     Raises ValueError when the shapes differ or the global batch has fewer than two rows.
     """
     if a.shape != b.shape or a.ndim != 2:
@@ -120,23 +116,8 @@ def vicreg_loss(a: Tensor, b: Tensor, config: LossConfig) -> dict[str, Tensor]:
     with torch.autocast(a.device.type, enabled=False):
         if a.dtype in (torch.float16, torch.bfloat16):
             a, b = a.float(), b.float()
-        invariance: Tensor = _Invariance.apply(a, b)
-        hinge_a, covariance_a, std_a, rank_a = _Regularisers.apply(a)
-        hinge_b, covariance_b, std_b, rank_b = _Regularisers.apply(b)
-        variance = hinge_a + hinge_b
-        if config.variance_reduction == "mean":
-            variance = variance / 2
-        covariance = covariance_a + covariance_b
-        loss = (
-            config.invariance_weight * invariance
-            + config.variance_weight * variance
-            + config.covariance_weight * covariance
-        )
-    return {
-        "loss": loss,
-        "invariance": invariance.detach(),
-        "variance": variance.detach(),
-        "covariance": covariance.detach(),
-        "embedding_std": (std_a + std_b).detach() / 2,
-        "effective_rank": (rank_a + rank_b).detach() / 2,
-    }
+        form = config.form
+        if form == "auto":
+            total = len(a) * distributed.world_size()
+            form = cheapest_form(total, a.shape[1], distributed.world_size(), DEFAULT_SPEEDS[a.device.type])
+        return dict(zip(PARTS, _Loss.apply(a, b, config, form), strict=True))

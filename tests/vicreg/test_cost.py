@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from vicreg import checkpoint, distributed
-from vicreg.config import DataConfig, ModelConfig, OptimizerConfig, PretrainConfig, TrainConfig, to_json
+from vicreg.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, PretrainConfig, TrainConfig, to_json
 from vicreg.cost import Cost, _loss_bytes, estimate
 from vicreg.learner import Learner
 from vicreg.loss import vicreg_loss
+from vicreg.loss_forms import Form
 from vicreg.sync_batch_norm import SyncBatchNorm
 
 CPU = torch.device("cpu")
@@ -57,7 +58,12 @@ def as_one_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[tuple[str
             sent.append(("gather", tensor.nbytes * ranks))
             return torch.cat(parts)
 
+        def exchange(parts: Tensor) -> Tensor:
+            sent.append(("exchange", parts.nbytes))
+            return parts.clone()
+
         monkeypatch.setattr(distributed, "world_size", lambda: ranks)
+        monkeypatch.setattr(distributed, "_exchange", exchange)
         monkeypatch.setattr(distributed, "sum_over_ranks", sum_over_ranks)
         if ranks > 1:
             monkeypatch.setattr(distributed, "gather_rows", gather_rows)
@@ -194,17 +200,20 @@ def _peak_bytes(job: Callable[[], object]) -> int:
 @pytest.mark.parametrize(
     ("rows", "dims", "ranks"), [(96, 384, 1), (96, 1024, 4), (16, 2048, 32), (128, 96, 4), (64, 512, 8), (12, 512, 64)]
 )
-def test_the_loss_holds_what_is_expected(rows: int, dims: int, ranks: int, as_one_of: Callable[[int], object]) -> None:
+@pytest.mark.parametrize("form", ["samples", "dimensions", "features"])
+def test_the_loss_holds_what_is_expected(
+    form: Form, rows: int, dims: int, ranks: int, as_one_of: Callable[[int], object]
+) -> None:
     as_one_of(ranks)
-    config = PretrainConfig().loss
+    config = LossConfig(form=form)
     embeddings = [torch.randn(rows, dims, requires_grad=True) for _ in range(2)]
     given = sum(embedding.nbytes for embedding in embeddings)
     peak = given + _peak_bytes(lambda: vicreg_loss(*embeddings, config))
-    assert _loss_bytes(rows, dims, ranks, 4) == pytest.approx(peak, rel=0.04)
+    assert _loss_bytes(form, rows, dims, ranks, 4) == pytest.approx(peak, rel=0.04)
 
 
 def test_the_sum_of_parts() -> None:
-    cost = Cost(7, 1, 10, 100, 1000, 10_000, 100_000, 5, 3, 30, 300)
+    cost = Cost(7, 1, 10, 100, 1000, "samples", 10_000, 100_000, 5, 3, 30, 300)
     assert cost.memory_bytes == 111_111
     assert cost.traffic_bytes == 333
 
@@ -228,10 +237,12 @@ def _sent_bytes(calls: list[tuple[str, int]], ranks: int) -> float:
 @pytest.mark.parametrize("ranks", [2, 8])
 @pytest.mark.parametrize("expander", ["40-24", "40-48"])  # narrower and wider than the batch
 @pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("form", ["samples", "dimensions", "features"])
 def test_traffic_on_cpus(
-    ranks: int, expander: str, precision: str, as_one_of: Callable[[int], list[tuple[str, int]]]
+    ranks: int, expander: str, precision: str, form: Form, as_one_of: Callable[[int], list[tuple[str, int]]]
 ) -> None:
     config = _config(expander=expander, global_batch=32, precision=precision)
+    config = dataclasses.replace(config, loss=LossConfig(form=form))
     sent = as_one_of(ranks)
     learner = Learner.build(config, CPU)
     views = [torch.randn(32 // ranks, 3, 32, 32, dtype=learner.dtype) for _ in range(2)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.ranks import run_ranks
-from vicreg import distributed
+from vicreg import distributed, loss_forms
 from vicreg.config import LossConfig
-from vicreg.loss import _covariance_by_dimensions, _covariance_by_samples, vicreg_loss
+from vicreg.covariance import FORMS
+from vicreg.loss import vicreg_loss
+from vicreg.loss_forms import Form, Speeds, cheapest_form, form_costs
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "vicreg_loss.npz")
 CASES = sorted({name.split("_")[0] for name in GOLDEN.files})
@@ -49,11 +53,20 @@ def _slow(a: Tensor, b: Tensor, reduction: str) -> Tensor:
     return 25 * invariance + 25 * variance + sum(covariances)
 
 
+@pytest.fixture(params=["whole", "in blocks"])
+def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small matrices are made at once, large ones in blocks of rows; here also small ones, of a row or two each."""
+    if request.param == "in blocks":
+        monkeypatch.setattr(loss_forms, "BLOCK_ENTRIES", 30)
+
+
+@pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("term", TERMS)
-def test_values_and_gradients_equal_the_official_program(case: str, term: str) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_values_and_gradients_equal_the_official_program(case: str, term: str, form: Form) -> None:
     a, b = (torch.from_numpy(GOLDEN[f"{case}_{name}"]).requires_grad_() for name in "xy")
-    result = vicreg_loss(a, b, ONLY[term])
+    result = vicreg_loss(a, b, dataclasses.replace(ONLY[term], form=form))
     np.testing.assert_allclose(result[TERMS[term]].item(), GOLDEN[f"{case}_{term}"], rtol=1e-9, atol=1e-12)
     result["loss"].backward()
     np.testing.assert_allclose(a.grad, GOLDEN[f"{case}_{term}_gx"], rtol=1e-9, atol=1e-12)
@@ -79,19 +92,42 @@ def test_paper_sum_doubles_the_variance_term() -> None:
 
 
 def test_gradient_passes_finite_differences() -> None:
+    (a, b), (towards_a, towards_b) = _embeddings(6, 4), _embeddings(6, 4, seed=1)
+    x, y = (z.clone().requires_grad_() for z in (a, b))
+    vicreg_loss(x, y, LossConfig())["loss"].backward()
+    assert x.grad is not None
+    assert y.grad is not None
+    slope = (x.grad * towards_a).sum() + (y.grad * towards_b).sum()
+    ahead, behind = (
+        vicreg_loss(a + h * towards_a, b + h * towards_b, LossConfig())["loss"].item() for h in (1e-6, -1e-6)
+    )
+    assert slope.item() == pytest.approx((ahead - behind) / 2e-6, rel=1e-7)
+
+
+def test_a_scaled_loss_has_a_scaled_gradient_once() -> None:
     a, b = (z.requires_grad_() for z in _embeddings(6, 4))
-    assert torch.autograd.gradcheck(lambda x, y: vicreg_loss(x, y, LossConfig())["loss"], (a, b))
+    plain = torch.autograd.grad(vicreg_loss(a, b, LossConfig())["loss"], (a, b))
+    loss = 8 * vicreg_loss(a, b, LossConfig())["loss"]
+    for scaled, expected in zip(torch.autograd.grad(loss, (a, b), retain_graph=True), plain, strict=True):
+        assert torch.equal(scaled, 8 * expected)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, (a, b))
 
 
-@pytest.mark.parametrize(("rows", "dims"), [(16, 48), (48, 16)])
-def test_both_forms_of_the_covariance_agree(rows: int, dims: int) -> None:
-    z = _embeddings(rows, dims)[0]
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize(("rows", "dims"), [(16, 48), (48, 16), (7, 7)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_all_forms_agree(rows: int, dims: int, dtype: torch.dtype) -> None:
+    z = _embeddings(rows, dims)[0].to(dtype)
     centred = z - z.mean(0)
     variance = centred.square().sum(0) / (rows - 1)
-    by_samples, by_dimensions = (
-        form(centred, variance, rows) for form in (_covariance_by_samples, _covariance_by_dimensions)
-    )
-    torch.testing.assert_close(by_samples, by_dimensions, rtol=1e-11, atol=1e-13)
+    expected = centred @ (centred.T @ centred / (rows - 1)).fill_diagonal_(0)
+    close = {"rtol": 1e-11, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-4}
+    for form in FORMS.values():
+        grad = torch.ones_like(z)
+        squares = form(centred, variance, rows, grad, 0.5)
+        assert squares.item() == pytest.approx(torch.cov(z.T).square().sum().item(), rel=close["rtol"])
+        torch.testing.assert_close(grad, 1 + 0.5 * expected, **close)
 
 
 def _slow_rank(a: Tensor, b: Tensor) -> float:
@@ -120,39 +156,6 @@ def test_effective_rank_counts_directions_of_equal_variance(rows: int, dims: int
     assert vicreg_loss(line, two[:1].expand(rows, -1), LossConfig())["effective_rank"].item() == pytest.approx(0.5)
 
 
-def _regularisers_alone(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hinge, covariance term and their gradient in the program's arithmetic, with nothing else computed."""
-    rows, dims = z.shape
-    centred = z - z.sum(0) / rows
-    variance = centred.square().sum(0) / (rows - 1)
-    std = (variance + 1e-4).sqrt()
-    if rows < dims:
-        gram = centred @ centred.T / (rows - 1)
-        squares = torch.linalg.vector_norm(gram, dtype=torch.float64).square()
-        value = (squares - variance.double().square().sum()) / dims
-        grad = torch.addcmul(gram @ centred, centred, variance, value=-1)
-    else:
-        covariance = (centred.T @ centred / (rows - 1)).fill_diagonal_(0)
-        value = torch.linalg.vector_norm(covariance, dtype=torch.float64).square() / dims
-        grad = centred @ covariance
-    grad = grad.mul_(4.0 / (dims * (rows - 1)))
-    slope = -((std < 1).to(z.dtype) / (std * (dims * (rows - 1))))
-    weight = torch.tensor(12.5)
-    return (1 - std).clamp_min(0).mean(), value.to(z.dtype), (centred * (slope * weight)).add_(grad)
-
-
-@pytest.mark.parametrize(("rows", "dims"), [(16, 48), (48, 16)])
-def test_effective_rank_leaves_loss_and_gradient_as_they_are_to_the_bit(rows: int, dims: int) -> None:
-    a, b = (z.float().requires_grad_() for z in _embeddings(rows, dims))
-    terms = vicreg_loss(a, b, LossConfig(0.0, 25.0, 1.0))
-    hinges, covariances, grads = zip(*(_regularisers_alone(z.detach()) for z in (a, b)), strict=True)
-    assert torch.equal(terms["variance"], (hinges[0] + hinges[1]) / 2)
-    assert torch.equal(terms["covariance"], covariances[0] + covariances[1])
-    assert torch.equal(terms["loss"], 0.0 * terms["invariance"] + 25.0 * terms["variance"] + 1.0 * terms["covariance"])
-    for found, expected in zip(torch.autograd.grad(terms["loss"], (a, b)), grads, strict=True):
-        assert torch.equal(found, expected)
-
-
 def test_half_precision_embeddings_are_measured_in_float32() -> None:
     a, b = (z.to(torch.bfloat16) for z in _embeddings(64, 128))
     with torch.autocast("cpu", torch.bfloat16):
@@ -178,11 +181,11 @@ def test_refuses_shapes_that_do_not_match_and_single_rows() -> None:
         vicreg_loss(torch.zeros(1, 3), torch.zeros(1, 3), LossConfig())
 
 
-def _loss_on_rank(rows: int, dims: int) -> tuple[dict[str, float], Tensor, Tensor]:
+def _loss_on_rank(rows: int, dims: int, form: Form) -> tuple[dict[str, float], Tensor, Tensor]:
     share = rows // distributed.world_size()
     start = distributed.rank() * share
     a, b = (z[start : start + share].clone().requires_grad_() for z in _embeddings(rows, dims))
-    terms = vicreg_loss(a, b, LossConfig())
+    terms = vicreg_loss(a, b, LossConfig(form=form))
     terms["loss"].backward()
     assert a.grad is not None
     assert b.grad is not None
@@ -190,12 +193,43 @@ def _loss_on_rank(rows: int, dims: int) -> tuple[dict[str, float], Tensor, Tenso
     return values, distributed.gather_rows(a.grad), distributed.gather_rows(b.grad)
 
 
+def _all_forms_on_rank(sizes: list[tuple[int, int]]) -> dict[tuple[int, int, Form], Any]:
+    return {(rows, dims, form): _loss_on_rank(rows, dims, form) for rows, dims in sizes for form in FORMS}
+
+
 @pytest.mark.parametrize("num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("rows", "dims"), [(16, 40), (40, 16)])
-def test_ranks_give_value_and_gradient_of_the_whole_batch(tmp_path: Path, num_ranks: int, rows: int, dims: int) -> None:
-    alone = _loss_on_rank(rows, dims)
-    assert alone[0]["effective_rank"] == pytest.approx(_slow_rank(*_embeddings(rows, dims)), rel=1e-9)
-    together = run_ranks(_loss_on_rank, num_ranks, tmp_path, rows, dims)
-    assert together[0] == pytest.approx(alone[0], rel=1e-12)
-    torch.testing.assert_close(together[1], alone[1], rtol=1e-11, atol=1e-14)
-    torch.testing.assert_close(together[2], alone[2], rtol=1e-11, atol=1e-14)
+def test_ranks_give_value_and_gradient_of_the_whole_batch(tmp_path: Path, num_ranks: int) -> None:
+    """Every form, with fewer and with more rows than columns, and columns that the ranks do not divide."""
+    sizes = [(16, 40), (40, 16), (8, 3), (16, 41)]
+    together = run_ranks(_all_forms_on_rank, num_ranks, tmp_path, sizes)
+    for (rows, dims, form), (values, grad_a, grad_b) in together.items():
+        alone = _loss_on_rank(rows, dims, "dimensions")
+        assert alone[0]["effective_rank"] == pytest.approx(_slow_rank(*_embeddings(rows, dims)), rel=1e-9)
+        assert values == pytest.approx(alone[0], rel=1e-11), form
+        torch.testing.assert_close(grad_a, alone[1], rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close(grad_b, alone[2], rtol=1e-10, atol=1e-14)
+
+
+FAST_NETWORK, SLOW_NETWORK = Speeds(100, 400, 1, 1000), Speeds(100, 1, 20, 1000)
+
+
+@pytest.mark.parametrize(
+    ("total", "dims", "ranks", "speeds", "form"),
+    [
+        (2048, 8192, 1, FAST_NETWORK, "samples"),  # nothing to send: a quarter of the arithmetic of D x D
+        (2048, 8192, 2, SLOW_NETWORK, "samples"),  # rows are less than twice the columns and the sums of K
+        (2048, 8192, 32, SLOW_NETWORK, "features"),  # half the bytes of everybody's rows
+        (8192, 256, 8, SLOW_NETWORK, "dimensions"),  # D x D is small
+        (64, 64, 1, FAST_NETWORK, "samples"),
+    ],
+)
+def test_the_cheapest_form(total: int, dims: int, ranks: int, speeds: Speeds, form: Form) -> None:
+    assert cheapest_form(total, dims, ranks, speeds) == form
+
+
+def test_the_arithmetic_is_shared_by_the_ranks() -> None:
+    alone = form_costs(2048, 8192, 1)
+    for ranks in (2, 4, 8, 32):
+        for form, cost in form_costs(2048, 8192, ranks).items():
+            assert cost.flops == alone[form].flops / ranks
+            assert alone[form].sent_bytes == 0 < cost.sent_bytes

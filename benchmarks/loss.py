@@ -1,0 +1,185 @@
+"""The loss forward and backward, beside the official formula; and what one of many ranks takes with each form of it.
+
+`python benchmarks/loss.py` measures seconds and peak extra memory of both on this machine, on a GPU where there is one.
+Then one rank's share for 2 to 32 ranks: its arithmetic is done, what others would send is made up on the spot, and what
+it would send is counted.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.ratios import Ratio, print_ratios
+from vicreg import distributed
+from vicreg.config import LossConfig
+from vicreg.covariance import FORMS
+from vicreg.loss import vicreg_loss
+from vicreg.loss_forms import DEFAULT_SPEEDS, Form, cheapest_form, form_costs
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Measure the loss."""
+
+    rows: int = 2048
+    """Global batch."""
+    dims: int = 8192
+    """Width of the embedding."""
+    rounds: int = 3
+    """How often each contestant runs; the median counts."""
+    ranks: tuple[int, ...] = (2, 4, 8, 32)
+    """Numbers of ranks of which one's share is measured."""
+
+
+def official_loss(x: Tensor, y: Tensor) -> Tensor:
+    """The official program's formula (`main_vicreg.py`, VICReg.forward; weights 25, 25, 1), with autograd."""
+    invariance = functional.mse_loss(x, y)
+    x, y = x - x.mean(0), y - y.mean(0)
+    std_x, std_y = torch.sqrt(x.var(0) + 0.0001), torch.sqrt(y.var(0) + 0.0001)
+    variance = functional.relu(1 - std_x).mean() / 2 + functional.relu(1 - std_y).mean() / 2
+    covariances = [z.T @ z / (len(z) - 1) for z in (x, y)]
+    dims = x.shape[1]
+    covariance = sum(
+        c.flatten()[:-1].view(dims - 1, dims + 1)[:, 1:].flatten().pow(2).sum() / dims for c in covariances
+    )
+    return 25 * invariance + 25 * variance + covariance
+
+
+def embeddings(rows: int, dims: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Two views' rows, alike but not equal."""
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(rows, dims, generator=generator)
+    second = first + 0.5 * torch.randn(rows, dims, generator=generator)
+    return first.to(device).requires_grad_(), second.to(device).requires_grad_()
+
+
+def _ours(inputs: tuple[Tensor, Tensor], config: LossConfig) -> Tensor:
+    return vicreg_loss(*inputs, config)["loss"]
+
+
+def measure(loss: Callable[[], Tensor], inputs: tuple[Tensor, Tensor], rounds: int) -> tuple[float, float]:
+    """Median seconds of forward and backward, and the most bytes held beyond what was there before."""
+    device, seconds, peak = inputs[0].device, [], 0.0
+    for _ in range(rounds + 1):
+        for tensor in inputs:
+            tensor.grad = None
+        before = _restart_peak(device)
+        start_s = time.perf_counter()
+        loss().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start_s)
+        peak = max(peak, _peak_bytes(device) - before)
+    return statistics.median(seconds[1:]), peak
+
+
+def _restart_peak(device: torch.device) -> int:
+    """Bytes held now; from here on the peak counts. On a CPU those of the process (Linux: man 5 proc, clear_refs)."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status_bytes("VmRSS")
+
+
+def _peak_bytes(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else _status_bytes("VmHWM")
+
+
+def _status_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
+
+
+@contextmanager
+def one_of(ranks: int) -> Iterator[None]:
+    """This process computes as one of several ranks; from the others come copies of what it has itself."""
+
+    def gather_rows(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor] * ranks)
+
+    with (
+        patch.object(distributed, "world_size", lambda: ranks),
+        patch.object(distributed, "gather_rows", gather_rows),
+        patch.object(distributed, "sum_over_ranks", lambda tensor: tensor),
+        patch.object(distributed, "_exchange", torch.clone),
+    ):
+        yield
+
+
+def compare(options: Loss, device: torch.device, console: Console) -> list[Ratio]:
+    """All forms in one process beside the official formula."""
+    inputs = embeddings(options.rows, options.dims, device)
+    contestants: dict[str, Callable[[], Tensor]] = {"official formula": partial(official_loss, *inputs)}
+    for form in FORMS:
+        contestants[f"ours, {form}"] = partial(_ours, inputs, LossConfig(form=form))
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    table = Table("loss, forward and backward", title=f"{options.rows} x {options.dims}, float32, {where}")
+    for heading in ("ms", "times faster", "peak extra MB", "of the official"):
+        table.add_column(heading, justify="right")
+    measured = {name: measure(loss, inputs, options.rounds) for name, loss in contestants.items()}
+    official_s, official_bytes = measured["official formula"]
+    for name, (took_s, peak) in measured.items():
+        ratios = f"{official_s / took_s:.2f}", f"{peak / 1e6:,.0f}", f"{peak / official_bytes:.0%}"
+        table.add_row(name, f"{1000 * took_s:,.1f}", *ratios)
+    console.print(table)
+    chosen = cheapest_form(options.rows, options.dims, 1, DEFAULT_SPEEDS[device.type])
+    took_s, peak = measured[f"ours, {chosen}"]
+    return [
+        Ratio(f"loss ({chosen}): official formula / ours, time", official_s / took_s, 2.0),
+        Ratio(f"loss ({chosen}): ours / official formula, peak extra memory", peak / official_bytes, 0.25, False),
+    ]
+
+
+def share_of_ranks(options: Loss, device: torch.device, console: Console) -> dict[tuple[int, Form], float]:
+    """Seconds of one rank's share for every form and number of ranks; prints the table."""
+    table = Table("ranks", "form", title=f"one rank's share of {options.rows} x {options.dims}, both views")
+    for heading in ("GFLOP", "ms", "peak extra MB", "MB sent", "taken at usual speeds"):
+        table.add_column(heading, justify="right")
+    found: dict[tuple[int, Form], float] = {}
+    for ranks in (1, *options.ranks):
+        inputs = embeddings(options.rows // ranks, options.dims, device)
+        costs = form_costs(options.rows, options.dims, ranks)
+        chosen = cheapest_form(options.rows, options.dims, ranks, DEFAULT_SPEEDS[device.type])
+        for form, cost in costs.items():
+            with one_of(ranks):
+                took_s, peak = measure(partial(_ours, inputs, LossConfig(form=form)), inputs, options.rounds)
+            found[ranks, form] = took_s
+            numbers = cost.flops / 1e9, 1000 * took_s, peak / 1e6, cost.sent_bytes / 1e6
+            table.add_row(str(ranks), form, *(f"{n:,.1f}" for n in numbers), "yes" if form == chosen else "")
+    console.print(table)
+    return found
+
+
+def ratios(options: Loss, console: Console) -> list[Ratio]:
+    """Measure and print; the ratios with their targets."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = compare(options, device, console)
+    share_of_ranks(options, device, console)
+    return found
+
+
+def main(options: Loss) -> None:
+    """Print the tables."""
+    console = Console()
+    print_ratios(ratios(options, console), console)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Loss))

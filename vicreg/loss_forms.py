@@ -1,0 +1,94 @@
+"""What each exact form of the covariance term costs a rank, and which is the cheapest: pure arithmetic.
+
+The choice depends on sizes and on stated speeds, never on a measurement while running: it may change the last bits of
+a result, and the same configuration on the same cluster must give the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Form = Literal["samples", "dimensions", "features"]
+
+BLOCK_ENTRIES = 1 << 22
+"""Entries of K or C that are made at a time: 16 MB, and twice as much for their norm."""
+NUM_VIEWS = 2
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What a rank can do, for predictions; measure yours with `benchmarks/step.py`."""
+
+    tflops: float
+    """Sustained arithmetic of matrix products and convolutions at the run's precision, in 10^12 operations a second."""
+    link_gb_s: float
+    """What one rank can send to other nodes while all do, in GB/s."""
+    latency_us: float
+    """Time of a collective of few bytes, for each doubling of the ranks."""
+    memory_gb_s: float
+    """What one rank can read and write in its memory, in GB/s."""
+
+
+DEFAULT_SPEEDS = {"cuda": Speeds(250, 25, 10, 2000), "cpu": Speeds(0.1, 1, 100, 10)}
+"""Assumed where a profile says nothing: an H100-class GPU with 200 Gbit/s each; a few CPU cores on 10 Gbit/s."""
+
+
+@dataclass(frozen=True)
+class FormCost:
+    """What one form takes on one rank in one step, for both views together."""
+
+    flops: float
+    """Floating-point operations, multiplication and addition counted apart."""
+    memory_bytes: float
+    """Held at the most beside the embeddings, their gradients and the centred rows of one view."""
+    sent_bytes: float
+    """Sent by the rank, with ring and pairwise algorithms."""
+    num_collectives: int
+
+    def seconds(self, speeds: Speeds, ranks: int) -> float:
+        """Expected duration."""
+        waits = self.num_collectives * speeds.latency_us * 1e-6 * (ranks - 1).bit_length()
+        return self.flops / (speeds.tflops * 1e12) + self.sent_bytes / (speeds.link_gb_s * 1e9) + waits
+
+
+def block_of(side: int) -> int:
+    """Rows of K, or columns of C, of `side` entries that are made at a time."""
+    return max(1, BLOCK_ENTRIES // side)
+
+
+def form_costs(total: int, dims: int, ranks: int, size: int = 4) -> dict[Form, FormCost]:
+    """The costs of all forms for N x D embeddings of `size` bytes an entry, N / ranks rows on each rank."""
+    rows, others = total / ranks, (ranks - 1) / ranks
+    width = -(-dims // ranks)  # columns of a rank, the last of them perhaps padding
+    block = min(block_of(dims), dims)
+    part = min(block_of(total), rows) * total
+    gathered = total * dims * size if ranks > 1 else 0
+    exchanged = rows * width * ranks * size
+    return {
+        "samples": FormCost(
+            flops=NUM_VIEWS * 4 * rows * total * dims,
+            memory_bytes=max(2 * gathered, gathered + part * (size + 8)),
+            sent_bytes=NUM_VIEWS * others * total * dims * size,
+            num_collectives=NUM_VIEWS * 2,
+        ),
+        "dimensions": FormCost(
+            flops=NUM_VIEWS * 4 * rows * dims * dims,
+            memory_bytes=dims * block * (size + 8),
+            sent_bytes=NUM_VIEWS * 2 * others * dims * dims * size,
+            num_collectives=NUM_VIEWS * -(-dims // block),
+        ),
+        "features": FormCost(
+            flops=NUM_VIEWS * 4 * total * total * width,
+            memory_bytes=total * total * size
+            + (max(8 * total * total + exchanged, 3 * exchanged) if ranks > 1 else max(8 * total * total, exchanged)),
+            sent_bytes=NUM_VIEWS * others * 2 * (exchanged + total * total * size),
+            num_collectives=NUM_VIEWS * 3,
+        ),
+    }
+
+
+def cheapest_form(total: int, dims: int, ranks: int, speeds: Speeds) -> Form:
+    """The form that is expected to take the least time; the first of equals, which is the simpler."""
+    costs = form_costs(total, dims, ranks)
+    return min(costs, key=lambda form: costs[form].seconds(speeds, ranks))

@@ -34,7 +34,7 @@ FLOORS = [  # from the ground up; a file of vicreg imports only from lower floor
     {"order", "view_parameters", "distributed", "lars", "resample"},
     {"augment", "checkpoint", "decode", "guards", "loss", "metrics", "model", "sync_batch_norm"},
     {"batches", "cost", "export", "methods"},
-    {"array_views", "foreign_checkpoints", "foreign_formats"},
+    {"array_views", "block_reads", "foreign_checkpoints", "foreign_formats"},
     {"data"},
     {"features", "learner"},
     {"evals", "train"},

@@ -16,6 +16,7 @@ import importlib.util
 import logging
 import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from numpy.typing import NDArray
 from dataprep.beton import IMAGE_RAW, Beton, BetonError, manifest_samples
 
 logger = logging.getLogger(__name__)
+
+StoredBytes = Callable[[int], NDArray[np.uint8]]
+"""What a beton's file holds of a sample's image; may wait for it."""
 
 _TJPF_RGB = 0
 _TJFLAG_ACCURATEDCT = 4096
@@ -41,7 +45,6 @@ class ImageReader:
     def __init__(self, beton: Beton) -> None:
         self.beton = beton
         self._library = turbojpeg()
-        self._address = beton.memory.ctypes.data
         self._threads = threading.local()
         self._lock = threading.Lock()
         self._checksums: NDArray[np.uint32] | None = None
@@ -51,25 +54,27 @@ class ImageReader:
         """Height and width of a sample's image in pixels."""
         return int(self.beton.heights[sample]), int(self.beton.widths[sample])
 
-    def read_into(self, out: NDArray[np.uint8], sample: int) -> None:
+    def read_into(self, out: NDArray[np.uint8], sample: int, stored: StoredBytes | None = None) -> None:
         """Decode a sample into `out` (height, width, 3), whose rows may be padded.
 
+        stored: where its bytes come from, if not from the file's map.
         DecodeError: the stored image is damaged or of another size than the beton states.
         """
         height, width = self.shape(sample)
         assert out.shape == (height, width, 3), (out.shape, height, width)
         assert out.strides[1:] == (3, 1), out.strides
+        content = (stored or self.beton.image_bytes)(sample)
         if self.beton.modes[sample] == IMAGE_RAW:
-            out[...] = self.beton.image_bytes(sample).reshape(height, width, 3)
+            out[...] = content.reshape(height, width, 3)
         elif self._library is not None:
-            self._decompress(out, sample)
+            self._decompress(out, sample, content)
         else:
             try:
-                out[...] = self.beton.decode(sample)
+                out[...] = self.beton.decode(sample, content)
             except BetonError as error:
                 raise self._error(sample, str(error)) from error
 
-    def read(self, sample: int) -> NDArray[np.uint8]:
+    def read(self, sample: int, stored: StoredBytes | None = None) -> NDArray[np.uint8]:
         """A sample's image (height, width, 3) in memory of this thread that the thread's next `read` overwrites."""
         height, width = self.shape(sample)
         size = height * width * 3
@@ -77,27 +82,27 @@ class ImageReader:
         if scratch is None or scratch.size < size:
             scratch = self._threads.scratch = np.empty(size, np.uint8)
         image = scratch[:size].reshape(height, width, 3)
-        self.read_into(image, sample)
+        self.read_into(image, sample, stored)
         return image
 
-    def _decompress(self, out: NDArray[np.uint8], sample: int) -> None:
-        """Decode one JPEG."""
+    def _decompress(self, out: NDArray[np.uint8], sample: int, content: NDArray[np.uint8]) -> None:
+        """Decode one JPEG, `content`."""
         library, handle = self._library, self._decompressor()
         assert library is not None
         height, width, _ = out.shape
-        source, size = self._address + int(self.beton.pointers[sample]), int(self.beton.sizes[sample])
+        source, size = content.ctypes.data, content.size
         found_width, found_height, unused = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
         found = (ctypes.byref(found_width), ctypes.byref(found_height), ctypes.byref(unused), ctypes.byref(unused))
         if library.tjDecompressHeader3(handle, source, size, *found):
-            self._judge(sample, handle)
+            self._judge(sample, content, handle)
         if (found_height.value, found_width.value) != (height, width):
             stated = f"its JPEG is {found_width.value} x {found_height.value} pixels, stated {width} x {height}"
             raise self._error(sample, stated)
         target = (out.ctypes.data, width, out.strides[0], height, _TJPF_RGB, _TJFLAG_ACCURATEDCT)
         if library.tjDecompress2(handle, source, size, *target):
-            self._judge(sample, handle)
+            self._judge(sample, content, handle)
 
-    def _judge(self, sample: int, handle: ctypes.c_void_p) -> None:
+    def _judge(self, sample: int, content: NDArray[np.uint8], handle: ctypes.c_void_p) -> None:
         """Raise DecodeError for what libturbojpeg complains of, unless the image decoded and is as it was written.
 
         Some photos, ImageNet's among them, decode whole while a strict decoder complains (of stray bytes, say). But
@@ -105,13 +110,13 @@ class ImageReader:
         """
         assert self._library is not None
         reason = self._library.tjGetErrorStr2(handle).decode("ascii", "replace")
-        if self._library.tjGetErrorCode(handle) != _TJERR_WARNING or not self._is_as_written(sample):
+        if self._library.tjGetErrorCode(handle) != _TJERR_WARNING or not self._is_as_written(sample, content):
             raise self._error(sample, reason)
         if sample not in self._flawed:
             self._flawed.add(sample)
             logger.warning("%s: sample %d was written with a flaw (%s); used as it is", self.beton.path, sample, reason)
 
-    def _is_as_written(self, sample: int) -> bool:
+    def _is_as_written(self, sample: int, content: NDArray[np.uint8]) -> bool:
         """Has the stored image the checksum of the manifest? False where there is no manifest to tell."""
         with self._lock:
             if self._checksums is None:
@@ -119,7 +124,7 @@ class ImageReader:
                     self._checksums = np.fromiter((crc for _, crc in manifest_samples(self.beton.path)), np.uint32)
                 except (OSError, BetonError):
                     self._checksums = np.empty(0, np.uint32)
-        found = zlib.crc32(self.beton.image_bytes(sample).tobytes())
+        found = zlib.crc32(content.tobytes())
         return sample < len(self._checksums) and found == int(self._checksums[sample])
 
     def _decompressor(self) -> ctypes.c_void_p:

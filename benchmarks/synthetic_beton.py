@@ -64,5 +64,5 @@ def write_synthetic(
         file.seek(start)
         per_chunk = max(1, _CHUNK // stride)
         for first in range(0, num, per_chunk):
-            file.write(slots[which[inverse[first : first + per_chunk]]])
-        file.write(table)
+            file.write(slots[which[inverse[first : first + per_chunk]]].data)
+        file.write(table.tobytes())

@@ -41,22 +41,29 @@ class BetonBytes:
         self.size = os.fstat(self._descriptor).st_size
 
     def read(self, start: int, size: int) -> NDArray[np.uint8]:
-        """The bytes from `start` on, in memory of their own; BetonError when they cannot be read or are gone."""
+        """The bytes from `start` on, in memory that goes back to the system with the last view of them.
+
+        BetonError: see `read_into`.
+        """
         if size == 0:
             return np.empty(0, np.uint8)
-        content = mmap.mmap(-1, size)  # given back to the system as soon as the last view of it is gone
-        view, done = memoryview(content), 0
-        while done < size:
+        content = np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+        self.read_into(content, start)
+        return content
+
+    def read_into(self, out: NDArray[np.uint8], start: int) -> None:
+        """Fill `out` with the bytes from `start` on; BetonError when they cannot be read, or are gone."""
+        view, done = out.data, 0
+        while done < out.size:
             try:
                 got = os.preadv(self._descriptor, [view[done:]], start + done)
             except OSError as error:
                 raise BetonError(f"{self.path}: byte {start + done:,} cannot be read ({error.strerror})") from error
             if got == 0:
                 length = os.fstat(self._descriptor).st_size
-                what = f"byte {start + done:,} is gone: it had {self.size:,} bytes when it was opened, has {length:,}"
+                what = f"cut off while it was open, from {self.size:,} bytes to {length:,}"
                 raise BetonError(f"{self.path}: {what}; copy or {REWRITE}, and do not change it while it is used")
             done += got
-        return np.frombuffer(view, np.uint8)
 
     @cached_property
     def mapped(self) -> NDArray[np.uint8]:

@@ -57,13 +57,13 @@ class ImageReader:
     def read_into(self, out: NDArray[np.uint8], sample: int, stored: StoredBytes | None = None) -> None:
         """Decode a sample into `out` (height, width, 3), whose rows may be padded.
 
-        stored: where its bytes come from, if not from the file's map.
+        stored: where its bytes come from, if they are not to be read now.
         DecodeError: the stored image is damaged or of another size than the beton states.
         """
         height, width = self.shape(sample)
         assert out.shape == (height, width, 3), (out.shape, height, width)
         assert out.strides[1:] == (3, 1), out.strides
-        content = (stored or self.beton.image_bytes)(sample)
+        content = (stored or self._read_stored)(sample)
         if self.beton.modes[sample] == IMAGE_RAW:
             out[...] = content.reshape(height, width, 3)
         elif self._library is not None:
@@ -77,13 +77,27 @@ class ImageReader:
     def read(self, sample: int, stored: StoredBytes | None = None) -> NDArray[np.uint8]:
         """A sample's image (height, width, 3) in memory of this thread that the thread's next `read` overwrites."""
         height, width = self.shape(sample)
-        size = height * width * 3
-        scratch: NDArray[np.uint8] | None = getattr(self._threads, "scratch", None)
-        if scratch is None or scratch.size < size:
-            scratch = self._threads.scratch = np.empty(size, np.uint8)
-        image = scratch[:size].reshape(height, width, 3)
+        image = self._scratch("pixels", height * width * 3).reshape(height, width, 3)
         self.read_into(image, sample, stored)
         return image
+
+    def _read_stored(self, sample: int) -> NDArray[np.uint8]:
+        """A sample's stored bytes, good until this thread reads the next.
+
+        Read rather than mapped: one request of the image's size where the disk is asked, and an error, not a signal,
+        where the file has been cut. From the file cache it costs 3 us more, half a per cent of decoding a photo.
+        """
+        content = self._scratch("stored", int(self.beton.sizes[sample]))
+        self.beton.file.read_into(content, int(self.beton.pointers[sample]))
+        return content
+
+    def _scratch(self, name: str, size: int) -> NDArray[np.uint8]:
+        """This thread's memory of that name, of undefined content."""
+        scratch: NDArray[np.uint8] | None = getattr(self._threads, name, None)
+        if scratch is None or scratch.size < size:
+            scratch = np.empty(size, np.uint8)
+            setattr(self._threads, name, scratch)
+        return scratch[:size]
 
     def _decompress(self, out: NDArray[np.uint8], sample: int, content: NDArray[np.uint8]) -> None:
         """Decode one JPEG, `content`."""

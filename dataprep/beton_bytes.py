@@ -71,8 +71,8 @@ class BetonBytes:
         try:
             content = mmap.mmap(self._descriptor, self.size, prot=mmap.PROT_READ)
         except OSError as error:
-            hint = f"{self.size:,} bytes cannot be mapped ({error.strerror})"
-            raise BetonError(f"{self.path}: {hint}; --data.order blocks reads them in parts") from error
+            what = f"its {self.size:,} bytes cannot be mapped ({error.strerror})"
+            raise BetonError(f"{self.path}: {what}; see `ulimit -v`") from error
         return np.frombuffer(content, np.uint8)
 
 

@@ -45,6 +45,8 @@ bench: setup
 	@test -n "$(PHOTOS)" || { echo "error: say which photos: make bench PHOTOS=DIR (any folder tree of JPEGs)"; exit 1; }
 	$(BIN)/python benchmarks/writer.py $(PHOTOS)
 	$(BIN)/python benchmarks/loader.py $(PHOTOS)
+	$(BIN)/python benchmarks/order.py $(PHOTOS)
+	$(BIN)/python benchmarks/startup.py
 
 cluster-packages:
 	@./cluster_packages.sh

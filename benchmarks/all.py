@@ -18,7 +18,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from benchmarks import augmentation, lars, linear_heads, loader, loss, writer
+from benchmarks import augmentation, lars, linear_heads, loader, loss, order, startup, writer
 from benchmarks.ratios import Ratio, print_ratios
 
 Measure = Callable[[Path, Console], Sequence[Ratio]]
@@ -42,6 +42,14 @@ def _loader(photos: Path, console: Console) -> Sequence[Ratio]:
     return loader.ratios(loader.Loader(photos), console)
 
 
+def _order(photos: Path, console: Console) -> Sequence[Ratio]:
+    return order.ratios(order.Order(photos), console)
+
+
+def _startup(_: Path, console: Console) -> Sequence[Ratio]:
+    return startup.ratios(startup.Startup(), console)
+
+
 def _augmentation(photos: Path, console: Console) -> Sequence[Ratio]:
     return augmentation.ratios(augmentation.Parts(photos), console)
 
@@ -61,6 +69,8 @@ def _linear_heads(_: Path, console: Console) -> Sequence[Ratio]:
 BENCHMARKS: dict[str, Measure] = {
     "writer": _writer,
     "loader": _loader,
+    "order": _order,
+    "startup": _startup,
     "augmentation": _augmentation,
     "loss": _loss,
     "lars": _lars,

@@ -32,10 +32,10 @@ MAY_IMPORT = {
 FLOORS = [  # from the ground up; a file of vicreg imports only from lower floors
     {"config", "keyed_random", "loss_forms", "schedule"},
     {"order", "view_parameters", "distributed", "lars", "resample"},
-    {"covariance"},
+    {"covariance", "gradient_sum"},
     {"augment", "checkpoint", "decode", "guards", "loss", "metrics", "model", "planes", "sync_batch_norm"},
     {"batches", "cost", "export", "methods"},
-    {"array_views", "foreign_checkpoints", "foreign_formats"},
+    {"array_views", "block_reads", "foreign_checkpoints", "foreign_formats"},
     {"data"},
     {"features", "learner"},
     {"evals", "train"},

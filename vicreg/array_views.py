@@ -30,7 +30,8 @@ class ArrayViews:
 
     Images of one size are kept as they are; others are brought to config.eval_resize x config.eval_resize: the shorter
     side is resized to that, then the centre is cut out. ValueError when that takes more than half of the device's free
-    memory. On a GPU the crops are matrix products, on a CPU they are made in threads as for `BetonViews`.
+    memory. On a GPU the crops are matrix products, on a CPU they are made in threads as for `BetonViews`. Locality is
+    of no use here, but an order with it is followed, so that both loaders give the same batches.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class ArrayViews:
 
     def batches(self, epoch: int, first_batch: int = 0) -> Generator[Batch, None, None]:
         """See `ViewLoader`; the batches are on the device."""
-        drawn = self._sampling.draw(epoch, first_batch, self._widths, self._heights)
+        drawn = self._sampling.draw(epoch, self._sampling.places(epoch, first_batch), self._widths, self._heights)
         if self._device.type == "cpu":
             images = self._images.numpy()
 

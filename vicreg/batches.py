@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,7 +21,8 @@ from torch import Tensor
 
 from vicreg.augment import ColourPlan
 from vicreg.config import ViewConfig, require
-from vicreg.order import batches_per_epoch, epoch_order, rank_batch
+from vicreg.decode import StoredBytes
+from vicreg.order import batches_per_epoch, block_size, blocks_order, epoch_order, rank_batch
 from vicreg.resample import Interpolation, crop_resize, crop_resize_into
 from vicreg.view_parameters import Geometry, draw_colour, draw_geometry
 
@@ -64,6 +65,8 @@ class Drawn:
     samples: NDArray[np.int64]
     geometry: tuple[Geometry, ...]
     colour: tuple[ColourPlan, ...]
+    stored: StoredBytes | None = None
+    """Where its samples are read ahead of decoding: what has been read of each."""
 
     def batch(self, views: Tensor, labels: NDArray[np.int64]) -> Batch:
         """The batch with these views; `labels` are those of the whole beton."""
@@ -86,6 +89,9 @@ class Sampling:
     world_size: int = 1
     one_by_one: bool = False
     """Plan colours sample by sample (see `ColourPlan.build`)."""
+    block_samples: int = 0
+    """Samples of a block in the order with locality (`vicreg/order.py`), for which `samples` should be in the file's
+    order; 0 for the full shuffle."""
 
     def __post_init__(self) -> None:
         rank_batch(self.samples, 0, self.global_batch, self.rank, self.world_size)  # raises what it objects to
@@ -100,15 +106,27 @@ class Sampling:
         """Samples of a batch on one rank."""
         return self.global_batch // self.world_size
 
-    def draw(
-        self, epoch: int, first_batch: int, widths: NDArray[np.integer], heights: NDArray[np.integer]
-    ) -> Iterator[Drawn]:
-        """The batches of an epoch from number `first_batch` on; widths and heights are those of the whole beton."""
+    @property
+    def block_size(self) -> int:
+        """Samples of a block as they are dealt; 0 where the order has no blocks."""
+        return self.block_samples and block_size(len(self.samples), self.global_batch, self.block_samples)
+
+    def places(self, epoch: int, first_batch: int = 0) -> NDArray[np.int64]:
+        """This rank's batches (num, batch_size) of an epoch from number `first_batch` on, as places in `samples`."""
         require(0 <= first_batch <= self.num_batches, "first_batch", first_batch, f"0 to {self.num_batches}")
-        order = epoch_order(len(self.samples), self.seed, epoch)
-        for batch in range(first_batch, self.num_batches):
-            places = rank_batch(order, batch, self.global_batch, self.rank, self.world_size)
-            samples = self.samples[places]
+        if self.block_samples:
+            order = blocks_order(len(self.samples), self.seed, epoch, self.global_batch, self.block_size)
+        else:
+            order = epoch_order(len(self.samples), self.seed, epoch)
+        whole = order[: self.num_batches * self.global_batch].reshape(self.num_batches, self.world_size, -1)
+        return whole[first_batch:, self.rank].copy()  # not a view: the other ranks' parts are let go
+
+    def draw(
+        self, epoch: int, places: NDArray[np.int64], widths: NDArray[np.integer], heights: NDArray[np.integer]
+    ) -> Generator[Drawn, None, None]:
+        """The batches of an epoch at these `places` (num, batch_size); widths and heights are of the whole beton."""
+        for row in places:
+            samples = self.samples[row]
             geometry, colour = [], []
             for number, view in enumerate(self.views):
                 drawn = draw_geometry(view, self.seed, epoch, samples, number, widths[samples], heights[samples])

@@ -94,6 +94,11 @@ class DataConfig:
     """Decoding threads per rank; 0 takes the CPU cores this process may use, shared among the ranks of the machine."""
     batches_ahead: int = 3
     """Batches decoded before they are asked for."""
+    order: Literal["shuffled", "blocks"] = "shuffled"
+    """shuffled: any image after any other. blocks: neighbours in the file are read together, for data larger than
+    memory or on a network file system; global_batch x block_samples stored images are in memory, over all ranks."""
+    block_samples: int = 32
+    """Images of a block, where the order is blocks."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean per channel that normalisation subtracts, for values from 0 to 1."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -109,6 +114,7 @@ class DataConfig:
         )
         require(self.workers >= 0, "workers", self.workers, "0 (from the CPU cores) or more")
         require(self.batches_ahead >= 1, "batches_ahead", self.batches_ahead, "1 or more")
+        require(self.block_samples >= 1, "block_samples", self.block_samples, "1 or more")
         require(all(s > 0 for s in self.std), "std", self.std, "above 0")
 
 

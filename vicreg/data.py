@@ -8,7 +8,7 @@ thread is raised where the batch is asked for, and an epoch that is left takes i
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,8 @@ from torch import Tensor
 from dataprep.beton import Beton, open_beton
 from vicreg.array_views import ArrayViews
 from vicreg.augment import ONE_BY_ONE_MIN_PX
-from vicreg.batches import Batch, Buffers, Drawn, Sampling, Task, crop_job, crop_on_device, in_order, split_tasks
+from vicreg.batches import Batch, Buffers, Drawn, Sampling, T, Task, crop_job, crop_on_device, in_order, split_tasks
+from vicreg.block_reads import read_ahead
 from vicreg.config import DataConfig, ViewConfig, require
 from vicreg.decode import ImageReader
 from vicreg.planes import Planes
@@ -90,30 +91,41 @@ class BetonViews:
         if self.crop_on_device:
             running = self._cropped_on_device(epoch, first_batch)
         else:
-            drawn = self._sampling.draw(epoch, first_batch, self._beton.widths, self._beton.heights)
-            cut = partial(crop_job, self._reader.read, self._buffers, self._config.image_size, self._interpolation)
-            jobs = (cut(batch, self._beton.labels) for batch in drawn)
-            running = in_order(jobs, self._workers, self._config.batches_ahead)
+            running = self._in_threads(epoch, first_batch, self._crop_job)
         self._running.add(running)
         return running
 
     def decoded(self, epoch: int, first_batch: int = 0) -> Generator[tuple[Drawn, Planes], None, None]:
         """The batches of an epoch as whole images, which the device makes RGB of."""
-        return in_order(self._decode_jobs(epoch, first_batch), self._workers, self._config.batches_ahead)
+        return self._in_threads(epoch, first_batch, self._decode_job)
 
-    def _decode_jobs(self, epoch: int, first_batch: int) -> Iterator[tuple[tuple[Drawn, Planes], list[Task]]]:
-        beton = self._beton
-        for drawn in self._sampling.draw(epoch, first_batch, beton.widths, beton.heights):
-            count = len(drawn.samples)
-            rows, columns = (-(-int(sides[drawn.samples].max()) // 2) for sides in (beton.heights, beton.widths))
-            luma = self._buffers.take((count, 2 * rows, 2 * columns))
-            chroma = self._buffers.take((count, 2, rows + 1, columns + 1))
-            planes = Planes(luma, chroma, {})
-            yield (drawn, planes), split_tasks(partial(self._decode, drawn, planes), count)
+    def _in_threads(
+        self, epoch: int, first_batch: int, job: Callable[[Drawn], tuple[T, list[Task]]]
+    ) -> Generator[T, None, None]:
+        """What the jobs of the batches of an epoch make; leaving this ends all of its threads."""
+        beton, places = self._beton, self._sampling.places(epoch, first_batch)
+        drawn = self._sampling.draw(epoch, places, beton.widths, beton.heights)
+        if self._sampling.block_size:
+            drawn = read_ahead(beton, drawn, self._sampling.samples[places], places // self._sampling.block_size)
+        with closing(drawn):
+            yield from in_order((job(batch) for batch in drawn), self._workers, self._config.batches_ahead)
+
+    def _crop_job(self, drawn: Drawn) -> tuple[Batch, list[Task]]:
+        read = partial(self._reader.read, stored=drawn.stored)
+        size, labels = self._config.image_size, self._beton.labels
+        return crop_job(read, self._buffers, size, self._interpolation, drawn, labels)
+
+    def _decode_job(self, drawn: Drawn) -> tuple[tuple[Drawn, Planes], list[Task]]:
+        beton, count = self._beton, len(drawn.samples)
+        rows, columns = (-(-int(sides[drawn.samples].max()) // 2) for sides in (beton.heights, beton.widths))
+        luma = self._buffers.take((count, 2 * rows, 2 * columns))
+        chroma = self._buffers.take((count, 2, rows + 1, columns + 1))
+        planes = Planes(luma, chroma, {})
+        return (drawn, planes), split_tasks(partial(self._decode, drawn, planes), count)
 
     def _decode(self, drawn: Drawn, planes: Planes, number: int) -> None:
         luma, chroma = planes.luma[number].numpy(), planes.chroma[number].numpy()
-        whole = self._reader.read_planes_into(luma, chroma, int(drawn.samples[number]))
+        whole = self._reader.read_planes_into(luma, chroma, int(drawn.samples[number]), drawn.stored)
         if whole is not None:
             planes.whole[number] = torch.from_numpy(whole)
 
@@ -154,7 +166,10 @@ def open_views(
     valid = len(samples) > 0 and samples.min() >= 0 and samples.max() < opened.num_samples
     require(valid, "subset", subset, f"samples of {beton}, 0 to {opened.num_samples - 1}, at least one")
     one_by_one = device.type == "cpu" and config.image_size >= ONE_BY_ONE_MIN_PX
-    sampling = Sampling(samples, views, seed, global_batch, rank, world_size, one_by_one)
+    if config.order == "blocks":
+        samples = samples[np.argsort(opened.pointers[samples], kind="stable")]
+    block_samples = config.block_samples if config.order == "blocks" else 0
+    sampling = Sampling(samples, views, seed, global_batch, rank, world_size, one_by_one, block_samples)
     workers = workers or default_workers()
     if config.loader == "array":
         return ArrayViews(opened, sampling, config, device=device, workers=workers, interpolation=interpolation)

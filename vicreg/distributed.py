@@ -1,8 +1,6 @@
 """How the ranks of a run find each other and agree; the only file that imports torch.distributed.
 
 Every function also works in a single process without a process group, where it does nothing or returns its input.
-Gradients are summed here and not by DistributedDataParallel: that one lays its buckets out anew after its first step,
-so the order of additions, and with it the last bit, would differ between a resumed and an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -164,6 +162,15 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def begin_sum_over_ranks(tensor: Tensor) -> Callable[[], object]:
+    """Begin to sum `tensor` over the ranks in place; what is returned waits until it is done."""
+    if not dist.is_initialized():
+        return lambda: None
+    work = dist.all_reduce(tensor, async_op=True)
+    assert work is not None
+    return work.wait
+
+
 def gather_rows(tensor: Tensor) -> Tensor:
     """All ranks' rows (n x ... each, equal n) below each other in rank order, without a gradient."""
     if not dist.is_initialized():
@@ -237,77 +244,3 @@ def from_rank_0(number: int, device: torch.device) -> int:
 def barrier(device: torch.device) -> None:
     """Return when every rank has come here."""
     any_rank(False, device)
-
-
-class GradientSum:
-    """Sums gradients over the ranks in buckets of fixed layout, while the backward pass goes on.
-
-    Every parameter's `.grad` is a view on a bucket, filled in reverse order of the parameters as the backward pass
-    does; a full bucket is sent at once, and buckets are always sent in the same order on all ranks. The global loss
-    being known on every rank, the sum (not the mean) over the ranks is its gradient.
-    """
-
-    def __init__(self, module: nn.Module, bucket_mb: float = 25.0) -> None:
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self._buckets: list[Tensor] = []
-        self._members: list[int] = []
-        self._bucket_of: dict[Tensor, int] = {}
-        self._waiting: list[int] = []
-        self._sent: list[dist.Work] = []
-        limit = bucket_mb * 2**20
-        for group in _split(reversed(self.parameters), limit):
-            bucket = group[0].new_zeros(sum(p.numel() for p in group))
-            start = 0
-            for parameter in group:
-                shape_source = bucket[start : start + parameter.numel()]
-                # A gradient must have its parameter's strides, or autograd would replace the view.
-                parameter.grad = shape_source.as_strided(parameter.shape, parameter.stride())
-                self._bucket_of[parameter] = len(self._buckets)
-                start += parameter.numel()
-            self._buckets.append(bucket)
-            self._members.append(len(group))
-        if dist.is_initialized():
-            for parameter in self.parameters:
-                parameter.register_post_accumulate_grad_hook(self._arrived)
-        self.clear()
-
-    def clear(self) -> None:
-        """Set all gradients to zero before a step."""
-        torch._foreach_zero_(self._buckets)
-        self._waiting = list(self._members)
-        self._sent = []
-
-    def _arrived(self, parameter: Tensor) -> None:
-        self._waiting[self._bucket_of[parameter]] -= 1
-        while len(self._sent) < len(self._buckets) and self._waiting[len(self._sent)] == 0:
-            self._send_next()
-
-    def _send_next(self) -> None:
-        work = dist.all_reduce(self._buckets[len(self._sent)], async_op=True)
-        assert work is not None
-        self._sent.append(work)
-
-    def finish(self) -> None:
-        """Wait until every gradient holds the sum over the ranks; parameters without a gradient count as zero."""
-        if not dist.is_initialized():
-            return
-        while len(self._sent) < len(self._buckets):
-            self._send_next()
-        for work in self._sent:
-            work.wait()
-
-
-def _split(parameters: Iterable[Tensor], limit_bytes: float) -> list[list[Tensor]]:
-    """Runs of parameters of one dtype and device, each up to the limit or a single parameter."""
-    groups: list[list[Tensor]] = []
-    size = 0.0
-    for parameter in parameters:
-        nbytes = parameter.numel() * parameter.element_size()
-        fits = bool(groups) and size + nbytes <= limit_bytes
-        if fits and groups[-1][0].dtype == parameter.dtype and groups[-1][0].device == parameter.device:
-            groups[-1].append(parameter)
-            size += nbytes
-        else:
-            groups.append([parameter])
-            size = nbytes
-    return groups

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vicreg.augment import augment
 from vicreg.config import PretrainConfig
 from vicreg.data import Batch
-from vicreg.distributed import GradientSum
+from vicreg.gradient_sum import GradientSum
 from vicreg.guards import StepGuard
 from vicreg.lars import Lars
 from vicreg.methods.vicreg import Vicreg

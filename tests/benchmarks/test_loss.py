@@ -34,7 +34,7 @@ def test_the_peak_is_what_is_held_at_one_time() -> None:
 
 def test_it_measures() -> None:
     written = io.StringIO()
-    options = benchmark.Loss(rows=16, dims=32, rounds=1, ranks=(2, 4))
+    options = benchmark.Loss(rows=64, dims=2048, rounds=1, ranks=(2, 4))
     found = benchmark.ratios(options, Console(file=written, width=120))
     assert [ratio.target for ratio in found] == [2.0, 0.25]
     assert written.getvalue().count("features") == 4

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from benchmarks.synthetic_beton import tiny_jpeg, write_synthetic
 from dataprep import digits, sources
 from dataprep.beton import BetonError, manifest_path, manifest_samples, open_beton, read_manifest
+from dataprep.beton_bytes import MAX_GAP_BYTES, MAX_RUN_BYTES, runs
 from dataprep.beton_layout import HEADER
 from dataprep.write_plan import WritePlan
 from dataprep.writer import write_beton
@@ -128,6 +132,55 @@ def test_refuses_files_that_are_cut(beton_path: Path, share: float) -> None:
     beton_path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(BetonError, match=r"cut off|no beton|bytes are missing"):
         open_beton(beton_path)
+
+
+def test_images_are_read_without_a_map(beton_path: Path) -> None:
+    beton = open_beton(beton_path)
+    wanted = np.array([5, 2, 3, 2, 0])
+    found = beton.read_images(wanted)
+    assert "mapped" not in vars(beton.file)
+    assert found.keys() == set(wanted.tolist())
+    for sample, stored in found.items():
+        assert np.array_equal(stored, beton.image_bytes(sample))
+        assert np.array_equal(beton.decode(sample, stored), beton.decode(sample))
+
+
+def test_an_open_beton_stays_the_file_that_was_opened(beton_path: Path, tmp_path: Path) -> None:
+    expected = open_beton(beton_path)
+    contents = [expected.image_bytes(sample).tobytes() for sample in range(expected.num_samples)]
+    beton = open_beton(beton_path)
+    other = tmp_path / "other"
+    other.write_bytes(bytes(100))
+    other.replace(beton_path)
+    assert beton.read_images(np.array([1]))[1].tobytes() == contents[1]
+    assert beton.image_bytes(2).tobytes() == contents[2]
+    with pytest.raises(BetonError, match="not a beton of version"):
+        open_beton(beton_path)
+
+
+@pytest.mark.parametrize("scatter", [False, True])
+@pytest.mark.parametrize("num", [1, 70_000])
+def test_sizes_and_labels_of_many_samples(tmp_path: Path, num: int, scatter: bool) -> None:
+    """More rows than are read at a time; with `scatter` the allocation table has another order than the samples."""
+    path, contents = tmp_path / "many.beton", [tiny_jpeg(), tiny_jpeg(9), bytes(3) + tiny_jpeg(10)]
+    write_synthetic(path, contents, np.arange(num) * 7, 8, raw=False, scatter=scatter)
+    beton = open_beton(path)
+    assert np.array_equal(beton.labels, np.arange(num) * 7)
+    assert np.array_equal(beton.sizes, np.array([len(content) for content in contents])[np.arange(num) % 3])
+    for sample in {0, num // 2, num - 1}:
+        assert beton.image_bytes(sample).tobytes() == contents[sample % 3]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1 << 27), st.integers(1, 1 << 20)), max_size=30))
+def test_runs_hold_every_range_once_and_no_large_gap(ranges: list[tuple[int, int]]) -> None:
+    starts, sizes = (np.array(sorted(ranges), np.int64).reshape(-1, 2)[:, column] for column in (0, 1))
+    found = runs(starts, sizes)
+    assert [place for run in found for place in range(len(starts))[run]] == list(range(len(starts)))
+    for run in found:
+        assert len(starts[run]) > 0
+        assert starts[run][-1] - starts[run][0] < MAX_RUN_BYTES
+        assert (starts[run][1:] - (starts + sizes)[run][:-1] <= MAX_GAP_BYTES).all()
 
 
 def test_names_a_missing_file(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_an_unknown_field_is_refused_by_name() -> None:
         (DataConfig, "image_size", 0),
         (DataConfig, "eval_resize", 100),
         (DataConfig, "workers", -1),
+        (DataConfig, "block_samples", 0),
         (ModelConfig, "expander", "8192,8192"),
         (OptimizerConfig, "base_lr", 0.0),
         (OptimizerConfig, "momentum", 1.0),

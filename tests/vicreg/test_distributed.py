@@ -10,7 +10,8 @@ from torch import nn
 
 from tests.ranks import run_ranks
 from vicreg import distributed
-from vicreg.distributed import GradientSum, Placement, RendezvousError
+from vicreg.distributed import Placement, RendezvousError
+from vicreg.gradient_sum import GradientSum
 
 
 def _collectives() -> dict[str, object]:

@@ -30,6 +30,7 @@ from vicreg.evals.linear import TOP, crop_and_flip, epoch_rate
 from vicreg.evals.results import Measured
 from vicreg.evals.work import Work
 from vicreg.features import Splits, compute_features
+from vicreg.gradient_sum import GradientSum
 from vicreg.sync_batch_norm import synchronise
 
 log = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ class _Tuning:
             momentum=config.momentum,
             weight_decay=config.weight_decay,
         )
-        self._gradients = distributed.GradientSum(self._model)
+        self._gradients = GradientSum(self._model)
         self._step = 0
         self.curve = torch.zeros((config.epochs, 3), dtype=torch.float64, device=splits.device)
         """Per epoch: mean loss, validation images right at first, and among the first 5."""

@@ -121,6 +121,10 @@ class Progress:
     """Counted from 1."""
     epochs: int = 0
     images_per_s: float = 0.0
+    data_wait_share: float = math.nan
+    step_ms_p50: float = 0.0
+    step_ms_p95: float = 0.0
+    mfu: float = 0.0
     loss: float = math.nan
     eta_s: float = 0.0
 
@@ -138,7 +142,19 @@ def read_progress(run: Path, name: str) -> Progress:
     epoch = math.floor(done / steps_per_epoch) + 1 if steps_per_epoch else int(_number(last, "epoch", -1)) + 1
     rate = _number(last, "images_per_s", 0)
     eta_s = (total - done) * global_batch / rate if rate > 0 and total else 0.0
-    return Progress(done, total, min(epoch, epochs or epoch), epochs, rate, _number(last, "loss", math.nan), eta_s)
+    return Progress(
+        done,
+        total,
+        min(epoch, epochs or epoch),
+        epochs,
+        images_per_s=rate,
+        data_wait_share=_number(last, "data_wait_share", math.nan),
+        step_ms_p50=_number(last, "step_ms_p50", 0),
+        step_ms_p95=_number(last, "step_ms_p95", 0),
+        mfu=_number(last, "mfu", 0),
+        loss=_number(last, "loss", math.nan),
+        eta_s=eta_s,
+    )
 
 
 def _epochs_and_batch(run: Path) -> tuple[int, int]:

@@ -151,6 +151,8 @@ def _news(job: State) -> list[Text]:
     lines = []
     if how_far := progress_line(job.progress):
         lines.append(Text(how_far))
+    if job.state == "RUNNING" and (pace := pace_line(job.progress)):
+        lines.append(Text(pace, style="dim"))
     if job.silent_s:
         lines.append(Text(f"silent for {clock(job.silent_s)}", style="yellow"))
     if job.note:
@@ -171,6 +173,18 @@ def progress_line(progress: Progress) -> str:
         parts.append(f"loss {progress.loss:.4g}")
     if progress.eta_s:
         parts.append(f"{clock(progress.eta_s)} left")
+    return ", ".join(parts)
+
+
+def pace_line(progress: Progress) -> str:
+    """Steps of 310 ms (95 % under 420), 2 % waiting for data, MFU 41 %; as far as it is known."""
+    parts = []
+    if progress.step_ms_p50:
+        parts.append(f"steps of {progress.step_ms_p50:,.0f} ms (95 % under {progress.step_ms_p95:,.0f})")
+    if progress.data_wait_share == progress.data_wait_share:
+        parts.append(f"{progress.data_wait_share:.0%} waiting for data")
+    if progress.mfu:
+        parts.append(f"MFU {progress.mfu:.0%}")
     return ", ".join(parts)
 
 

@@ -25,6 +25,13 @@ TRAINING = (  # field of metrics.jsonl, title, what it says, whether decades may
     ("effective_rank", "Effective rank", "Directions in use, (tr C)² / ‖C‖²; near 1 is collapse to a line.", False),
     ("learning_rate", "Learning rate", "Warm-up, then a cosine.", False),
     ("images_per_s", "Images per second", "All ranks together, between logged steps.", False),
+    (
+        "step_ms_p95",
+        "Step, 95th percentile",
+        "Milliseconds that 95 % of the steps stayed under.",
+        False,
+    ),
+    ("mfu", "Model FLOP utilisation", "The model's arithmetic over what the GPU could do at best.", False),
     ("data_wait_share", "Waiting for data", "Share of the time in which the step waited for its images.", False),
 )
 MEASURES = (

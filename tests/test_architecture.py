@@ -37,7 +37,8 @@ FLOORS = [  # from the ground up; a file of vicreg imports only from lower floor
     {"batches", "cost", "export", "methods"},
     {"array_views", "block_reads", "foreign_checkpoints", "foreign_formats"},
     {"data"},
-    {"features", "learner"},
+    {"features", "flops", "learner"},
+    {"saver"},
     {"evals", "train"},
 ]
 ONLY_IN = {

@@ -80,7 +80,7 @@ def estimate(config: PretrainConfig, world_size: int, on_gpu: bool, speeds: Spee
     require(global_batch % world_size == 0, "global_batch", global_batch, f"a multiple of the {world_size} ranks")
     weights, half = _dtypes(config.train.precision, on_gpu)
     size = weights.itemsize
-    network, embedding = _network_without_storage(config, weights)
+    network, embedding = network_without_storage(config, weights)
     rows = global_batch // world_size
     form = config.loss.form
     if form == "auto":
@@ -123,7 +123,7 @@ class _WeightsOnMeta(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _network_without_storage(config: PretrainConfig, weights: torch.dtype) -> tuple[nn.Module, int]:
+def network_without_storage(config: PretrainConfig, weights: torch.dtype) -> tuple[nn.Module, int]:
     """Encoder and expander on the meta device, and the width of the embedding."""
     with torch.random.fork_rng(devices=[]), _WeightsOnMeta():
         encoder, expander = build_model(config.model)

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 METRICS_FILE = "metrics.jsonl"
-TIMING = ("images_per_s", "data_wait_share", "elapsed_s")  # the only fields that differ between runs of one seed
+SPEED = ("images_per_s", "data_wait_share", "step_ms_p50", "step_ms_p95", "model_tflops", "mfu")
+TIMING = (*SPEED, "elapsed_s")  # the only fields that differ between runs of one seed
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -56,7 +57,7 @@ class Metrics:
         self._start = time.monotonic()
 
     def log(self, step: int, learning_rate: float, terms: dict[str, float], timing: dict[str, float]) -> None:
-        """Write one line for a step; `timing` has images_per_s and data_wait_share."""
+        """Write one line for a step; `timing` has what is known of `SPEED`, at least its first two."""
         numbers = {
             "epoch": step // self._steps_per_epoch,
             "learning_rate": learning_rate,
@@ -107,7 +108,7 @@ class ProgressLine:
             f"epoch {step // self._steps_per_epoch + 1}/{epochs}  step {step + 1}/{self._num_steps}  "
             f"loss {terms['loss']:.3f}  inv {terms['invariance']:.4f}  var {terms['variance']:.4f}  "
             f"cov {terms['covariance']:.3f}  {timing['images_per_s']:,.0f} img/s  "
-            f"wait {timing['data_wait_share']:.0%}  ETA {eta}"
+            f"wait {timing['data_wait_share']:.0%}  {_pace(timing)}ETA {eta}"
         )
         if self._bar is None:
             self._console.print(text, highlight=False, soft_wrap=True)
@@ -123,6 +124,13 @@ class ProgressLine:
         """Give the terminal back."""
         if self._bar is not None:
             self._bar.stop()
+
+
+def _pace(timing: dict[str, float]) -> str:
+    """Median and 95th percentile of the steps' duration, and MFU, as far as they are known."""
+    steps = [timing[name] for name in ("step_ms_p50", "step_ms_p95") if name in timing]
+    pace = f"step {' to '.join(f'{ms:,.0f}' for ms in steps)} ms  " if steps else ""
+    return pace + (f"MFU {timing['mfu']:.0%}  " if "mfu" in timing else "")
 
 
 Sink = Callable[[dict[str, float], int], None]

@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 from enum import Enum
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -18,8 +19,10 @@ from vicreg.config import PretrainConfig, differing_fields, to_json
 from vicreg.data import Batch, ViewLoader, open_views
 from vicreg.distributed import Placement
 from vicreg.export import ENCODER_FILE, save_encoder
+from vicreg.flops import peak_flops, step_flops
 from vicreg.learner import Learner
 from vicreg.metrics import Metrics
+from vicreg.saver import Saver
 from vicreg.schedule import learning_rate, peak_lr
 
 log = logging.getLogger(__name__)
@@ -69,12 +72,13 @@ def train(
     steps_per_epoch, num_steps = loader.num_batches, loader.num_batches * config.train.epochs
     step = _resume(learner, run, config, device)
     leads = placement.rank == 0
-    saver = _Saver(run, learner, config, steps_per_epoch, leads)
-    clock = _Clock(config.train.global_batch, step)
+    saver = Saver(run / CHECKPOINTS, learner, config, steps_per_epoch, leads)
+    clock = _Clock(config, step, placement, device)
     metrics = Metrics(run, step, num_steps, steps_per_epoch, console, config.train.wandb_project) if leads else None
     stopped = False
     with ExitStack() as stack:
         stack.callback(loader.close)
+        stack.callback(saver.wait)
         if metrics:
             stack.callback(metrics.close)
         batches = stack.enter_context(closing(_stream(loader, step, num_steps)))
@@ -91,7 +95,7 @@ def train(
             if step % config.train.stop_check_every_steps == 0 and distributed.any_rank(wants_to_stop, device):
                 stopped = step < num_steps
                 break
-    saver.save(step)
+    saver.finish(step)
     if leads and not stopped:
         save_encoder(
             run / ENCODER_FILE, learner.method.encoder, config.model, {"config": to_json(config), "step": step}
@@ -110,36 +114,18 @@ def _stream(loader: ViewLoader, step: int, num_steps: int) -> Generator[Batch, N
                 step += 1
 
 
-class _Saver:
-    """Saves on rank 0, by step and by time; all other ranks hold the same state and need not wait."""
-
-    def __init__(self, run: Path, learner: Learner, config: PretrainConfig, steps_per_epoch: int, leads: bool) -> None:
-        self._folder, self._learner, self._config, self._leads = run / CHECKPOINTS, learner, config, leads
-        self._every_steps = config.train.checkpoint_every_steps or steps_per_epoch
-        self._saved_step = -1
-        self._saved_at = time.monotonic()
-
-    def save_if_due(self, step: int) -> None:
-        minutes = (time.monotonic() - self._saved_at) / 60
-        if step % self._every_steps == 0 or minutes >= self._config.train.checkpoint_every_min:
-            self.save(step)
-
-    def save(self, step: int) -> None:
-        if self._leads and step != self._saved_step:
-            state = self._learner.state() | {"step": step, "config": to_json(self._config)}
-            checkpoint.save(self._folder, step, state, self._config.train.keep_checkpoints)
-            self._saved_step, self._saved_at = step, time.monotonic()
-
-
 class _Clock:
-    """Speed, and the share of time spent waiting for data, from lap to lap."""
+    """Speed, waiting for data, and how long steps take, from lap to lap."""
 
-    def __init__(self, global_batch: int, step: int) -> None:
-        self._global_batch = global_batch
+    def __init__(self, config: PretrainConfig, step: int, placement: Placement, device: torch.device) -> None:
+        self._global_batch = config.train.global_batch
+        self._flops = step_flops(config, config.train.global_batch // placement.world_size)
+        self._peak = peak_flops(device, config.train.precision)
         self._start, self._step, self._waited_s = time.monotonic(), step, 0.0
+        self._steps_s: list[float] = []
 
     def timed(self, batches: Iterator[Batch]) -> Generator[Batch, None, None]:
-        """The same batches, with the time that each took to come."""
+        """The same batches, with the time that each took to come and to be worked on."""
         while True:
             start = time.monotonic()
             batch = next(batches, None)
@@ -147,17 +133,24 @@ class _Clock:
             if batch is None:
                 return
             yield batch
+            self._steps_s.append(time.monotonic() - start)
 
     def lap(self, step: int) -> dict[str, float]:
-        """Timing of the steps up to and including `step` since the lap before."""
+        """Timing of the steps up to and including `step` since the lap before; the last step is still under way."""
         now = time.monotonic()
-        seconds = now - self._start
-        images = (step + 1 - self._step) * self._global_batch
+        seconds, steps = now - self._start, step + 1 - self._step
         timing = {
-            "images_per_s": round(images / seconds, 1),
+            "images_per_s": round(steps * self._global_batch / seconds, 1),
             "data_wait_share": round(self._waited_s / seconds, 4),
+            "model_tflops": round(self._flops * steps / seconds / 1e12, 4),
         }
+        if self._peak:
+            timing["mfu"] = round(self._flops * steps / seconds / self._peak, 4)
+        if self._steps_s:
+            for percent in (50, 95):
+                timing[f"step_ms_p{percent}"] = round(1000 * float(np.percentile(self._steps_s, percent)), 2)
         self._start, self._step, self._waited_s = now, step + 1, 0.0
+        self._steps_s.clear()
         return timing
 
 

@@ -239,7 +239,8 @@ except BetonError as error:
     assert "cannot be mapped" in str(error)
 seen = []
 for drawn, planes in loader.decoded(0):
-    for sample, image in zip(drawn.samples.tolist(), planes.rgb().permute(0, 2, 3, 1).numpy(), strict=True):
+    for number, sample in enumerate(drawn.samples.tolist()):
+        image = planes.whole[number].numpy()
         assert image[0, 0].tolist() == [sample % 251] * 3, sample  # each content is of one level
         assert image.min() == image.max()
         seen.append(sample)

@@ -104,7 +104,16 @@ def placement_of(task: Task) -> Placement:
     """A rank's place, as the core wants to know it."""
     from vicreg.distributed import Placement
 
-    return Placement(task.rank, task.world_size, task.local_rank, task.local_size, task.cpus, task.hosts)
+    return Placement(
+        task.rank,
+        task.world_size,
+        task.local_rank,
+        task.local_size,
+        task.cpus,
+        task.hosts,
+        task.interconnect_gb_s,
+        task.interconnect_latency_us,
+    )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dataprep.beton import Beton, open_beton
+from jobs.scaling import assumptions, scaling_table, speeds_of
 from slurm import chain, executor, preflight
 from slurm.chain import Submitted
 from slurm.cluster import Cluster
@@ -61,6 +62,12 @@ class Plan:
             *preflight.check_cluster(spec, cluster),
         ]
         return cls(recipe, config, spec, cluster, run, tuple(then), beton, needs, tuple(checks))
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run; 0 without data."""
+        train = self.config.train
+        return self.beton.num_samples // train.global_batch * train.epochs if self.beton else 0
 
     def require(self) -> None:
         """ValueError with all that failed."""
@@ -160,7 +167,8 @@ def check_model(config: PretrainConfig, spec: JobSpec, cluster: Cluster) -> tupl
     """What a rank will take, and whether the model can be built and fits a GPU."""
     ranks = spec.num_ranks if config.train.global_batch % spec.num_ranks == 0 else 1
     try:
-        needs = cost.estimate(config, ranks, _is_on_gpu(spec, cluster))
+        on_gpu = _is_on_gpu(spec, cluster)
+        needs = cost.estimate(config, ranks, on_gpu, speeds_of(cluster, ranks, on_gpu))
     except ValueError as error:
         return None, Check("model", False, str(error))
     if ranks != spec.num_ranks:
@@ -212,6 +220,11 @@ def show_dry_run(plan: Plan, console: Console) -> int:
         console.print(f"--{name} {value}", soft_wrap=True, highlight=False, markup=False)
     console.rule("plan")
     console.print(plan.table())
+    if plan.needs is not None:
+        on_gpu = _is_on_gpu(plan.spec, plan.cluster)
+        console.rule("scaling")
+        console.print(scaling_table(plan.config, plan.num_steps, plan.cluster, on_gpu))
+        console.print(assumptions(plan.cluster, on_gpu), style="dim", highlight=False)
     console.rule("checks")
     console.print(checks_table(plan.checks))
     failed = any(check.passed is False for check in plan.checks)

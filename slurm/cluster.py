@@ -52,6 +52,15 @@ class Cluster:
     """Memory asked for with each GPU; 0 leaves it to the scheduler's default."""
     gpu_memory_gb: float = 0
     """Memory of one GPU, for the plan that --dry-run prints; 0 for unknown."""
+    gpu_tflops: float = 0
+    """What one GPU keeps up in this suite's steps, for the durations that --dry-run predicts; 0 for usual numbers, as
+    for the other speeds. `benchmarks/step.py` measures all of them."""
+    interconnect_gb_s: float = 0
+    """What one GPU can send to other nodes, in GB/s."""
+    node_interconnect_gb_s: float = 0
+    """What one GPU can send to others of its node, in GB/s."""
+    interconnect_latency_us: float = 0
+    """Duration of a collective of few bytes, for each doubling of the ranks."""
     node_memory_gb: float = 0
     """Memory of one node, for the plan that --dry-run prints; 0 for unknown."""
     time: str = "48:00:00"
@@ -99,7 +108,8 @@ class Cluster:
                 _require(entry != "" and _is_safe_flag(entry), f"an entry of {key}", entry, f"names, {SAFE_FLAG}")
         for key in ("gpus_per_node", "cpus_per_gpu", "max_failures"):
             _require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
-        for key in ("mem_per_gpu_gb", "gpu_memory_gb", "node_memory_gb"):
+        speeds = ("gpu_tflops", "interconnect_gb_s", "node_interconnect_gb_s", "interconnect_latency_us")
+        for key in ("mem_per_gpu_gb", "gpu_memory_gb", "node_memory_gb", *speeds):
             _require(0 <= getattr(self, key) < math.inf, key, getattr(self, key), "0 (flag not given, unknown) or more")
         for key in ("hang_timeout_min", "rendezvous_timeout_s"):
             _require(0 < getattr(self, key) < math.inf, key, getattr(self, key), "above 0 and finite")

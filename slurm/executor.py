@@ -46,6 +46,8 @@ def for_cluster(spec: JobSpec, cluster: Cluster) -> JobSpec:
         cpus_per_rank=cluster.cpus_per_gpu if cluster.scheduler == "slurm" else 0,
         max_failures=cluster.max_failures,
         hang_timeout_s=cluster.hang_timeout_min * 60,
+        interconnect_gb_s=cluster.interconnect_gb_s if spec.num_nodes > 1 else cluster.node_interconnect_gb_s,
+        interconnect_latency_us=cluster.interconnect_latency_us,
         rendezvous_timeout_s=cluster.rendezvous_timeout_s,
         stage_folder=cluster.node_local_folder,
     )

@@ -80,6 +80,8 @@ def _run_ranks(spec: JobSpec, folder: Path, start_folder: Path) -> bool:
             start_folder=str(start_folder),
             rendezvous_timeout_s=spec.rendezvous_timeout_s,
             hang_timeout_s=spec.hang_timeout_s,
+            interconnect_gb_s=spec.interconnect_gb_s,
+            interconnect_latency_us=spec.interconnect_latency_us,
             has_terminal=rank == 0,
         )
         for rank in range(spec.num_ranks)

@@ -53,6 +53,9 @@ class Task:
     """The machine of each rank, for messages."""
     rendezvous_timeout_s: float = 300.0
     hang_timeout_s: float = 1800.0
+    interconnect_gb_s: float = 0.0
+    """What one rank can send to the others; 0: not known, as for the latency."""
+    interconnect_latency_us: float = 0.0
     has_terminal: bool = False
     """Whether somebody watches this rank; otherwise its output goes to its log."""
 
@@ -88,6 +91,8 @@ class JobSpec:
     max_failures: int = 3
     rendezvous_timeout_s: float = 300.0
     hang_timeout_s: float = 1800.0
+    interconnect_gb_s: float = 0.0
+    interconnect_latency_us: float = 0.0
     stage: dict[str, str] | None = None
     """Files to copy to each node first, by the argument that takes the copy's path."""
     stage_folder: str = ""
@@ -215,6 +220,8 @@ def main(job_folder: Path, start_folder: Path) -> int:
         hosts=tuple(host for host in hosts for _ in range(spec.ranks_per_node)),
         rendezvous_timeout_s=spec.rendezvous_timeout_s,
         hang_timeout_s=spec.hang_timeout_s,
+        interconnect_gb_s=spec.interconnect_gb_s,
+        interconnect_latency_us=spec.interconnect_latency_us,
     )
     faulthandler.enable()
     run(task, spec.function, spec.arguments | copies)

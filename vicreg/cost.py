@@ -6,6 +6,7 @@ every count is that of the model as it is, takes a second or two, and needs neit
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +83,7 @@ def estimate(config: PretrainConfig, world_size: int, on_gpu: bool, speeds: Spee
     size = weights.itemsize
     network, embedding = network_without_storage(config, weights)
     rows = global_batch // world_size
+    fixed, each = _activations_line(config, half, on_gpu)
     form = config.loss.form
     if form == "auto":
         form = cheapest_form(global_batch, embedding, world_size, speeds or DEFAULT_SPEEDS["cuda" if on_gpu else "cpu"])
@@ -94,7 +96,7 @@ def estimate(config: PretrainConfig, world_size: int, on_gpu: bool, speeds: Spee
         weights_bytes=weights_bytes,
         gradients_bytes=parameters_bytes,
         optimizer_bytes=optimizer_bytes,
-        activations_bytes=_activations_bytes(network, config, rows, half, on_gpu),
+        activations_bytes=fixed + rows * each,
         loss_form=form,
         loss_bytes=_loss_bytes(form, rows, embedding, world_size, size),
         batch_bytes=rows * values_per_image * (size + torch.uint8.itemsize),
@@ -123,6 +125,7 @@ class _WeightsOnMeta(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@functools.cache
 def network_without_storage(config: PretrainConfig, weights: torch.dtype) -> tuple[nn.Module, int]:
     """Encoder and expander on the meta device, and the width of the embedding."""
     with torch.random.fork_rng(devices=[]), _WeightsOnMeta():
@@ -131,12 +134,12 @@ def network_without_storage(config: PretrainConfig, weights: torch.dtype) -> tup
     return network, int(config.model.expander.split("-")[-1])
 
 
-def _activations_bytes(
-    network: nn.Module, config: PretrainConfig, rows: int, half: torch.dtype | None, on_gpu: bool
-) -> int:
-    """Bytes kept for the backward pass of `rows` images; the fixed part is made of weights cast to half precision."""
+@functools.cache
+def _activations_line(config: PretrainConfig, half: torch.dtype | None, on_gpu: bool) -> tuple[int, int]:
+    """Bytes kept for the backward pass of no image (weights cast to half precision), and of each more."""
+    network, _ = network_without_storage(config, _dtypes(config.train.precision, on_gpu)[0])
     two, three = (_kept_bytes(network, config, count, half, on_gpu) for count in (2, 3))  # batch norm wants two
-    return two + (rows - 2) * (three - two)
+    return 3 * two - 2 * three, three - two
 
 
 def _kept_bytes(network: nn.Module, config: PretrainConfig, rows: int, half: torch.dtype | None, on_gpu: bool) -> int:

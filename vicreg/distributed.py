@@ -36,6 +36,10 @@ class Placement:
     """CPU cores of each rank; 0 for an equal share of those that this process may use."""
     hosts: tuple[str, ...] = ()
     """The machine of each rank, for messages; empty where there is only one."""
+    link_gb_s: float = 0.0
+    """What a rank can send to the others, in GB/s; 0: not known."""
+    latency_us: float = 0.0
+    """Duration of a collective of few bytes, for each doubling of the ranks; 0: not known."""
 
     @property
     def num_threads(self) -> int:

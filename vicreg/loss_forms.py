@@ -30,8 +30,20 @@ class Speeds:
     """What one rank can read and write in its memory, in GB/s."""
 
 
-DEFAULT_SPEEDS = {"cuda": Speeds(250, 25, 10, 2000), "cpu": Speeds(0.1, 1, 100, 10)}
-"""Assumed where a profile says nothing: an H100-class GPU with 200 Gbit/s each; a few CPU cores on 10 Gbit/s."""
+DEFAULT_SPEEDS = {"cuda": Speeds(75, 25, 10, 2000), "cpu": Speeds(0.1, 1, 100, 10)}
+"""Assumed where a profile says nothing: GPUs that train a ResNet-50 on 3,000 images/s (24.5 GFLOP each; an H100's pace
+in bf16) with 200 Gbit/s each; a few CPU cores on 10 Gbit/s."""
+NODE_LINK_GB_S = {"cuda": 200.0, "cpu": 2.0}
+"""Assumed within a node: NVLink; memory."""
+
+
+def known_speeds(
+    kind: str, one_node: bool, *, tflops: float = 0, link_gb_s: float = 0, latency_us: float = 0
+) -> Speeds:
+    """What is stated, and usual speeds of GPUs ("cuda") or CPUs ("cpu") for what is 0."""
+    usual = DEFAULT_SPEEDS[kind]
+    link = link_gb_s or (NODE_LINK_GB_S[kind] if one_node else usual.link_gb_s)
+    return Speeds(tflops or usual.tflops, link, latency_us or usual.latency_us, usual.memory_gb_s)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
@@ -21,6 +22,7 @@ from vicreg.distributed import Placement
 from vicreg.export import ENCODER_FILE, save_encoder
 from vicreg.flops import peak_flops, step_flops
 from vicreg.learner import Learner
+from vicreg.loss_forms import cheapest_form, known_speeds
 from vicreg.metrics import Metrics
 from vicreg.saver import Saver
 from vicreg.schedule import learning_rate, peak_lr
@@ -56,7 +58,7 @@ def train(
     _require_divisible(config.train.global_batch, placement.world_size)
     device = distributed.device_for(placement)
     _choose_algorithms(config.train.deterministic)
-    learner = Learner.build(config, device)
+    learner = Learner.build(_with_form(config, placement, device), device)
     workers = config.data.workers or placement.num_threads
     loader = open_views(
         config.data,
@@ -152,6 +154,21 @@ class _Clock:
         self._start, self._step, self._waited_s = now, step + 1, 0.0
         self._steps_s.clear()
         return timing
+
+
+def _with_form(config: PretrainConfig, placement: Placement, device: torch.device) -> PretrainConfig:
+    """The configuration with the form of the loss that is cheapest here, where it leaves the choice open."""
+    if config.loss.form != "auto":
+        return config
+    speeds = known_speeds(
+        device.type,
+        placement.local_size == placement.world_size,
+        link_gb_s=placement.link_gb_s,
+        latency_us=placement.latency_us,
+    )
+    dims = int(config.model.expander.split("-")[-1])
+    form = cheapest_form(config.train.global_batch, dims, placement.world_size, speeds)
+    return dataclasses.replace(config, loss=dataclasses.replace(config.loss, form=form))
 
 
 def _resume(learner: Learner, run: Path, config: PretrainConfig, device: torch.device) -> int:

@@ -246,6 +246,7 @@ def test_folders_are_expanded_here_but_not_the_node_s_own(monkeypatch: pytest.Mo
         ('mem_per_gpu_gb = "1"', "mem_per_gpu_gb is '1', allowed: a number, without quotes"),
         ("mem_per_gpu_gb = -1", "mem_per_gpu_gb is -1.0, allowed: 0 .* or more"),
         ("mem_per_gpu_gb = nan", "mem_per_gpu_gb is nan, allowed: 0 .* or more"),
+        ("interconnect_gb_s = -1", "interconnect_gb_s is -1.0, allowed: 0 .* or more"),
         ("node_memory_gb = inf", "node_memory_gb is inf, allowed: 0 .* or more"),
         ("gpus_per_node = 0", "gpus_per_node is 0, allowed: 1 or more"),
         ("cpus_per_gpu = 0", "cpus_per_gpu is 0, allowed: 1 or more"),

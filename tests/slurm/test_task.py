@@ -86,6 +86,8 @@ def test_ranks_know_who_they_are_from_slurm_s_variables(tmp_path: Path) -> None:
         cpus_per_rank=3,
         rendezvous_timeout_s=7,
         hang_timeout_s=8,
+        interconnect_gb_s=25,
+        interconnect_latency_us=9,
         stage={"train_beton": str(data)},
         stage_folder=str(tmp_path / "$SLURMD_NODENAME"),
     )
@@ -102,6 +104,8 @@ def test_ranks_know_who_they_are_from_slurm_s_variables(tmp_path: Path) -> None:
             "hosts": ["n1", "n1", "n4", "n4"],
             "rendezvous_timeout_s": 7,
             "hang_timeout_s": 8,
+            "interconnect_gb_s": 25,
+            "interconnect_latency_us": 9,
             "has_terminal": False,
             "copies": {"train_beton": "the data"},
         }

@@ -1,0 +1,180 @@
+"""The speeds that predictions rest on, measured here, and how well these then predict steps of 1, 2 and 4 ranks.
+
+`python benchmarks/step.py` prints the lines for a profile in clusters.toml. Ranks are processes of this machine that
+talk by gloo, with one thread each; where they are more than the cores, a rank's arithmetic and memory are shared. A
+small network on small images, so that arithmetic and network both count.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.ratios import Ratio, print_ratios
+from vicreg import distributed
+from vicreg.config import DataConfig, ModelConfig, PretrainConfig, TrainConfig
+from vicreg.distributed import Placement
+from vicreg.flops import step_flops
+from vicreg.learner import Learner
+from vicreg.loss_forms import Speeds
+from vicreg.prediction import predict
+
+LARGE, SMALL = 32 << 20, 8
+WITHIN = 1.3
+
+
+@dataclass(frozen=True)
+class Step:
+    """Measure speeds, predict, compare."""
+
+    encoder: str = "resnet18"
+    expander: str = "512-512-512"
+    image_size: int = 64
+    global_batch: int = 64
+    ranks: tuple[int, ...] = (1, 2, 4)
+    rounds: int = 5
+    """Steps that are measured; the median counts."""
+
+    def config(self) -> PretrainConfig:
+        """The run whose steps are measured."""
+        return PretrainConfig(
+            DataConfig(image_size=self.image_size, eval_resize=self.image_size),
+            model=ModelConfig(self.encoder, expander=self.expander),
+            train=TrainConfig(global_batch=self.global_batch),
+        )
+
+
+def _median_s(work: Callable[[], object], rounds: int) -> float:
+    seconds = []
+    for _ in range(rounds + 1):
+        start_s = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start_s)
+    return statistics.median(seconds[1:])
+
+
+def _whole_step(learner: Learner, views: list[Tensor]) -> None:
+    learner.gradients.clear()
+    learner.method(*views)["loss"].backward()
+    learner.gradients.finish()
+    learner.optimizer.step()
+
+
+def _model_alone(learner: Learner, views: list[Tensor]) -> None:
+    learner.gradients.clear()
+    for view in views:
+        learner.method.expander(learner.method.encoder(view)).sum().backward()
+
+
+def measure_rank(options: Step) -> dict[str, float]:
+    """Seconds of a step on this rank and of its parts."""
+    learner = Learner.build(options.config(), torch.device("cpu"))
+    rows = options.global_batch // distributed.world_size()
+    views = [torch.randn(rows, 3, options.image_size, options.image_size) for _ in range(2)]
+    views = [view.contiguous(memory_format=torch.channels_last) for view in views]
+    found = {"step": _median_s(partial(_whole_step, learner, views), options.rounds)}
+    if distributed.world_size() == 1:
+        found["model"] = _median_s(partial(_model_alone, learner, views), options.rounds)
+        source = torch.zeros(LARGE)
+        target = torch.zeros_like(source)
+        found["copy"] = _median_s(partial(target.copy_, source), options.rounds)
+    else:
+        for name, size in (("large sum", LARGE // 4), ("small sum", SMALL)):
+            found[name] = _median_s(partial(distributed.sum_over_ranks, torch.zeros(size)), 4 * options.rounds)
+    return found
+
+
+def _on_rank(rank: int, ranks: int, rendezvous: Path, options: Step) -> dict[str, float]:
+    torch.set_num_threads(1)
+    with distributed.connected(Placement(rank, ranks, rank, ranks), rendezvous, timeout_s=120):
+        return measure_rank(options)
+
+
+def measure(options: Step, ranks: int) -> dict[str, float]:
+    """What rank 0 of so many measured."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(ranks, mp_context=multiprocessing.get_context("spawn")) as pool,
+    ):
+        arguments = [(rank, ranks, Path(folder) / "rendezvous.json", options) for rank in range(ranks)]
+        futures = [pool.submit(_on_rank, *argument) for argument in arguments]
+        results = [future.result() for future in futures]
+    return results[0]
+
+
+def speeds_of(options: Step, measured: dict[int, dict[str, float]]) -> Speeds:
+    """Speeds of one rank with a core of its own, from what 1 and 2 ranks measured."""
+    alone, two = measured[1], measured[2]
+    tflops = step_flops(options.config(), options.global_batch) / alone["model"] / 1e12
+    memory_gb_s = 2 * 4 * LARGE / alone["copy"] / 1e9
+    link_gb_s = LARGE / (two["large sum"] - two["small sum"]) / 1e9  # of two ranks each sends as much as there is
+    return Speeds(tflops, link_gb_s, two["small sum"] * 1e6, memory_gb_s)
+
+
+def shared(speeds: Speeds, ranks: int, cores: int) -> Speeds:
+    """What is left of a rank's speeds when there are more ranks than cores."""
+    share = min(1.0, cores / ranks)
+    return replace(
+        speeds,
+        tflops=share * speeds.tflops,
+        memory_gb_s=share * speeds.memory_gb_s,
+        link_gb_s=share * speeds.link_gb_s,
+        latency_us=speeds.latency_us / share,
+    )
+
+
+def ratios(options: Step, console: Console) -> list[Ratio]:
+    """Measure, predict and print; predicted over measured for each number of ranks."""
+    measured = {ranks: measure(options, ranks) for ranks in options.ranks}
+    speeds, cores = speeds_of(options, measured), len(os.sched_getaffinity(0))
+    console.print("for a profile in clusters.toml, of ranks like these:", style="bold")
+    console.print(f"gpu_tflops = {speeds.tflops:.3g}", highlight=False)
+    console.print(f"node_interconnect_gb_s = {speeds.link_gb_s:.3g}", highlight=False)
+    console.print(f"interconnect_latency_us = {speeds.latency_us:.0f}", highlight=False)
+    title = (
+        f"{options.encoder}, {options.expander}, {options.image_size} px, {options.global_batch} images, {cores} cores"
+    )
+    table = Table("ranks", title=title)
+    for heading in ("measured, ms", "predicted, ms", "model", "loss", "gradients", "batch norm", "optimizer"):
+        table.add_column(heading, justify="right")
+    found = []
+    for ranks in options.ranks:
+        step = predict(options.config(), ranks, False, shared(speeds, ranks, cores))
+        parts: tuple[Any, ...] = (
+            step.model_s,
+            step.loss_s,
+            step.gradients_s,
+            step.batch_norm_s,
+            step.optimizer_s,
+        )
+        took_s = measured[ranks]["step"]
+        table.add_row(str(ranks), *(f"{1000 * part:,.1f}" for part in (took_s, step.seconds, *parts)))
+        off = max(step.seconds / took_s, took_s / step.seconds)
+        found.append(Ratio(f"step of {ranks} ranks, predicted and measured, larger / smaller", off, WITHIN, False))
+    console.print(table)
+    return found
+
+
+def main(options: Step) -> None:
+    """Print the tables."""
+    console = Console()
+    print_ratios(ratios(options, console), console)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Step))

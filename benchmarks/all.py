@@ -18,7 +18,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from benchmarks import augmentation, lars, linear_heads, loader, loss, order, startup, step, writer
+from benchmarks import augmentation, checkpoint, lars, linear_heads, loader, loss, order, startup, step, writer
 from benchmarks.ratios import Ratio, print_ratios
 
 Measure = Callable[[Path, Console], Sequence[Ratio]]
@@ -62,6 +62,10 @@ def _lars(_: Path, console: Console) -> Sequence[Ratio]:
     return lars.ratios(lars.Step(), console)
 
 
+def _checkpoint(_: Path, console: Console) -> Sequence[Ratio]:
+    return checkpoint.ratios(checkpoint.Checkpoint(), console)
+
+
 def _step(_: Path, console: Console) -> Sequence[Ratio]:
     return step.ratios(step.Step(), console)
 
@@ -78,6 +82,7 @@ BENCHMARKS: dict[str, Measure] = {
     "augmentation": _augmentation,
     "loss": _loss,
     "lars": _lars,
+    "checkpoint": _checkpoint,
     "step": _step,
     "linear_heads": _linear_heads,
 }

@@ -8,9 +8,10 @@ it, so that checkpoints are of the steps that were asked for.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
-from threading import Thread
+from threading import Thread, get_native_id
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ from vicreg.config import PretrainConfig, to_json
 from vicreg.learner import Learner
 
 log = logging.getLogger(__name__)
+
+LOWEST_PRIORITY = 19
+"""Of the thread that writes: checksums must not take a core from training (setpriority, man 2)."""
 
 
 class Saver:
@@ -72,6 +76,8 @@ class Saver:
         self._saved_step, self._saved_at = step, time.monotonic()
 
     def _write(self, step: int, state: dict[str, Any], copied: torch.cuda.Event | None) -> None:
+        if hasattr(os, "sched_getaffinity"):  # on Linux a thread may be the only one to step back
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), LOWEST_PRIORITY)
         if copied is not None:
             copied.synchronize()
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -197,6 +198,8 @@ def _write_onnx(trained: Trained, path: Path) -> None:
             f"{ONNX_MAX_BYTES / 1e9:.1f} GB; take --format {_others('onnx')}"
         )
     size = trained.data.image_size
+    for name in ("onnxscript", "onnx_ir"):  # each pass over the graph would be told to whoever listens at INFO
+        logging.getLogger(name).setLevel(logging.WARNING)
     program = torch.onnx.export(
         trained.encoder,
         (torch.zeros(2, 3, size, size),),

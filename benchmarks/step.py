@@ -2,7 +2,9 @@
 
 `python benchmarks/step.py` prints the lines for a profile in clusters.toml. Ranks are processes of this machine that
 talk by gloo, with one thread each; where they are more than the cores, a rank's arithmetic and memory are shared. A
-small network on small images, so that arithmetic and network both count.
+small network on small images, so that arithmetic and network both count. The arithmetic's speed is that of one process
+with as many images as each rank has, and a collective's wait is taken between arithmetic, where it also waits for the
+slowest rank: five times as long here as without.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from vicreg.loss_forms import Speeds
 from vicreg.prediction import predict
 
 LARGE, SMALL = 32 << 20, 8
+NUM_LAYERS = 100
 WITHIN = 1.3
 
 
@@ -68,6 +71,14 @@ def _median_s(work: Callable[[], object], rounds: int) -> float:
     return statistics.median(seconds[1:])
 
 
+def _mean_s(work: Callable[[], object], rounds: int) -> float:
+    work()
+    start_s = time.perf_counter()
+    for _ in range(rounds):
+        work()
+    return (time.perf_counter() - start_s) / rounds
+
+
 def _whole_step(learner: Learner, views: list[Tensor]) -> None:
     learner.gradients.clear()
     learner.method(*views)["loss"].backward()
@@ -81,22 +92,39 @@ def _model_alone(learner: Learner, views: list[Tensor]) -> None:
         learner.method.expander(learner.method.encoder(view)).sum().backward()
 
 
+def _views(options: Step, ranks: int) -> list[Tensor]:
+    shape = (options.global_batch // ranks, 3, options.image_size, options.image_size)
+    return [torch.randn(shape).contiguous(memory_format=torch.channels_last) for _ in range(2)]
+
+
 def measure_rank(options: Step) -> dict[str, float]:
     """Seconds of a step on this rank and of its parts."""
     learner = Learner.build(options.config(), torch.device("cpu"))
-    rows = options.global_batch // distributed.world_size()
-    views = [torch.randn(rows, 3, options.image_size, options.image_size) for _ in range(2)]
-    views = [view.contiguous(memory_format=torch.channels_last) for view in views]
+    views = _views(options, distributed.world_size())
     found = {"step": _median_s(partial(_whole_step, learner, views), options.rounds)}
     if distributed.world_size() == 1:
-        found["model"] = _median_s(partial(_model_alone, learner, views), options.rounds)
+        for ranks in options.ranks:  # fewer images use the arithmetic less well
+            share = _views(options, ranks)
+            found[f"model of {ranks}"] = _median_s(partial(_model_alone, learner, share), options.rounds)
         source = torch.zeros(LARGE)
         target = torch.zeros_like(source)
         found["copy"] = _median_s(partial(target.copy_, source), options.rounds)
     else:
-        for name, size in (("large sum", LARGE // 4), ("small sum", SMALL)):
-            found[name] = _median_s(partial(distributed.sum_over_ranks, torch.zeros(size)), 4 * options.rounds)
+        found["large sum"] = _median_s(partial(distributed.sum_over_ranks, torch.zeros(LARGE // 4)), 4 * options.rounds)
+        alone, waiting = (_mean_s(partial(_layers, size), options.rounds) for size in (0, SMALL))
+        found["small sum"] = (waiting - alone) / NUM_LAYERS
     return found
+
+
+def _layers(size: int) -> None:
+    """Arithmetic as that of layers, with a small sum after each: a rank waits for the slowest one, not for the network
+    alone."""
+    square, small = torch.ones(256, 256), torch.zeros(size)
+    for _ in range(NUM_LAYERS):
+        for _ in range(4):
+            square @ square
+        if size:
+            distributed.sum_over_ranks(small)
 
 
 def _on_rank(rank: int, ranks: int, rendezvous: Path, options: Step) -> dict[str, float]:
@@ -117,10 +145,10 @@ def measure(options: Step, ranks: int) -> dict[str, float]:
     return results[0]
 
 
-def speeds_of(options: Step, measured: dict[int, dict[str, float]]) -> Speeds:
-    """Speeds of one rank with a core of its own, from what 1 and 2 ranks measured."""
+def speeds_of(options: Step, measured: dict[int, dict[str, float]], ranks: int) -> Speeds:
+    """Speeds of one of so many ranks with a core of its own, from what 1 and 2 ranks measured."""
     alone, two = measured[1], measured[2]
-    tflops = step_flops(options.config(), options.global_batch) / alone["model"] / 1e12
+    tflops = step_flops(options.config(), options.global_batch // ranks) / alone[f"model of {ranks}"] / 1e12
     memory_gb_s = 2 * 4 * LARGE / alone["copy"] / 1e9
     link_gb_s = LARGE / (two["large sum"] - two["small sum"]) / 1e9  # of two ranks each sends as much as there is
     return Speeds(tflops, link_gb_s, two["small sum"] * 1e6, memory_gb_s)
@@ -141,20 +169,18 @@ def shared(speeds: Speeds, ranks: int, cores: int) -> Speeds:
 def ratios(options: Step, console: Console) -> list[Ratio]:
     """Measure, predict and print; predicted over measured for each number of ranks."""
     measured = {ranks: measure(options, ranks) for ranks in options.ranks}
-    speeds, cores = speeds_of(options, measured), len(os.sched_getaffinity(0))
+    speeds, cores = speeds_of(options, measured, 1), len(os.sched_getaffinity(0))
     console.print("for a profile in clusters.toml, of ranks like these:", style="bold")
     console.print(f"gpu_tflops = {speeds.tflops:.3g}", highlight=False)
     console.print(f"node_interconnect_gb_s = {speeds.link_gb_s:.3g}", highlight=False)
     console.print(f"interconnect_latency_us = {speeds.latency_us:.0f}", highlight=False)
-    title = (
-        f"{options.encoder}, {options.expander}, {options.image_size} px, {options.global_batch} images, {cores} cores"
-    )
-    table = Table("ranks", title=title)
-    for heading in ("measured, ms", "predicted, ms", "model", "loss", "gradients", "batch norm", "optimizer"):
+    images = f"{options.global_batch} images of {options.image_size} px"
+    table = Table("ranks", title=f"{options.encoder}, {options.expander}, {images}, {cores} cores; ms")
+    for heading in ("measured", "predicted", "model", "loss", "gradients", "norms", "optimizer"):
         table.add_column(heading, justify="right")
     found = []
     for ranks in options.ranks:
-        step = predict(options.config(), ranks, False, shared(speeds, ranks, cores))
+        step = predict(options.config(), ranks, False, shared(speeds_of(options, measured, ranks), ranks, cores))
         parts: tuple[Any, ...] = (
             step.model_s,
             step.loss_s,

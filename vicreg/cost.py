@@ -221,12 +221,9 @@ def _embedding_traffic(form: Form, global_batch: int, dims: int, ranks: int, siz
 def _batch_norm_traffic(network: nn.Module, ranks: int, size: int, on_gpu: bool) -> float:
     """Forward mean and spread of each channel, backward two sums of gradients, for each view.
 
-    torch's batch norm on GPUs gathers the former with a count, ours on CPUs sums them.
+    torch's batch norm on GPUs gathers the former with a count, ours on CPUs without.
     """
     channels = [layer.num_features for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    forward = _all_gather(ranks * sum(2 * count + on_gpu for count in channels) * size, ranks)
     backward = _all_reduce(2 * sum(channels) * size, ranks)
-    if on_gpu:
-        forward = _all_gather(ranks * sum(2 * count + 1 for count in channels) * size, ranks)
-    else:
-        forward = _all_reduce(2 * sum(channels) * size, ranks)
     return NUM_VIEWS * (forward + backward)

@@ -1,9 +1,10 @@
 """How long a step will take on any number of ranks, from a few speeds: what --dry-run prints before anything runs.
 
 The model: encoder and expander at a sustained rate of arithmetic; the loss's products at the same rate and its passes
-over the embeddings at the speed of memory, then its exchange; the sum of the gradients, hidden behind the backward
-pass as far as that lasts (two thirds of the arithmetic); statistics of batch norm, which every layer waits for; and
-the optimizer at the speed of memory. Reading data is not in it: a loader that keeps up costs nothing.
+over the embeddings at the speed of memory, then its exchange; the sum of the gradients, hidden on a GPU behind the
+backward pass as far as that lasts (two thirds of the arithmetic; a CPU's cores do both in turn); statistics of batch
+norm, which every layer waits for; and the optimizer at the speed of memory. Reading data is not in it: a loader that
+keeps up costs nothing.
 How well it predicts what can be measured: docs/performance.md.
 """
 
@@ -64,15 +65,15 @@ def predict(config: PretrainConfig, ranks: int, on_gpu: bool, speeds: Speeds) ->
     own = form_costs(config.train.global_batch, dims, ranks)[cost.loss_form]
     loss_s = own.seconds(speeds, ranks) + LOSS_PASSES * NUM_VIEWS * rows * dims * 4 / memory
     num_buckets = -(-cost.gradients_bytes // BUCKET_BYTES)
-    sum_s = cost.gradient_traffic_bytes / link + num_buckets * latency_s
-    last_bucket_s = sum_s / num_buckets
+    sum_s = cost.gradient_traffic_bytes / link + num_buckets * latency_s if ranks > 1 else 0.0
+    hidden_s = min(sum_s - sum_s / num_buckets, BACKWARD_SHARE * model_s) if on_gpu else 0.0
     layers = _num_batch_norms(config)
-    waits = NUM_VIEWS * (2 if on_gpu else 3) * layers * latency_s  # torch's exchanges mean and spread at once, ours not
+    waits_s = NUM_VIEWS * 2 * layers * latency_s  # mean and spread at once, and the way back
     return StepTime(
         model_s=model_s,
         loss_s=loss_s,
-        gradients_s=max(last_bucket_s, sum_s - BACKWARD_SHARE * model_s) if ranks > 1 else 0.0,
-        batch_norm_s=waits + cost.batch_norm_traffic_bytes / link,
+        gradients_s=sum_s - hidden_s,
+        batch_norm_s=waits_s + cost.batch_norm_traffic_bytes / link,
         optimizer_s=OPTIMIZER_PASSES[config.optimizer.name] * 4 * cost.num_parameters / memory,
         cost=cost,
     )

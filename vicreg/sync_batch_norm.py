@@ -13,32 +13,41 @@ from vicreg import distributed
 
 
 class _Normalise(Function):
-    """Normalise over all dimensions but the second, over all ranks; equal shapes on every rank."""
+    """Normalise over all dimensions but the second, over all ranks; equal shapes on every rank.
+
+    torch's fused kernels go over the images; between them the ranks exchange one vector each way.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        dims = [d for d in range(x.ndim) if d != 1]
-        shape = [-1 if d == 1 else 1 for d in range(x.ndim)]
-        count = x.numel() // x.shape[1] * distributed.world_size()
-        mean = distributed.sum_over_ranks(x.sum(dims)) / count
-        centred = x - mean.view(shape)
-        variance = distributed.sum_over_ranks(centred.square().sum(dims)) / count
-        scale = (variance + eps).rsqrt()
-        normal = centred.mul_(scale.view(shape))
-        ctx.save_for_backward(normal, scale, weight)
-        ctx.dims, ctx.shape, ctx.count = dims, shape, count
+        own = torch.stack(torch.batch_norm_update_stats(x, None, None, 0.0))
+        means, variances = distributed.gather_rows(own[None]).unbind(1)
+        mean = means.mean(0)
+        # Chan, Golub, LeVeque (1983): of equally many values each, and no difference of large squares.
+        variance = variances.mean(0) + (means - mean).square().mean(0)
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance)
-        return torch.addcmul(bias.view(shape), normal, weight.view(shape)), mean, variance
+        output = torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps)[0]
+        return output, mean, variance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _mean: Tensor, _variance: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        normal, scale, weight = ctx.saved_tensors
-        sums = torch.stack([grad.sum(ctx.dims), (grad * normal).sum(ctx.dims)])
-        grad_bias, grad_weight = sums[0].clone(), sums[1].clone()  # of this rank; summed with all other gradients
-        mean_grad, mean_grad_normal = distributed.sum_over_ranks(sums) / ctx.count
-        inner = grad - mean_grad.view(ctx.shape) - normal * mean_grad_normal.view(ctx.shape)
-        return inner * (scale * weight).view(ctx.shape), grad_weight, grad_bias, None
+        x, weight, mean, variance = ctx.saved_tensors
+        # Of this rank; summed with all other gradients.
+        _, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
+        )
+        count = x.numel() // x.shape[1] * distributed.world_size()
+        over_weight, over_bias = distributed.sum_over_ranks(torch.stack([grad_weight, grad_bias])) / count
+        # grad_x = scale weight (grad - over_bias - over_weight (x - mean) scale), in two passes over the images.
+        shape = [-1 if d == 1 else 1 for d in range(x.ndim)]
+        scale = (variance + ctx.eps).rsqrt()
+        of_x = -weight * scale.square() * over_weight
+        of_none = -weight * scale * over_bias - of_x * mean
+        grad_x = torch.addcmul(of_none.view(shape), grad, (scale * weight).view(shape))
+        return grad_x.addcmul_(x, of_x.view(shape)), grad_weight, grad_bias, None
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):

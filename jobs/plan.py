@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dataprep.beton import Beton, open_beton
-from jobs.scaling import assumptions, scaling_table, speeds_of
+from jobs.scaling import assumptions, forms_table, scaling_table, speeds_of
 from slurm import chain, executor, preflight
 from slurm.chain import Submitted
 from slurm.cluster import Cluster
@@ -223,6 +223,7 @@ def show_dry_run(plan: Plan, console: Console) -> int:
     if plan.needs is not None:
         on_gpu = _is_on_gpu(plan.spec, plan.cluster)
         console.rule("scaling")
+        console.print(forms_table(plan.config, plan.spec.num_ranks, plan.cluster, on_gpu))
         console.print(scaling_table(plan.config, plan.num_steps, plan.cluster, on_gpu))
         console.print(assumptions(plan.cluster, on_gpu), style="dim", highlight=False)
     console.rule("checks")

@@ -1,4 +1,4 @@
-"""What a run would take on 1 to 512 ranks, predicted: the table that --dry-run ends with."""
+"""What a run would take on 1 to 512 ranks and with each form of the loss, predicted: the tables of --dry-run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rich.table import Table
 
 from slurm.cluster import Cluster
 from vicreg.config import PretrainConfig
-from vicreg.loss_forms import Speeds, known_speeds
+from vicreg.loss_forms import Speeds, form_costs, known_speeds
 from vicreg.prediction import predict
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -33,6 +33,29 @@ def scaling_table(config: PretrainConfig, num_steps: int, cluster: Cluster, on_g
             f"{step.cost.memory_bytes / 1e9:.3g} GB",
             f"{step.cost.traffic_bytes / 1e6:,.0f} MB",
             _duration(num_steps * step.seconds) if num_steps else "",
+        )
+    return table
+
+
+def forms_table(config: PretrainConfig, ranks: int, cluster: Cluster, on_gpu: bool) -> Table:
+    """What each form of the loss's covariance term costs one of so many ranks in a step, and which is taken."""
+    batch, dims = config.train.global_batch, int(config.model.expander.split("-")[-1])
+    speeds = speeds_of(cluster, ranks, on_gpu)
+    taken = predict(config, ranks, on_gpu, speeds).cost.loss_form
+    title = f"covariance of {batch} x {dims} on {ranks} {'GPUs' if on_gpu else 'ranks'}, of one of them"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for heading in ("loss", "arithmetic", "memory", "sent", "collectives", "time", ""):
+        table.add_column(heading, justify="left" if heading in ("loss", "") else "right", no_wrap=True)
+    chosen = "taken" if config.loss.form == "auto" else "forced"
+    for form, form_cost in form_costs(batch, dims, ranks).items():
+        table.add_row(
+            form,
+            f"{form_cost.flops / 1e9:,.3g} GFLOP",
+            f"{form_cost.memory_bytes / 1e6:,.0f} MB",
+            f"{form_cost.sent_bytes / 1e6:,.0f} MB",
+            str(form_cost.num_collectives if ranks > 1 else 0),
+            f"{1000 * form_cost.seconds(speeds, ranks):.3g} ms",
+            chosen if form == taken else "",
         )
     return table
 

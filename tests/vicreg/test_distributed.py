@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from tests.ranks import run_ranks
+from tests.threaded_ranks import run_threaded_ranks
 from vicreg import distributed
 from vicreg.distributed import Placement, RendezvousError
 from vicreg.gradient_sum import GradientSum
+from vicreg.order import shard
 
 
 def _collectives() -> dict[str, object]:
@@ -35,6 +37,24 @@ def test_collectives_of_three_ranks(tmp_path: Path) -> None:
         "none": False,
         "first": 7,
     }
+
+
+def test_512_ranks_agree() -> None:
+    num_samples = 1000
+
+    def agree() -> tuple[object, ...]:
+        cpu, rank = torch.device("cpu"), distributed.rank()
+        shards = [shard(num_samples, other, 512) for other in range(512)]
+        mine = torch.tensor(shards[rank]).reshape(-1, 1)
+        gathered = distributed.gather_uneven_rows(mine, [len(part) for part in shards]).flatten().tolist()
+        return (
+            [distributed.any_rank(rank == stopping, cpu) for stopping in (0, 371, 511, None)],
+            distributed.from_rank_0(rank + 7, cpu),
+            distributed.sum_over_ranks(torch.tensor([rank])).item(),
+            gathered == list(range(num_samples)),
+        )
+
+    assert run_threaded_ranks(agree, 512) == [([True, True, True, False], 7, 512 * 511 // 2, True)] * 512
 
 
 def test_one_process_needs_no_group() -> None:

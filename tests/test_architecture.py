@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "slurm": {"slurm"},
 }
 FLOORS = [  # from the ground up; a file of vicreg imports only from lower floors
-    {"config", "keyed_random", "loss_forms", "schedule"},
+    {"config", "keyed_random", "lars_kernels", "loss_forms", "schedule"},
     {"order", "view_parameters", "distributed", "lars", "resample"},
     {"covariance", "gradient_sum"},
     {"augment", "checkpoint", "decode", "guards", "loss", "metrics", "model", "planes", "sync_batch_norm"},
@@ -44,6 +44,7 @@ FLOORS = [  # from the ground up; a file of vicreg imports only from lower floor
 ONLY_IN = {
     "torch.distributed": {"vicreg/distributed.py"},
     "submitit": {"slurm"},
+    "triton": {"vicreg/lars_kernels.py"},
     "ffcv": {"vicreg/decode.py", "vicreg/data.py", "dataprep", "benchmarks"},
 }
 

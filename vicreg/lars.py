@@ -1,20 +1,30 @@
 """LARS, layer-wise adaptive rates (You et al., arXiv 1708.03888), at the speed at which its numbers can be moved.
 
-On a GPU a few fused calls over all parameters, with no value read back. On a CPU block by block, each read from memory
+On a GPU two kernels over all parameters (`lars_kernels.py`), or torch's fused calls where these do not run, with no
+value read back. On a CPU block by block, each read from memory
 twice (for the norms, for the update) and not once for every operation. One-dimensional parameters (biases, batch norm)
 have neither weight decay nor an adapted rate, as in the official VICReg code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import logging
+from collections.abc import Iterable, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+log = logging.getLogger(__name__)
+
 BLOCK = 1 << 18
 """Values of a parameter that a CPU updates at a time: with gradient and momentum they stay in its cache (3 MB)."""
+
+
+Three = tuple[Tensor, Tensor, Tensor]
+"""A parameter, its gradient, its momentum."""
 
 
 class Lars(torch.optim.Optimizer):
@@ -47,10 +57,15 @@ class Lars(torch.optim.Optimizer):
             "clip_lr": clip_lr,
         }
         super().__init__([group for group in groups if group["params"]], defaults)
+        self._tables: dict[bool, Any] = {}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient; the gradients are used up."""
+        """Update every parameter that has a gradient; the gradients are used up.
+
+        On a GPU nothing changes where the attribute `found_inf`, a float (), is set and not 0: torch's way (of its
+        fused optimizers) to leave a step out without asking the GPU.
+        """
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             together = [p for p in parameters if not _is_in_blocks(p)]
@@ -61,20 +76,27 @@ class Lars(torch.optim.Optimizer):
                     self._step_in_blocks(parameter, group)
 
     def _step_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        tensors = [(p, p.grad, self._momentum(p)) for p in parameters if p.grad is not None]
+        found_inf = getattr(self, "found_inf", None)
+        kernels = _kernels(parameters[0].device) if all(_fits_kernels(three) for three in tensors) else None
+        if kernels:
+            found_inf = found_inf if found_inf is not None else torch.zeros((), device=parameters[0].device)
+            self._step_in_kernels(kernels, tensors, found_inf, group)
+        else:
+            _step_in_calls(tensors, found_inf, group)
+
+    def _step_in_kernels(
+        self, kernels: ModuleType, tensors: Sequence[Three], found_inf: Tensor, group: dict[str, Any]
+    ) -> None:
+        table = self._tables.get(group["adapted"])
+        if table is None or table.key != kernels.addresses_of(tensors):
+            table = self._tables[group["adapted"]] = kernels.Table.build(tensors)
+        weight_decay = group["weight_decay"] if group["adapted"] else 0.0
+        factors = torch.ones(len(tensors), device=tensors[0][0].device)
         if group["adapted"]:
-            norms = torch.stack(torch._foreach_norm(parameters))
-            if group["clip_lr"]:
-                factors = _factors(norms, torch.stack(torch._foreach_norm(gradients)), group)
-                torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
-            else:
-                torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
-                factors = _factors(norms, torch.stack(torch._foreach_norm(gradients)), group)
-            torch._foreach_mul_(gradients, list(factors.unbind()))
-        momenta = [self._momentum(p) for p in parameters]
-        torch._foreach_mul_(momenta, group["momentum"])
-        torch._foreach_add_(momenta, gradients)
-        torch._foreach_add_(parameters, momenta, alpha=-group["lr"])
+            weights, updates = kernels.squares(table, 0.0 if group["clip_lr"] else weight_decay).sqrt().unbind()
+            factors = _factors(weights, updates, group)
+        kernels.update(table, factors, found_inf, group["lr"], group["momentum"], weight_decay)
 
     def _step_in_blocks(self, parameter: Tensor, group: dict[str, Any]) -> None:
         assert parameter.grad is not None
@@ -100,18 +122,70 @@ class Lars(torch.optim.Optimizer):
         return momentum
 
 
+def _step_in_calls(tensors: Sequence[Three], found_inf: Tensor | None, group: dict[str, Any]) -> None:
+    """One call for all tensors for each operation; what is left after the gradients' scaling is a step of SGD."""
+    parameters, gradients, momenta = (list(column) for column in zip(*tensors, strict=True))
+    if group["adapted"]:
+        norms = torch.stack(torch._foreach_norm(parameters))
+        if group["clip_lr"]:
+            factors = _factors(norms, torch.stack(torch._foreach_norm(gradients)), group)
+            torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
+        else:
+            torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
+            factors = _factors(norms, torch.stack(torch._foreach_norm(gradients)), group)
+        torch._foreach_mul_(gradients, list(factors.unbind()))
+    torch._fused_sgd_(
+        parameters,
+        gradients,
+        momenta,
+        weight_decay=0.0,
+        momentum=group["momentum"],
+        lr=group["lr"],
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+        found_inf=found_inf,
+    )
+
+
+@functools.cache
+def _kernels(device: torch.device) -> ModuleType | None:
+    """The kernels, if they run on this device: they need Triton, and Triton a C compiler."""
+    if device.type != "cuda":
+        return None
+    try:
+        from vicreg import lars_kernels
+
+        lars_kernels.try_out(device)
+    except Exception as error:  # whatever keeps a compiler from working
+        log.warning("LARS runs without its own kernels, some 2 ms slower a step: %s: %s", type(error).__name__, error)
+        return None
+    return lars_kernels
+
+
+def _fits_kernels(three: Three) -> bool:
+    """Float32 without gaps, all three in the same order of memory."""
+    compact = all(_is_compact(tensor) for tensor in three)
+    alike = all(tensor.stride() == three[0].stride() and tensor.dtype == torch.float32 for tensor in three)
+    return compact and alike
+
+
 def _is_in_blocks(parameter: Tensor) -> bool:
     return parameter.device.type == "cpu"
 
 
 def _blocks(tensor: Tensor, alike: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """A tensor's values in the order of memory, in blocks; one block where the tensors are not laid out `alike`."""
-    size = tensor.numel()
-    compact = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)) == size - 1
-    if not compact or any(other.stride() != tensor.stride() for other in alike):
+    if not _is_compact(tensor) or any(other.stride() != tensor.stride() for other in alike):
         return (tensor,)
-    blocks: tuple[Tensor, ...] = tensor.as_strided((size,), (1,)).split(BLOCK)
+    blocks: tuple[Tensor, ...] = tensor.as_strided((tensor.numel(),), (1,)).split(BLOCK)
     return blocks
+
+
+def _is_compact(tensor: Tensor) -> bool:
+    """Whether its values lie beside each other, in whatever order."""
+    return sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)) == tensor.numel() - 1
 
 
 def _decayed(gradient: Tensor, parameter: Tensor, weight_decay: float, scratch: Tensor) -> Tensor:

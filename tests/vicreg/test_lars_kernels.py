@@ -1,0 +1,79 @@
+"""The GPU's kernels for LARS, run by Triton's interpreter on the CPU, against the form that CPUs use."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import nn
+
+from vicreg import lars
+from vicreg.lars import Lars
+
+pytest.importorskip("triton", reason="Triton comes with torch's CUDA builds")
+
+Steps = Callable[..., list[torch.Tensor]]
+
+
+@pytest.fixture
+def in_kernels(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    """`_steps` through the kernels, in a process of its own: Triton decides when it is imported how to run."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+    def run(**options: Any) -> list[torch.Tensor]:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            return process.submit(_steps_in_kernels, options).result()
+
+    return run
+
+
+def _steps_in_kernels(options: dict[str, Any]) -> list[torch.Tensor]:
+    from vicreg import lars_kernels
+
+    lars_kernels.try_out(torch.device("cpu"))
+    lars._kernels = lambda device: lars_kernels  # type: ignore[assignment]
+    return _steps(**options)
+
+
+def _steps(clip_lr: bool = False, num_steps: int = 3, bad_step: int = -1, blocks: bool = False) -> list[torch.Tensor]:
+    """Some steps on tensors of less and more than one chunk, a convolution in channels-last order among them."""
+    torch.manual_seed(0)
+    shapes: list[tuple[int, ...]] = [(70_001, 1), (5,), (6, 5, 3, 3), (40, 1000), (3, 1)]
+    parameters = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    parameters[2].data = parameters[2].data.to(memory_format=torch.channels_last)
+    parameters[4].data.zero_()
+    optimizer = Lars(parameters, weight_decay=1e-2, trust_coefficient=0.02, clip_lr=clip_lr)
+    for step in range(num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.3 / (step + 1)
+        for parameter in parameters:
+            parameter.grad = torch.randn_like(parameter)
+        if step == bad_step:
+            parameters[0].grad[7] = float("inf")  # type: ignore[index]
+        optimizer.found_inf = torch.tensor(float(step == bad_step))  # type: ignore[attr-defined]
+        with patch.object(lars, "_is_in_blocks", lambda parameter: blocks):
+            optimizer.step()
+    return [*(p.detach() for p in parameters), *(optimizer.state[p]["momentum"] for p in parameters)]
+
+
+@pytest.mark.parametrize("clip_lr", [False, True])
+def test_a_step_equals_that_of_cpus(clip_lr: bool, in_kernels: Steps) -> None:
+    for mine, theirs in zip(in_kernels(clip_lr=clip_lr), _steps(clip_lr, blocks=True), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_equal_inputs_give_equal_bits(in_kernels: Steps) -> None:
+    for first, second in zip(in_kernels(), in_kernels(), strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("form", ["kernels", "calls"])
+def test_a_step_with_a_bad_gradient_changes_nothing(form: str, in_kernels: Steps) -> None:
+    run = in_kernels if form == "kernels" else _steps
+    for mine, theirs in zip(run(bad_step=2), run(num_steps=2), strict=True):
+        assert torch.equal(mine, theirs)

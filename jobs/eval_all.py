@@ -171,9 +171,9 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
             require_finished(folder, recipe)
         pieces = plan(folder, recipe, config.data, Choice(**{**choice, "names": tuple(choice["names"])}))
         mine = find_due(folder, pieces, config, overwrite, console) if task.rank == 0 else []
-        device = distributed.device_for(placement)
+        distributed.device_for(placement)
         # Rank 0 decides: the others may see a result a moment later.
-        due = [piece for piece in pieces if distributed.from_rank_0(int(piece in mine), device)]
+        due = [piece for piece in pieces if distributed.from_rank_0(int(piece in mine))]
         try:
             num_done = len(pieces) - len(due)
             measure_all(folder, due, num_done, placement, console, chain.job_folder(folder, job), stop)

@@ -92,12 +92,13 @@ def connected(placement: Placement, rendezvous: Path, timeout_s: float = 300.0) 
         yield
         return
     one_machine = placement.local_size == placement.world_size
-    if one_machine:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    interface = "lo" if one_machine else os.environ.get("NCCL_SOCKET_IFNAME", "")
+    if interface in (name for _, name in socket.if_nameindex()):  # NCCL also takes beginnings of names, and lists
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     store = _open_store(placement, rendezvous, timeout_s, "127.0.0.1" if one_machine else socket.gethostname())
     _await_all_ranks(store, placement, timeout_s)
     dist.init_process_group(
-        "nccl" if torch.cuda.is_available() else "gloo",
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",  # the ranks' votes go from host to host
         store=dist.PrefixStore("group", store),
         rank=placement.rank,
         world_size=placement.world_size,
@@ -227,24 +228,24 @@ def _exchange(parts: Tensor) -> Tensor:
     return incoming
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set on any rank; the same answer on every rank."""
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on any rank; the same answer on every rank. A GPU and its queue are not waited for."""
     if not dist.is_initialized():
         return flag
-    votes = torch.tensor([int(flag)], device=device)
+    votes = torch.tensor([int(flag)])
     dist.all_reduce(votes, op=dist.ReduceOp.MAX)
     return bool(votes.item())
 
 
-def from_rank_0(number: int, device: torch.device) -> int:
+def from_rank_0(number: int) -> int:
     """Rank 0's number, on every rank."""
     if not dist.is_initialized():
         return number
-    box = torch.tensor([number], device=device)
+    box = torch.tensor([number])
     dist.broadcast(box, src=0)
     return int(box.item())
 
 
-def barrier(device: torch.device) -> None:
+def barrier() -> None:
     """Return when every rank has come here."""
-    any_rank(False, device)
+    any_rank(False)

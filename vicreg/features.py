@@ -197,7 +197,7 @@ def compute_features(encoder: nn.Module, splits: Splits, split: SplitName) -> Fe
             said = time.monotonic()
             log.info("features of %s: %s of this rank's %s images", split, f"{done:,}", f"{len(own):,}")
     assert done == len(own), (done, len(own))
-    if distributed.any_rank(not bool(torch.isfinite(values).all()), splits.device):
+    if distributed.any_rank(not bool(torch.isfinite(values).all())):
         raise ValueError(f"features of {path} are not all finite: the encoder is damaged or has diverged")
     return Features(values, labels, first_rows)
 

@@ -53,7 +53,7 @@ class Learner:
             optimizer=_optimizer(config, method),
             scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
             gradients=GradientSum(method),
-            guard=StepGuard(config.train.max_skipped_steps),
+            guard=StepGuard(config.train.max_skipped_steps, device),
             dtype=dtype,
         )
 
@@ -69,17 +69,23 @@ class Learner:
         self.scaler.scale(terms["loss"]).backward()
         self.gradients.finish()
         self.scaler.unscale_(self.optimizer)
-        taken = self.guard.accept(step, [p.grad for p in self.gradients.parameters if p.grad is not None], terms)
+        finite = self.guard.accept([p.grad for p in self.gradients.parameters if p.grad is not None])
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        if taken:
-            self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if self.device.type == "cuda" and not self.scaler.is_enabled():
+            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+        else:
+            self.guard.check(step, terms)
+            if finite:
+                self.scaler.step(self.optimizer)
+            self.scaler.update()
         return {name: value.detach() for name, value in terms.items()}
 
     def report(self, step: int, terms: dict[str, Tensor]) -> dict[str, float]:
         """The terms as numbers, with the steps skipped so far; warns when the embeddings have collapsed."""
-        values = {name: float(value) for name, value in terms.items()}
+        self.guard.check(step, terms)
+        values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         self.guard.watch_collapse(step, values["embedding_std"])
         return values | {"skipped_steps": self.guard.skipped}
 
@@ -120,7 +126,8 @@ def _optimizer(config: PretrainConfig, method: nn.Module) -> torch.optim.Optimiz
         {"params": [p for p in method.parameters() if p.ndim != 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in method.parameters() if p.ndim == 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.base_lr)
+    on_gpu = next(method.parameters()).device.type == "cuda"
+    return torch.optim.AdamW(groups, lr=settings.base_lr, fused=on_gpu)  # which leaves out steps by `found_inf`
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -72,7 +72,7 @@ def train(
         workers=workers,
     )
     steps_per_epoch, num_steps = loader.num_batches, loader.num_batches * config.train.epochs
-    step = _resume(learner, run, config, device)
+    step = _resume(learner, run, config)
     leads = placement.rank == 0
     saver = Saver(run / CHECKPOINTS, learner, config, steps_per_epoch, leads)
     clock = _Clock(config, step, placement, device)
@@ -94,7 +94,7 @@ def train(
             step += 1
             saver.save_if_due(step)
             wants_to_stop = should_stop(step)
-            if step % config.train.stop_check_every_steps == 0 and distributed.any_rank(wants_to_stop, device):
+            if step % config.train.stop_check_every_steps == 0 and distributed.any_rank(wants_to_stop):
                 stopped = step < num_steps
                 break
     saver.finish(step)
@@ -102,7 +102,7 @@ def train(
         save_encoder(
             run / ENCODER_FILE, learner.method.encoder, config.model, {"config": to_json(config), "step": step}
         )
-    distributed.barrier(device)
+    distributed.barrier()
     return Outcome.STOPPED if stopped else Outcome.FINISHED
 
 
@@ -171,11 +171,11 @@ def _with_form(config: PretrainConfig, placement: Placement, device: torch.devic
     return dataclasses.replace(config, loss=dataclasses.replace(config.loss, form=form))
 
 
-def _resume(learner: Learner, run: Path, config: PretrainConfig, device: torch.device) -> int:
+def _resume(learner: Learner, run: Path, config: PretrainConfig) -> int:
     """The step to go on with: that of the newest valid checkpoint, which is loaded, or 0."""
     state = checkpoint.load_newest(run / CHECKPOINTS)
     step = int(state["step"]) if state else 0
-    if distributed.any_rank(step != distributed.from_rank_0(step, device), device):
+    if distributed.any_rank(step != distributed.from_rank_0(step)):
         raise ValueError(f"the ranks do not see the same checkpoints in {run / CHECKPOINTS}; is the folder shared?")
     if state is None:
         return 0

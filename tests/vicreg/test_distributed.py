@@ -17,14 +17,14 @@ from vicreg.order import shard
 
 
 def _collectives() -> dict[str, object]:
-    rank, cpu = distributed.rank(), torch.device("cpu")
+    rank = distributed.rank()
     return {
         "sum": distributed.sum_over_ranks(torch.tensor([rank + 1.0])).item(),
         "rows": distributed.gather_rows(torch.full((2, 1), float(rank))).flatten().tolist(),
         "uneven": distributed.gather_uneven_rows(torch.full((rank, 1), float(rank)), [0, 1, 2]).flatten().tolist(),
-        "any": distributed.any_rank(rank == 2, cpu),
-        "none": distributed.any_rank(False, cpu),
-        "first": distributed.from_rank_0(rank + 7, cpu),
+        "any": distributed.any_rank(rank == 2),
+        "none": distributed.any_rank(False),
+        "first": distributed.from_rank_0(rank + 7),
     }
 
 
@@ -43,13 +43,13 @@ def test_512_ranks_agree() -> None:
     num_samples = 1000
 
     def agree() -> tuple[object, ...]:
-        cpu, rank = torch.device("cpu"), distributed.rank()
+        rank = distributed.rank()
         shards = [shard(num_samples, other, 512) for other in range(512)]
         mine = torch.tensor(shards[rank]).reshape(-1, 1)
         gathered = distributed.gather_uneven_rows(mine, [len(part) for part in shards]).flatten().tolist()
         return (
-            [distributed.any_rank(rank == stopping, cpu) for stopping in (0, 371, 511, None)],
-            distributed.from_rank_0(rank + 7, cpu),
+            [distributed.any_rank(rank == stopping) for stopping in (0, 371, 511, None)],
+            distributed.from_rank_0(rank + 7),
             distributed.sum_over_ranks(torch.tensor([rank])).item(),
             gathered == list(range(num_samples)),
         )
@@ -60,7 +60,7 @@ def test_512_ranks_agree() -> None:
 def test_one_process_needs_no_group() -> None:
     rows = torch.ones(2, 1)
     assert distributed.gather_rows(rows) is rows
-    assert distributed.any_rank(True, torch.device("cpu"))
+    assert distributed.any_rank(True)
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
 
 

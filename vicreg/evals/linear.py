@@ -155,7 +155,7 @@ def _train(encoder: nn.Module, splits: Splits, config: Config, heads: LinearHead
     def state() -> dict[str, Any]:
         return {"step": step, "heads": heads.state(), "curves": heads.gather(curves).cpu()}
 
-    if before := work.load(device):
+    if before := work.load():
         step = int(before["step"])
         heads.load(before["heads"])
         curves.copy_(before["curves"][heads.own])
@@ -173,12 +173,12 @@ def _train(encoder: nn.Module, splits: Splits, config: Config, heads: LinearHead
                     step += 1
                     work.beat(step, num_steps)
                     if step % per_epoch:
-                        work.leave_if_asked(step, state, device)
+                        work.leave_if_asked(step, state)
             curves[:, epoch, FIRST:] = heads.count_correct(queries, val.labels, TOP).double()
             _watch(config, epoch, heads.gather(curves[:, epoch]), len(queries))
-            work.save_if_due(step, state, device)
+            work.save_if_due(step, state)
             if step < num_steps:
-                work.leave_if_asked(step, state, device)
+                work.leave_if_asked(step, state)
     return heads.gather(curves).cpu()
 
 

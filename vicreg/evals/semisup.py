@@ -171,7 +171,7 @@ class _Tuning:
         """All epochs, from the state that `work` has."""
         device, per_epoch = self._splits.device, self._loader.num_batches
         num_steps = per_epoch * self._config.epochs
-        if before := work.load(device):
+        if before := work.load():
             self._load(before)
         while self._step < num_steps:
             epoch, first_batch = divmod(self._step, per_epoch)
@@ -186,11 +186,11 @@ class _Tuning:
                     self._step += 1
                     work.beat(self._step, num_steps)
                     if self._step % per_epoch:
-                        work.leave_if_asked(self._step, self._state, device)
+                        work.leave_if_asked(self._step, self._state)
             self._measure(epoch)
-            work.save_if_due(self._step, self._state, device)
+            work.save_if_due(self._step, self._state)
             if self._step < num_steps:
-                work.leave_if_asked(self._step, self._state, device)
+                work.leave_if_asked(self._step, self._state)
 
     def _learn(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step on this rank's part of a global batch; returns the mean loss of the whole of it."""

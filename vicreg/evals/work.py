@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vicreg import checkpoint, distributed
 
 log = logging.getLogger(__name__)
@@ -50,13 +48,13 @@ class Work:
     """Told after each step how many are done, and how many there are."""
     _saved_at: float = field(default_factory=time.monotonic, repr=False)
 
-    def load(self, device: torch.device) -> dict[str, Any] | None:
+    def load(self) -> dict[str, Any] | None:
         """The state to go on with, the same on every rank, or None. ValueError when the ranks see different ones."""
         if self.folder is None:
             return None
         content = checkpoint.load_newest(self.folder / STATE_FOLDER)
         step = int(content["step"]) if content else -1
-        if distributed.any_rank(step != distributed.from_rank_0(step, device), device):
+        if distributed.any_rank(step != distributed.from_rank_0(step)):
             raise ValueError(f"the ranks do not see the same state in {self.folder}; is the folder shared?")
         if content is None:
             return None
@@ -75,15 +73,15 @@ class Work:
         content = {"step": step, "belongs_to": self.belongs_to, "state": state}
         checkpoint.save(self.folder / STATE_FOLDER, step, content, KEEP)
 
-    def save_if_due(self, step: int, state: Callable[[], dict[str, Any]], device: torch.device) -> None:
+    def save_if_due(self, step: int, state: Callable[[], dict[str, Any]]) -> None:
         """Save if a minute has passed since the last time; rank 0 decides. All ranks call it together."""
         due = self.folder is not None and time.monotonic() - self._saved_at >= SAVE_EVERY_S
-        if distributed.from_rank_0(int(due), device):
+        if distributed.from_rank_0(int(due)):
             self.save(step, state())
 
-    def leave_if_asked(self, step: int, state: Callable[[], dict[str, Any]], device: torch.device) -> None:
+    def leave_if_asked(self, step: int, state: Callable[[], dict[str, Any]]) -> None:
         """Save and raise `Stopped` if any rank was asked to stop. All ranks call it together, after each step."""
-        if distributed.any_rank(self.should_stop(), device):
+        if distributed.any_rank(self.should_stop()):
             self.save(step, state())
             raise Stopped(f"stopped at step {step}")
 

@@ -28,7 +28,7 @@ def _saved(folder: Path, *steps: int) -> None:
 
 
 def _found(folder: Path, belongs_to: dict[str, Any] = BELONGS) -> list[int] | None:
-    state = Work(folder, belongs_to).load(CPU)
+    state = Work(folder, belongs_to).load()
     return state["values"].tolist() if state else None
 
 
@@ -60,19 +60,19 @@ def test_without_a_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     kept = Work()
     kept.save(1, {})
-    assert kept.load(CPU) is None
+    assert kept.load() is None
     kept.forget()
     with pytest.raises(Stopped):
-        Work(should_stop=lambda: True).leave_if_asked(1, dict, CPU)
+        Work(should_stop=lambda: True).leave_if_asked(1, dict)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_state_is_saved_only_when_time_has_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Work(tmp_path, BELONGS)
-    kept.save_if_due(1, lambda: {"values": torch.ones(1)}, CPU)
+    kept.save_if_due(1, lambda: {"values": torch.ones(1)})
     assert _found(tmp_path) is None
     monkeypatch.setattr(work, "SAVE_EVERY_S", 0.0)
-    kept.save_if_due(2, lambda: {"values": torch.ones(1)}, CPU)
+    kept.save_if_due(2, lambda: {"values": torch.ones(1)})
     assert _found(tmp_path) == [1]
     kept.forget()
     assert not list(tmp_path.iterdir())

@@ -31,8 +31,8 @@ MAY_IMPORT = {
 }
 FLOORS = [  # from the ground up; a file of vicreg imports only from lower floors
     {"config", "keyed_random", "lars_kernels", "loss_forms", "schedule"},
-    {"order", "view_parameters", "distributed", "lars", "resample"},
-    {"covariance", "gradient_sum"},
+    {"blur", "order", "view_parameters", "distributed", "lars", "resample"},
+    {"covariance", "gradient_sum", "joint_views"},
     {"augment", "checkpoint", "decode", "guards", "loss", "metrics", "model", "planes", "sync_batch_norm"},
     {"batches", "cost", "export", "methods"},
     {"array_views", "block_reads", "foreign_checkpoints", "foreign_formats"},

@@ -9,7 +9,6 @@ after every operation, this rounds never. Each sample's result depends on nothin
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,12 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vicreg.blur import blur, radius_px
 from vicreg.view_parameters import Colour, Jitter
 
 GRAY = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 """Weights of red, green and blue in Pillow's conversion to "L"."""
-BLUR_RADIUS_SIGMAS = 3.0
-"""Where the Gaussian is cut off: from black to white beside each other that moves a value by 0.4 of 255."""
 ONE_BY_ONE_MIN_PX = 96
 """On a CPU images of this side and above are changed one by one, in place, while they lie in the processor's cache."""
 
@@ -156,7 +154,7 @@ def _run(stage: Stage, images: Tensor, samples: Tensor, amounts: Tensor) -> None
     where = samples[stage.entries] if stage.first < 0 else None
     part = images[where] if where is not None else images[stage.first : stage.first + len(amounts)]
     if stage.operation == Operation.BLUR:
-        _blur(part, amounts, stage.radius_px)
+        blur(part, amounts, stage.radius_px)
     else:
         _OPERATIONS[stage.operation](part, amounts)
     if where is not None:
@@ -183,8 +181,8 @@ def _steps(colour: Colour, angle_rad: NDArray[np.float32]) -> list[Step]:
     return [(operation, np.flatnonzero(on), amounts[on]) for operation, amounts, on in wishes if on.any()]
 
 
-def _radius_px(operation: Operation, largest_sigma_px: float) -> int:
-    return math.ceil(BLUR_RADIUS_SIGMAS * largest_sigma_px) if operation == Operation.BLUR else 0
+def _radius_px(operation: Operation, largest: float) -> int:
+    return radius_px(largest) if operation == Operation.BLUR else 0
 
 
 def _brightness(images: Tensor, factors: Tensor) -> None:
@@ -233,26 +231,6 @@ def _rotate(images: Tensor, angles_rad: Tensor) -> None:
 
 def _grayscale(images: Tensor, _: Tensor) -> None:
     images.copy_(_gray(images).expand_as(images))
-
-
-def _blur(images: Tensor, sigmas_px: Tensor, radius_px: int) -> None:
-    """Gaussian blur, columns then rows, the borders continued by their last pixels as in Pillow.
-
-    radius_px: of the widest kernel. A narrower one is filled up with zeros, so that a sample's result does not depend
-    on which others it is blurred with.
-    """
-    offsets = torch.arange(radius_px + 1, device=images.device).view(-1, 1, 1, 1, 1)
-    weights = torch.exp(-0.5 * (offsets / sigmas_px) ** 2) * (offsets <= torch.ceil(BLUR_RADIUS_SIGMAS * sigmas_px))
-    weights = weights / (2 * weights.sum(0) - weights[0])
-    padded = torch.nn.functional.pad(images, (radius_px,) * 4, mode="replicate")
-    for dim in (2, 3):
-        size = images.shape[dim]
-        total = padded.narrow(dim, radius_px, size) * weights[0]
-        for k in range(1, radius_px + 1):
-            total.addcmul_(padded.narrow(dim, radius_px - k, size), weights[k])
-            total.addcmul_(padded.narrow(dim, radius_px + k, size), weights[k])
-        padded = total
-    images.copy_(padded)
 
 
 def _solarize(images: Tensor, _: Tensor) -> None:

@@ -193,6 +193,8 @@ class TrainConfig:
     """Arithmetic of encoder and expander; the loss is float32 or better. auto: bf16 on GPUs, float32 on CPUs."""
     channels_last: bool = True
     """Memory format of the convolutions."""
+    joint_views: bool = False
+    """Pass both views through the network at once, with batch statistics of each alone: fewer, larger kernels."""
     compile: bool = False
     """Pass encoder and expander through torch.compile."""
     deterministic: bool = False

@@ -13,6 +13,7 @@ from vicreg.config import PretrainConfig
 from vicreg.data import Batch
 from vicreg.gradient_sum import GradientSum
 from vicreg.guards import StepGuard
+from vicreg.joint_views import separate_statistics
 from vicreg.lars import Lars
 from vicreg.methods.vicreg import Vicreg
 from vicreg.sync_batch_norm import synchronise
@@ -38,11 +39,15 @@ class Learner:
         """Method with weights that depend on the seed alone, and a fresh optimizer."""
         dtype = _dtype(config.train.precision, device)
         torch.manual_seed(config.train.seed)
-        method = Vicreg(config.model, config.loss).to(torch.float64 if dtype == torch.float64 else torch.float32)
+        method = Vicreg(config.model, config.loss, config.train.joint_views).to(
+            torch.float64 if dtype == torch.float64 else torch.float32
+        )
         method.to(device)
         if config.train.channels_last:
             method.to(memory_format=torch.channels_last)
         synchronise(method, device)
+        if config.train.joint_views:
+            separate_statistics(method)
         if config.train.compile:
             method.encoder.compile()
             method.expander.compile()

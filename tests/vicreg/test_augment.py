@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from vicreg.augment import BLUR_RADIUS_SIGMAS, ColourPlan, augment
+from vicreg import blur as blurring
+from vicreg.augment import ColourPlan, augment
+from vicreg.blur import BLUR_RADIUS_SIGMAS
 from vicreg.config import DataConfig, ViewConfig, official_views
 from vicreg.view_parameters import Colour, draw_colour
 
@@ -146,6 +149,20 @@ def test_blur(sigma: float) -> None:
     assert difference.mean() <= 0.8
     assert difference.max() <= 30
     assert difference[..., 8:-8, 8:-8].max() <= (12 if sigma >= 0.5 else 22)
+
+
+@pytest.mark.parametrize(("size", "largest_px"), [(24, 2.0), (9, 6.0)])
+def test_a_gpus_blur_is_the_same(size: int, largest_px: float) -> None:
+    """Products with matrices, also where the kernel is wider than the image."""
+    torch.manual_seed(0)
+    sigmas = torch.rand(7, 1, 1, 1, dtype=torch.float64) * largest_px + 0.1
+    by_shifts = torch.rand(7, 3, size, size, dtype=torch.float64)
+    by_products = by_shifts.clone(memory_format=torch.channels_last)
+    radius_px = math.ceil(3 * float(sigmas.max()))
+    blurring.blur(by_shifts, sigmas, radius_px)
+    with patch.object(blurring, "_blur_by_shifts", blurring._blur_by_products):
+        blurring.blur(by_products, sigmas, radius_px)
+    torch.testing.assert_close(by_products, by_shifts, rtol=1e-12, atol=1e-12)
 
 
 def test_rotation() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from vicreg.config import LossConfig, ModelConfig
@@ -10,13 +11,22 @@ from vicreg.model import build_model
 
 
 class Vicreg(nn.Module):
-    """Bardes, Ponce, LeCun, ICLR 2022. Each view passes alone, so that batch norm has each view's own statistics."""
+    """Bardes, Ponce, LeCun, ICLR 2022. Batch norm has each view's own statistics.
 
-    def __init__(self, model: ModelConfig, loss: LossConfig) -> None:
+    Each view passes alone, or with `joint_views` both at once: then `separate_statistics` must have prepared the
+    batch norms.
+    """
+
+    def __init__(self, model: ModelConfig, loss: LossConfig, joint_views: bool = False) -> None:
         super().__init__()
         self.encoder, self.expander = build_model(model)
         self.loss_config = loss
+        self.joint_views = joint_views
 
     def forward(self, view_a: Tensor, view_b: Tensor) -> dict[str, Tensor]:
         """Loss and its terms for two views (B, 3, S, S) of the same images."""
-        return vicreg_loss(self.expander(self.encoder(view_a)), self.expander(self.encoder(view_b)), self.loss_config)
+        if self.joint_views:
+            a, b = self.expander(self.encoder(torch.cat([view_a, view_b]))).chunk(2)
+        else:
+            a, b = (self.expander(self.encoder(view)) for view in (view_a, view_b))
+        return vicreg_loss(a, b, self.loss_config)

@@ -26,7 +26,7 @@ from jobs.result_tables import (
     say_metric,
     side_by_side,
 )
-from vicreg.config import to_json
+from vicreg.config_json import to_json
 from vicreg.evals.results import BASELINES, say_subject
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,8 @@ from jobs.pieces import open_residuals
 from jobs.pretrain import at_home, write_run_config
 from slurm.cluster import load as load_profile
 from vicreg import foreign_checkpoints
-from vicreg.config import DataConfig, ModelConfig, PretrainConfig, to_json
+from vicreg.config import DataConfig, ModelConfig, PretrainConfig
+from vicreg.config_json import to_json
 from vicreg.export import ENCODER_FILE, listed, save_encoder, untrained_encoder
 from vicreg.foreign_checkpoints import Weights
 from vicreg.model import num_parameters, usual_normalisation

@@ -28,7 +28,8 @@ from jobs.cli import CONFIG_FILE
 from slurm.attempts import Pulse
 from slurm.requeue import StopFlag
 from vicreg import checkpoint, distributed, features
-from vicreg.config import DataConfig, PretrainConfig, from_json, to_json
+from vicreg.config import DataConfig, PretrainConfig
+from vicreg.config_json import from_json, to_json
 from vicreg.evals import results
 from vicreg.evals.results import BASELINES, PIXELS, RANDOM, SUBJECTS, Result, say_subject
 from vicreg.evals.work import Work

@@ -21,7 +21,8 @@ from slurm.cluster import Cluster
 from slurm.preflight import Check
 from slurm.task import JobSpec
 from vicreg import cost
-from vicreg.config import PretrainConfig, to_json
+from vicreg.config import PretrainConfig
+from vicreg.config_json import to_json
 from vicreg.cost import Cost
 from vicreg.order import batches_per_epoch
 from vicreg.schedule import peak_lr
@@ -57,7 +58,7 @@ class Plan:
             check_batch(config, spec),
             model,
             data,
-            *([check_val_data(config)] if then else []),
+            *([check_val_data(config)] if then or config.online.every_epochs else []),
             preflight.check_folder(run),
             *preflight.check_cluster(spec, cluster),
         ]

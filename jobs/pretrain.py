@@ -37,7 +37,8 @@ from slurm.cluster import load as load_profile
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task, Watchdog
 from vicreg import distributed
-from vicreg.config import PretrainConfig, differing_fields, from_json, official_views, paper_views, to_json
+from vicreg.config import PretrainConfig, official_views, paper_views
+from vicreg.config_json import differing_fields, from_json, to_json
 from vicreg.export import ENCODER_FILE
 from vicreg.train import Outcome, train
 

@@ -9,6 +9,7 @@ from vicreg.config import (
     DataConfig,
     LossConfig,
     ModelConfig,
+    OnlineConfig,
     OptimizerConfig,
     PretrainConfig,
     TrainConfig,
@@ -111,6 +112,7 @@ def cifar10() -> Recipe:
                 base_lr=0.3, weight_decay=1e-4, trust_coefficient=0.02, clip_lr=True, final_lr_ratio=0.0
             ),
             train=TrainConfig(epochs=1000, global_batch=256),
+            online=OnlineConfig(every_epochs=10, lr=0.1),
         ),
         evaluations=(
             Evaluation("linear", "linear"),

@@ -13,7 +13,7 @@ from dataprep.beton import BetonError, manifest_samples, read_manifest
 from jobs.document import Block, Table, Text
 from jobs.measured_run import Run
 from jobs.pieces import evaluation_module
-from vicreg.config import differing_fields, from_json, to_json
+from vicreg.config_json import differing_fields, from_json, to_json
 from vicreg.evals import protocols, results
 from vicreg.evals.protocols import Column
 from vicreg.evals.results import SUBJECTS, TRAINED, Result, say_subject

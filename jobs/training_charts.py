@@ -23,6 +23,13 @@ TRAINING = (  # field of metrics.jsonl, title, what it says, whether decades may
     ("covariance", "Covariance", "Squared covariances between dimensions; 0 when none repeats another.", True),
     ("embedding_std", "Embedding's standard deviation", "Mean over dimensions; near 0 is collapse.", False),
     ("effective_rank", "Effective rank", "Directions in use, (tr C)² / ‖C‖²; near 1 is collapse to a line.", False),
+    (
+        "online_top1",
+        "Online linear head",
+        "Validation top-1 in percent; the head learns beside the encoder.",
+        False,
+    ),
+    ("knn_top1", "Nearest neighbours", "Validation top-1 in percent while pretraining goes on.", False),
     ("learning_rate", "Learning rate", "Warm-up, then a cosine.", False),
     ("images_per_s", "Images per second", "All ranks together, between logged steps.", False),
     (

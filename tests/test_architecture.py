@@ -32,14 +32,17 @@ MAY_IMPORT = {
 FLOORS = [  # from the ground up; a file of vicreg imports only from lower floors
     {"config", "keyed_random", "lars_kernels", "loss_forms", "schedule"},
     {"blur", "order", "view_parameters", "distributed", "lars", "resample"},
-    {"covariance", "gradient_sum", "joint_views"},
+    {"config_json", "covariance", "gradient_sum", "joint_views"},
+    {"online_head"},
     {"augment", "checkpoint", "decode", "guards", "loss", "metrics", "model", "planes", "sync_batch_norm"},
     {"batches", "cost", "export", "methods"},
     {"array_views", "block_reads", "foreign_checkpoints", "foreign_formats"},
     {"data"},
     {"features", "flops", "learner"},
     {"prediction", "saver"},
-    {"evals", "train"},
+    {"evals"},
+    {"online_probe"},
+    {"train"},
 ]
 ONLY_IN = {
     "torch.distributed": {"vicreg/distributed.py"},

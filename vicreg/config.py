@@ -1,16 +1,13 @@
 """What one pretraining run is made of: frozen dataclasses, checked when they are built, and nothing else.
 
 The defaults are the official VICReg program's (facebookresearch/vicreg, `main_vicreg.py`, `augmentations.py`);
-recipes in `jobs/recipes.py` depart from them by name. A configuration travels as JSON (`to_json`, `from_json`).
+recipes in `jobs/recipes.py` depart from them by name. As JSON they travel by `config_json.py`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
@@ -225,6 +222,23 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class OnlineConfig:
+    """What is measured while a run goes on, on its own training and validation data."""
+
+    every_epochs: int = 0
+    """Epochs from one measurement to the next; 0 for none, and no head that learns beside the encoder."""
+    lr: float = 0.1
+    """Peak learning rate of the linear head, scaled with the batch like base_lr; same schedule, no weight decay."""
+    neighbours: int = 20
+    """Nearest training images that vote; 0 for no such measurement."""
+
+    def __post_init__(self) -> None:
+        require(self.every_epochs >= 0, "every_epochs", self.every_epochs, "0 or more")
+        require(self.lr > 0, "lr", self.lr, "above 0")
+        require(self.neighbours >= 0, "neighbours", self.neighbours, "0 or more")
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """One pretraining run."""
 
@@ -235,54 +249,9 @@ class PretrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    online: OnlineConfig = field(default_factory=OnlineConfig)
 
     @property
     def views(self) -> tuple[ViewConfig, ViewConfig]:
         """Both views, in the order of the method's branches."""
         return self.view_a, self.view_b
-
-
-def to_json(config: Any) -> dict[str, Any]:
-    """A configuration as a JSON-able dictionary (tuples become lists)."""
-    result: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
-    return result
-
-
-T = TypeVar("T")
-
-
-def from_json(kind: type[T], values: dict[str, Any]) -> T:
-    """A configuration from its JSON form; unknown fields are refused by name, missing ones take their default."""
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(values.keys() - hints.keys())
-    require(not unknown, kind.__name__, unknown, f"the fields {', '.join(hints)}")
-    arguments: dict[str, Any] = {}
-    for name, value in values.items():
-        hint = hints[name]
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            arguments[name] = from_json(hint, value)
-        elif typing.get_origin(hint) is tuple:
-            arguments[name] = tuple(value)
-        else:
-            arguments[name] = value
-    return kind(**arguments)
-
-
-MAY_CHANGE = frozenset(
-    ["data.workers", "data.batches_ahead", "data.val"]
-    + [f"train.{name}" for name in ("keep_checkpoints", "checkpoint_every_steps", "checkpoint_every_min")]
-    + [f"train.{name}" for name in ("log_every_steps", "stop_check_every_steps", "max_skipped_steps", "wandb_project")]
-)
-"""Fields that a resumed run may change, since no weight depends on them."""
-
-
-def differing_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """The fields in which two configurations differ, as "name: old -> new", but for those of MAY_CHANGE."""
-    lines: list[str] = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += differing_fields(before, after, f"{prefix}{key}.")
-        elif before != after and prefix + key not in MAY_CHANGE:
-            lines.append(f"{prefix}{key}: {before!r} -> {after!r}")
-    return lines

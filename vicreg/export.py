@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from vicreg import checkpoint
-from vicreg.config import ModelConfig, from_json, to_json
+from vicreg.config import ModelConfig
+from vicreg.config_json import from_json, to_json
 from vicreg.model import build_encoder
 
 PREFIX = "encoder."  # of the encoder's names in a checkpoint

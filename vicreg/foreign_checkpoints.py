@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from vicreg import checkpoint
-from vicreg.config import ModelConfig, from_json
+from vicreg.config import ModelConfig
+from vicreg.config_json import from_json
 from vicreg.export import fill, listed, load_without_code
 
 CLASSIFIERS = ("fc", "head", "heads", "head_dist", "classifier", "aux1", "aux2", "AuxLogits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from vicreg.augment import augment
-from vicreg.config import PretrainConfig
+from vicreg.config import OptimizerConfig, PretrainConfig
 from vicreg.data import Batch
 from vicreg.gradient_sum import GradientSum
 from vicreg.guards import StepGuard
 from vicreg.joint_views import separate_statistics
 from vicreg.lars import Lars
 from vicreg.methods.vicreg import Vicreg
+from vicreg.online_head import OnlineHead
 from vicreg.sync_batch_norm import synchronise
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,10 +35,12 @@ class Learner:
     gradients: GradientSum
     guard: StepGuard
     dtype: torch.dtype
+    online: OnlineHead | None
+    """What learns beside the method, where the configuration measures online."""
 
     @classmethod
-    def build(cls, config: PretrainConfig, device: torch.device) -> Learner:
-        """Method with weights that depend on the seed alone, and a fresh optimizer."""
+    def build(cls, config: PretrainConfig, device: torch.device, num_classes: int = 0) -> Learner:
+        """Method with weights that depend on the seed alone, and a fresh optimizer; a head for that many classes."""
         dtype = _dtype(config.train.precision, device)
         torch.manual_seed(config.train.seed)
         method = Vicreg(config.model, config.loss, config.train.joint_views).to(
@@ -55,11 +59,12 @@ class Learner:
             config=config,
             device=device,
             method=method.train(),
-            optimizer=_optimizer(config, method),
+            optimizer=_optimizer(config.optimizer, method),
             scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
             gradients=GradientSum(method),
             guard=StepGuard(config.train.max_skipped_steps, device),
             dtype=dtype,
+            online=_online_head(config, method, num_classes) if config.online.every_epochs else None,
         )
 
     def step(self, batch: Batch, step: int, rate: float, rank: int) -> dict[str, Tensor]:
@@ -71,19 +76,27 @@ class Learner:
         half = self.dtype in (torch.float16, torch.bfloat16)
         with torch.autocast(self.device.type, self.dtype if half else torch.float16, enabled=half):
             terms = self.method(view_a, view_b)
+        features = terms.pop("features")
         self.scaler.scale(terms["loss"]).backward()
         self.gradients.finish()
         self.scaler.unscale_(self.optimizer)
+        optimizers = [self.optimizer]
+        if self.online:
+            self.online.learn(features, batch.labels, rate * self.config.online.lr / self.config.optimizer.base_lr)
+            optimizers.append(self.online.optimizer)
         finite = self.guard.accept([p.grad for p in self.gradients.parameters if p.grad is not None])
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if self.device.type == "cuda" and not self.scaler.is_enabled():
-            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-            self.optimizer.step()
+            for optimizer in optimizers:
+                optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+                optimizer.step()
         else:
             self.guard.check(step, terms)
             if finite:
                 self.scaler.step(self.optimizer)
+                for optimizer in optimizers[1:]:
+                    optimizer.step()
             self.scaler.update()
         return {name: value.detach() for name, value in terms.items()}
 
@@ -107,6 +120,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "skipped_steps": self.guard.skipped,
+            "online": self.online.state() if self.online else None,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -115,10 +129,18 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.guard.skipped = state["skipped_steps"]
+        if self.online:
+            self.online.load(state["online"])
 
 
-def _optimizer(config: PretrainConfig, method: nn.Module) -> torch.optim.Optimizer:
-    settings = config.optimizer
+def _online_head(config: PretrainConfig, method: Vicreg, num_classes: int) -> OnlineHead:
+    weight = next(method.expander.parameters())
+    head = nn.Linear(int(method.encoder.num_features), num_classes)  # type: ignore[arg-type]
+    head.to(weight.device, weight.dtype)
+    return OnlineHead(head, _optimizer(dataclasses.replace(config.optimizer, weight_decay=0.0), head))
+
+
+def _optimizer(settings: OptimizerConfig, method: nn.Module) -> torch.optim.Optimizer:
     if settings.name == "lars":
         return Lars(
             method.parameters(),

@@ -107,7 +107,7 @@ class ProgressLine:
         text = (
             f"epoch {step // self._steps_per_epoch + 1}/{epochs}  step {step + 1}/{self._num_steps}  "
             f"loss {terms['loss']:.3f}  inv {terms['invariance']:.4f}  var {terms['variance']:.4f}  "
-            f"cov {terms['covariance']:.3f}  {timing['images_per_s']:,.0f} img/s  "
+            f"cov {terms['covariance']:.3f}  {_accuracies(terms)}{timing['images_per_s']:,.0f} img/s  "
             f"wait {timing['data_wait_share']:.0%}  {_pace(timing)}ETA {eta}"
         )
         if self._bar is None:
@@ -124,6 +124,12 @@ class ProgressLine:
         """Give the terminal back."""
         if self._bar is not None:
             self._bar.stop()
+
+
+def _accuracies(terms: dict[str, float]) -> str:
+    """What was measured online at this step, if anything."""
+    names = {"online_top1": "online", "knn_top1": "k-NN"}
+    return "".join(f"{name} {terms[field]:.2f} %  " for field, name in names.items() if field in terms)
 
 
 def _pace(timing: dict[str, float]) -> str:

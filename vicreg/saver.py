@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from vicreg import checkpoint
-from vicreg.config import PretrainConfig, to_json
+from vicreg.config import PretrainConfig
+from vicreg.config_json import to_json
 from vicreg.learner import Learner
 
 log = logging.getLogger(__name__)

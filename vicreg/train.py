@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from enum import Enum
 from pathlib import Path
 
@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 
 from vicreg import checkpoint, distributed
-from vicreg.config import PretrainConfig, differing_fields, to_json
+from vicreg.config import PretrainConfig
+from vicreg.config_json import differing_fields, to_json
 from vicreg.data import Batch, ViewLoader, open_views
 from vicreg.distributed import Placement
 from vicreg.export import ENCODER_FILE, save_encoder
@@ -24,6 +25,7 @@ from vicreg.flops import peak_flops, step_flops
 from vicreg.learner import Learner
 from vicreg.loss_forms import cheapest_form, known_speeds
 from vicreg.metrics import Metrics
+from vicreg.online_probe import OnlineProbe
 from vicreg.saver import Saver
 from vicreg.schedule import learning_rate, peak_lr
 
@@ -58,7 +60,6 @@ def train(
     _require_divisible(config.train.global_batch, placement.world_size)
     device = distributed.device_for(placement)
     _choose_algorithms(config.train.deterministic)
-    learner = Learner.build(_with_form(config, placement, device), device)
     workers = config.data.workers or placement.num_threads
     loader = open_views(
         config.data,
@@ -72,6 +73,8 @@ def train(
         workers=workers,
     )
     steps_per_epoch, num_steps = loader.num_batches, loader.num_batches * config.train.epochs
+    probe = OnlineProbe(config, device, workers, steps_per_epoch)
+    learner = Learner.build(_with_form(config, placement, device), device, probe.num_classes)
     step = _resume(learner, run, config)
     leads = placement.rank == 0
     saver = Saver(run / CHECKPOINTS, learner, config, steps_per_epoch, leads)
@@ -87,8 +90,10 @@ def train(
         for batch in clock.timed(batches):
             rate = _learning_rate(config, step, num_steps, steps_per_epoch)
             terms = learner.step(batch, step, rate, placement.rank)
-            if metrics and (step % config.train.log_every_steps == 0 or step + 1 == num_steps):
-                metrics.log(step, rate, learner.report(step, terms), clock.lap(step))
+            with clock.stopped():
+                measured = probe.measure_if_due(step + 1, learner)
+            if metrics and (step % config.train.log_every_steps == 0 or step + 1 == num_steps or measured):
+                metrics.log(step, rate, learner.report(step, terms) | measured, clock.lap(step))
             if metrics:
                 metrics.advance(step)
             step += 1
@@ -125,6 +130,14 @@ class _Clock:
         self._peak = peak_flops(device, config.train.precision)
         self._start, self._step, self._waited_s = time.monotonic(), step, 0.0
         self._steps_s: list[float] = []
+        self._stopped_s = 0.0
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """What happens meanwhile does not count."""
+        start = time.monotonic()
+        yield
+        self._stopped_s += time.monotonic() - start
 
     def timed(self, batches: Iterator[Batch]) -> Generator[Batch, None, None]:
         """The same batches, with the time that each took to come and to be worked on."""
@@ -134,13 +147,14 @@ class _Clock:
             self._waited_s += time.monotonic() - start
             if batch is None:
                 return
+            self._stopped_s = 0.0
             yield batch
-            self._steps_s.append(time.monotonic() - start)
+            self._steps_s.append(time.monotonic() - start - self._stopped_s)
 
     def lap(self, step: int) -> dict[str, float]:
         """Timing of the steps up to and including `step` since the lap before; the last step is still under way."""
         now = time.monotonic()
-        seconds, steps = now - self._start, step + 1 - self._step
+        seconds, steps = now - self._start - self._stopped_s, step + 1 - self._step
         timing = {
             "images_per_s": round(steps * self._global_batch / seconds, 1),
             "data_wait_share": round(self._waited_s / seconds, 4),

@@ -13,7 +13,7 @@ from PIL import Image
 from jobs.pieces import evaluation_module
 from jobs.recipes import recipe
 from tests.jobs.run_folders import write_run
-from vicreg.config import from_json, to_json
+from vicreg.config_json import from_json, to_json
 from vicreg.evals import gallery, results
 from vicreg.evals.results import RANDOM, TRAINED, Result
 from vicreg.export import checksum, load_encoder

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobs import recipes
-from vicreg.config import PretrainConfig, to_json
+from vicreg.config import PretrainConfig
+from vicreg.config_json import to_json
 from vicreg.export import save_encoder, untrained_encoder
 
 

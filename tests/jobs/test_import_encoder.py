@@ -15,7 +15,7 @@ import torchvision.models
 from jobs import import_encoder, pretrain
 from jobs.pieces import build_encoder, read_run
 from tests.jobs.run_folders import digits_config, write_run
-from vicreg.config import to_json
+from vicreg.config_json import to_json
 from vicreg.evals.results import RANDOM
 from vicreg.export import checksum, load_encoder
 

@@ -14,7 +14,8 @@ from jobs.document import Table, markdown
 from jobs.pieces import evaluation_module
 from jobs.recipes import evaluations, recipe
 from tests.jobs.run_folders import write_run
-from vicreg.config import PretrainConfig, from_json, to_json
+from vicreg.config import PretrainConfig
+from vicreg.config_json import from_json, to_json
 from vicreg.evals import protocols, results
 from vicreg.evals.results import PIXELS, RANDOM, TRAINED, Result
 from vicreg.export import checksum, load_encoder

@@ -17,7 +17,7 @@ from jobs.recipes import recipe
 from jobs.result_tables import data_set_name, measured_tables, published
 from tests.jobs.measured_runs import write_result
 from tests.jobs.run_folders import write_run
-from vicreg.config import to_json
+from vicreg.config_json import to_json
 from vicreg.evals import protocols
 from vicreg.evals.protocols import DataSet
 from vicreg.evals.results import TRAINED

@@ -15,12 +15,10 @@ from vicreg.config import (
     PretrainConfig,
     TrainConfig,
     ViewConfig,
-    differing_fields,
-    from_json,
     official_views,
     paper_views,
-    to_json,
 )
+from vicreg.config_json import differing_fields, from_json, to_json
 
 
 @pytest.mark.parametrize("name", RECIPES)

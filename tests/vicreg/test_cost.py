@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from vicreg import checkpoint, distributed
-from vicreg.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, PretrainConfig, TrainConfig, to_json
+from vicreg.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, PretrainConfig, TrainConfig
+from vicreg.config_json import to_json
 from vicreg.cost import Cost, _loss_bytes, estimate
 from vicreg.learner import Learner
 from vicreg.loss import vicreg_loss

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from vicreg import checkpoint
-from vicreg.config import DataConfig, ModelConfig, PretrainConfig, to_json
+from vicreg.config import DataConfig, ModelConfig, PretrainConfig
+from vicreg.config_json import to_json
 from vicreg.export import checksum, save_encoder, untrained_encoder
 from vicreg.foreign_checkpoints import put_into, read
 from vicreg.methods.vicreg import Vicreg

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vicreg.config import differing_fields, require
+from vicreg.config import require
+from vicreg.config_json import differing_fields
 
 log = logging.getLogger(__name__)
 

@@ -24,9 +24,14 @@ class Vicreg(nn.Module):
         self.joint_views = joint_views
 
     def forward(self, view_a: Tensor, view_b: Tensor) -> dict[str, Tensor]:
-        """Loss and its terms for two views (B, 3, S, S) of the same images."""
+        """Loss and its terms for two views (B, 3, S, S) of the same images, and "features" (2B, D) of both."""
         if self.joint_views:
-            a, b = self.expander(self.encoder(torch.cat([view_a, view_b]))).chunk(2)
+            features = self.encoder(torch.cat([view_a, view_b]))
+            a, b = self.expander(features).chunk(2)
         else:
-            a, b = (self.expander(self.encoder(view)) for view in (view_a, view_b))
-        return vicreg_loss(a, b, self.loss_config)
+            of_a = self.encoder(view_a)
+            a = self.expander(of_a)
+            of_b = self.encoder(view_b)
+            b = self.expander(of_b)
+            features = torch.cat([of_a.detach(), of_b.detach()])
+        return vicreg_loss(a, b, self.loss_config) | {"features": features.detach()}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vicreg.config import from_json, to_json
+from vicreg.config_json import from_json, to_json
 from vicreg.evals import protocols
 from vicreg.evals.protocols import COLUMNS, DATA_SETS, PRESETS
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -112,4 +111,6 @@ def main(options: Step) -> None:
 
 
 if __name__ == "__main__":
+    import tyro  # not on every GPU machine that imports this file
+
     main(tyro.cli(Step))

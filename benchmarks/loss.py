@@ -18,7 +18,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -185,4 +184,6 @@ def main(options: Loss) -> None:
 
 
 if __name__ == "__main__":
+    import tyro  # not on every GPU machine that imports this file
+
     main(tyro.cli(Loss))

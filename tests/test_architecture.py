@@ -36,7 +36,7 @@ FLOORS = [  # from the ground up; a file of vicreg imports only from lower floor
     {"online_head"},
     {"augment", "checkpoint", "decode", "guards", "loss", "metrics", "model", "planes", "sync_batch_norm"},
     {"batches", "cost", "export", "methods"},
-    {"array_views", "block_reads", "foreign_checkpoints", "foreign_formats"},
+    {"array_views", "block_reads", "device_views", "foreign_checkpoints", "foreign_formats"},
     {"data"},
     {"features", "flops", "learner"},
     {"prediction", "saver"},

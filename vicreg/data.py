@@ -23,10 +23,11 @@ from torch import Tensor
 from dataprep.beton import Beton, open_beton
 from vicreg.array_views import ArrayViews
 from vicreg.augment import ONE_BY_ONE_MIN_PX
-from vicreg.batches import Batch, Buffers, Drawn, Sampling, T, Task, crop_job, crop_on_device, in_order, split_tasks
+from vicreg.batches import Batch, Buffers, Drawn, Sampling, T, Task, crop_job, in_order, split_tasks
 from vicreg.block_reads import read_ahead
 from vicreg.config import DataConfig, ViewConfig, require
 from vicreg.decode import ImageReader
+from vicreg.device_views import views_on_device
 from vicreg.planes import Planes
 from vicreg.resample import Framing, Interpolation, resize_centre_into, squash_into
 
@@ -131,10 +132,8 @@ class BetonViews:
 
     def _cropped_on_device(self, epoch: int, first_batch: int) -> Generator[Batch, None, None]:
         with closing(self.decoded(epoch, first_batch)) as decoded:
-            for drawn, planes in decoded:
-                images = planes.to(self._device).rgb()
-                views = crop_on_device(images, drawn, self._config.image_size, self._interpolation)
-                yield drawn.batch(views, self._beton.labels).to(self._device)
+            size, labels = self._config.image_size, self._beton.labels
+            yield from views_on_device(decoded, self._device, size, self._interpolation, labels)
 
     def close(self) -> None:
         """See `ViewLoader`."""

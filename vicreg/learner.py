@@ -72,6 +72,10 @@ class Learner:
         torch.manual_seed(_step_seed(self.config.train.seed, step, rank))  # dropout, stochastic depth
         batch = batch.to(self.device)
         view_a, view_b = (self._prepare(batch, view) for view in range(2))
+        return self.learn(view_a, view_b, batch.labels, step, rate)
+
+    def learn(self, view_a: Tensor, view_b: Tensor, labels: Tensor, step: int, rate: float) -> dict[str, Tensor]:
+        """A step on views that are ready for the model."""
         self.gradients.clear()
         half = self.dtype in (torch.float16, torch.bfloat16)
         with torch.autocast(self.device.type, self.dtype if half else torch.float16, enabled=half):
@@ -82,7 +86,7 @@ class Learner:
         self.scaler.unscale_(self.optimizer)
         optimizers = [self.optimizer]
         if self.online:
-            self.online.learn(features, batch.labels, rate * self.config.online.lr / self.config.optimizer.base_lr)
+            self.online.learn(features, labels, rate * self.config.online.lr / self.config.optimizer.base_lr)
             optimizers.append(self.online.optimizer)
         finite = self.guard.accept([p.grad for p in self.gradients.parameters if p.grad is not None])
         for group in self.optimizer.param_groups:

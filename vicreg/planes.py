@@ -40,6 +40,11 @@ class Planes:
             {place: image.to(device, non_blocking=non_blocking) for place, image in self.whole.items()},
         )
 
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Tell torch's allocator that the batch, made on another stream, is used on this one."""
+        for tensor in (self.luma, self.chroma, *self.whole.values()):
+            tensor.record_stream(stream)
+
     def rgb(self) -> Tensor:
         """The batch as uint8 (B, 3, H, W), on its device; what lies outside an image is undefined."""
         count, height, width = self.luma.shape

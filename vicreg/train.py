@@ -59,7 +59,7 @@ def train(
     """
     _require_divisible(config.train.global_batch, placement.world_size)
     device = distributed.device_for(placement)
-    _choose_algorithms(config.train.deterministic)
+    choose_algorithms(config.train.deterministic)
     workers = config.data.workers or placement.num_threads
     loader = open_views(
         config.data,
@@ -212,7 +212,7 @@ def _learning_rate(config: PretrainConfig, step: int, num_steps: int, steps_per_
     return learning_rate(step, num_steps, warmup_steps, peak, optimizer.final_lr_ratio)
 
 
-def _choose_algorithms(deterministic: bool) -> None:
+def choose_algorithms(deterministic: bool) -> None:
     """cuDNN picks the fastest convolution, or a reproducible one; CPU kernels always are."""
     torch.backends.cudnn.benchmark = not deterministic
     torch.use_deterministic_algorithms(deterministic)

@@ -36,19 +36,24 @@ class Table:
     """int64 (C, 2): the tensor that a chunk belongs to, and its number there."""
     sums: Tensor
     """float32 (T, most chunks of a tensor, 2): squares of parameter and gradient, chunk by chunk; else 0."""
+    aligned: bool
+    """Whether addresses are multiples of 16 bytes and sizes of 4 values: then four values are moved at a time."""
 
     @classmethod
     def build(cls, tensors: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Table:
         """Of (parameter, gradient, momentum), alike in layout; float32, without gaps."""
         device = tensors[0][0].device
-        counts = [-(-parameter.numel() // CHUNK) for parameter, _, _ in tensors]
+        sizes = [parameter.numel() for parameter, _, _ in tensors]
+        counts = [-(-size // CHUNK) for size in sizes]
+        addresses = addresses_of(tensors)
         chunks = [(number, chunk) for number, count in enumerate(counts) for chunk in range(count)]
         return cls(
-            addresses_of(tensors),
-            torch.tensor([[t.data_ptr() for t in three] for three in tensors], device=device),
-            torch.tensor([parameter.numel() for parameter, _, _ in tensors], device=device),
-            torch.tensor(chunks, device=device),
-            torch.zeros((len(tensors), max(counts), 2), device=device),
+            key=addresses,
+            addresses=torch.tensor(addresses, device=device).view(-1, 3),
+            sizes=torch.tensor(sizes, device=device),
+            chunks=torch.tensor(chunks, device=device),
+            sums=torch.zeros((len(tensors), max(counts), 2), device=device),
+            aligned=not any(address % 16 for address in addresses) and not any(size % 4 for size in sizes),
         )
 
 
@@ -61,7 +66,15 @@ def squares(table: Table, weight_decay: float) -> Tensor:
     """Sums of squares of each parameter and of gradient + weight_decay * parameter: float32 (2, T)."""
     grid = (len(table.chunks),)
     _squares[grid](
-        table.addresses, table.sizes, table.chunks, table.sums, table.sums.shape[1], weight_decay, CHUNK, BLOCK
+        table.addresses,
+        table.sizes,
+        table.chunks,
+        table.sums,
+        table.sums.shape[1],
+        weight_decay,
+        table.aligned,
+        CHUNK,
+        BLOCK,
     )
     return table.sums.sum(1).t()
 
@@ -81,6 +94,7 @@ def update(table: Table, factors: Tensor, found_inf: Tensor, rate: float, moment
         rate,
         momentum,
         weight_decay,
+        table.aligned,
         CHUNK,
         BLOCK,
     )
@@ -97,12 +111,25 @@ def try_out(device: torch.device) -> None:
 
 
 @triton.jit
-def _squares(addresses, sizes, chunks, sums, row, weight_decay, chunk_size: tl.constexpr, block: tl.constexpr):
+def _squares(
+    addresses,
+    sizes,
+    chunks,
+    sums,
+    row,
+    weight_decay,
+    aligned: tl.constexpr,
+    chunk_size: tl.constexpr,
+    block: tl.constexpr,
+):
     tensor = tl.load(chunks + 2 * tl.program_id(0))
     number = tl.load(chunks + 2 * tl.program_id(0) + 1)
     size = tl.load(sizes + tensor)
     parameter = tl.load(addresses + 3 * tensor).to(tl.pointer_type(tl.float32))
     gradient = tl.load(addresses + 3 * tensor + 1).to(tl.pointer_type(tl.float32))
+    if aligned:
+        parameter, gradient = tl.multiple_of(parameter, 16), tl.multiple_of(gradient, 16)
+        size = tl.multiple_of(size, 4)
     of_parameter = tl.zeros((block,), tl.float32)
     of_gradient = tl.zeros((block,), tl.float32)
     for begin in range(0, chunk_size, block):
@@ -126,6 +153,7 @@ def _update(
     rate,
     momentum,
     weight_decay,
+    aligned: tl.constexpr,
     chunk_size: tl.constexpr,
     block: tl.constexpr,
 ):
@@ -136,6 +164,9 @@ def _update(
     parameter = tl.load(addresses + 3 * tensor).to(tl.pointer_type(tl.float32))
     gradient = tl.load(addresses + 3 * tensor + 1).to(tl.pointer_type(tl.float32))
     momenta = tl.load(addresses + 3 * tensor + 2).to(tl.pointer_type(tl.float32))
+    if aligned:
+        parameter, gradient = tl.multiple_of(parameter, 16), tl.multiple_of(gradient, 16)
+        momenta, size = tl.multiple_of(momenta, 16), tl.multiple_of(size, 4)
     for begin in range(0, chunk_size, block):
         places = number * chunk_size + begin + tl.arange(0, block)
         inside = places < size

@@ -40,10 +40,14 @@ def _steps_in_kernels(options: dict[str, Any]) -> list[torch.Tensor]:
     return _steps(**options)
 
 
-def _steps(clip_lr: bool = False, num_steps: int = 3, bad_step: int = -1, blocks: bool = False) -> list[torch.Tensor]:
+def _steps(
+    clip_lr: bool = False, num_steps: int = 3, bad_step: int = -1, blocks: bool = False, aligned: bool = False
+) -> list[torch.Tensor]:
     """Some steps on tensors of less and more than one chunk, a convolution in channels-last order among them."""
     torch.manual_seed(0)
     shapes: list[tuple[int, ...]] = [(70_001, 1), (5,), (6, 5, 3, 3), (40, 1000), (3, 1)]
+    if aligned:  # multiples of four values
+        shapes = [(70_004, 1), (8,), (6, 4, 3, 3), (40, 1000), (4, 1)]
     parameters = [nn.Parameter(torch.randn(shape)) for shape in shapes]
     parameters[2].data = parameters[2].data.to(memory_format=torch.channels_last)
     parameters[4].data.zero_()
@@ -61,9 +65,10 @@ def _steps(clip_lr: bool = False, num_steps: int = 3, bad_step: int = -1, blocks
     return [*(p.detach() for p in parameters), *(optimizer.state[p]["momentum"] for p in parameters)]
 
 
-@pytest.mark.parametrize("clip_lr", [False, True])
-def test_a_step_equals_that_of_cpus(clip_lr: bool, in_kernels: Steps) -> None:
-    for mine, theirs in zip(in_kernels(clip_lr=clip_lr), _steps(clip_lr, blocks=True), strict=True):
+@pytest.mark.parametrize(("clip_lr", "aligned"), [(False, False), (True, True), (True, False)])
+def test_a_step_equals_that_of_cpus(clip_lr: bool, aligned: bool, in_kernels: Steps) -> None:
+    expected = _steps(clip_lr, aligned=aligned, blocks=True)
+    for mine, theirs in zip(in_kernels(clip_lr=clip_lr, aligned=aligned), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
@@ -77,3 +82,32 @@ def test_a_step_with_a_bad_gradient_changes_nothing(form: str, in_kernels: Steps
     run = in_kernels if form == "kernels" else _steps
     for mine, theirs in zip(run(bad_step=2), run(num_steps=2), strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("aligned", [True, False])
+def test_they_compile_for_gpus(aligned: bool, capability: int) -> None:
+    """Without a GPU; four values are moved by one instruction where they are aligned."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from vicreg import lars_kernels
+
+    tables = {"addresses": "*i64", "sizes": "*i64", "chunks": "*i64"}
+    constants = {"aligned": aligned, "chunk_size": lars_kernels.CHUNK, "block": lars_kernels.BLOCK}
+    types = {
+        lars_kernels._squares: {"sums": "*fp32", "row": "i32", "weight_decay": "fp32"},
+        lars_kernels._update: {
+            "factors": "*fp32",
+            "found_inf": "*fp32",
+            "rate": "fp32",
+            "momentum": "fp32",
+            "weight_decay": "fp32",
+        },
+    }
+    for kernel, arguments in types.items():
+        signature = tables | arguments | dict.fromkeys(constants, "constexpr")
+        source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+        compiled = compile(source, target=GPUTarget("cuda", capability, 32))
+        assert ("ld.global.v4" in compiled.asm["ptx"]) == aligned

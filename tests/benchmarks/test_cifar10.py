@@ -18,53 +18,44 @@ from benchmarks import cifar10
 from vicreg.train import Outcome
 
 ROOT = Path(__file__).parents[2]
-NUM_IMAGES = {"train": 5000, "val": 1000}
+NUM_VAL_IMAGES = 1000
 EPOCHS = 4
 
 
-def _coloured_digits(folder: Path) -> None:
-    """Images of 32 px, a class folder each: handwritten digits in a colour on a background of two others.
+def _placed_digits(folder: Path, num_train: int) -> Path:
+    """Betons of images of 32 px: handwritten digits at random places, all in the same two colours.
 
     Training and validation images show different digits of scikit-learn's set.
     """
     digits, labels = load_digits(return_X_y=True)
     generator = np.random.default_rng(0)
     halves = {"train": range(1400), "val": range(1400, len(digits))}
-    for split, num in NUM_IMAGES.items():
+    for split, num in {"train": num_train, "val": NUM_VAL_IMAGES}.items():
         for number, place in enumerate(generator.choice(halves[split], num)):
             ink = Image.fromarray((digits[place].reshape(8, 8) * 15.9).astype(np.uint8)).resize((28, 28))
             left, top = generator.integers(0, 5, 2).tolist()
             mask = np.zeros((32, 32, 1))
             mask[top : top + 28, left : left + 28, 0] = np.asarray(ink) / 255
-            pen, first, second = generator.integers(0, 256, (3, 3))
-            ramp = np.linspace(0, 1, 32)[None, :, None]
-            pixels = mask * pen + (1 - mask) * (ramp * first + (1 - ramp) * second)
+            pixels = mask * (255, 240, 220) + (1 - mask) * (20, 40, 80)
             path = folder / split / str(labels[place]) / f"{number:05d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(path)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("coloured_digits")
-    _coloured_digits(folder)
-    for split in NUM_IMAGES:
         command = [sys.executable, "dataprep/write_ffcv.py", "folder", "--root", str(folder), "--split", split]
         subprocess.run([*command, "--out", str(folder / "betons")], cwd=ROOT, check=True, capture_output=True)
     return folder / "betons"
 
 
 @pytest.mark.slow
-def test_it_learns_as_well_as_the_plain_program(data: Path, tmp_path: Path) -> None:
+def test_it_learns_as_well_as_the_plain_program(tmp_path: Path) -> None:
     """5,000 images, a narrow network: accuracies of both after the same epochs."""
-    both = cifar10.scale(data, small=True, epochs=EPOCHS)
+    both = cifar10.scale(_placed_digits(tmp_path / "data", 5000), small=True, epochs=EPOCHS)
     assert cifar10.train_ours(both.config, tmp_path, lambda _: False, Console(file=io.StringIO())) == Outcome.FINISHED
     cifar10.train_plain(both.plain, both.config, tmp_path, lambda: True)
     measured = cifar10.accuracies(tmp_path)
     last = {name: lines[-1] for name, lines in measured.items()}
     assert all(line["epoch"] == EPOCHS for line in last.values())
     for field in ("online_top1", "knn_top1"):
-        assert last["suite"][field] > 30  # chance is 10
+        assert last["suite"][field] > 50  # chance is 10
         assert last["suite"][field] > last["plain"][field] - 3
     written = io.StringIO()
     cifar10.print_accuracies(tmp_path, Console(file=written, width=100))
@@ -72,12 +63,10 @@ def test_it_learns_as_well_as_the_plain_program(data: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_pieces_carry_both_programs_to_another_machine(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pieces_carry_both_programs_to_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar10, "PIECE_BYTES", 100_000)
     torch.set_num_threads(1)
-    both = cifar10.scale(data, small=True, epochs=2)
+    both = cifar10.scale(_placed_digits(tmp_path / "data", 1000), small=True, epochs=2)
     silent = Console(file=io.StringIO())
 
     def finish(run: Path) -> list[list[tuple[float, ...]]]:
@@ -88,7 +77,7 @@ def test_pieces_carry_both_programs_to_another_machine(
 
     whole = finish(tmp_path / "whole")
     here, there = tmp_path / "here", tmp_path / "there"
-    assert cifar10.train_ours(both.config, here, lambda step: step == 50, silent) == Outcome.STOPPED
+    assert cifar10.train_ours(both.config, here, lambda step: step == 8, silent) == Outcome.STOPPED
     cifar10.train_plain(both.plain, both.config, here, iter([True, False]).__next__)
     cifar10.pack(here)
     there.mkdir()

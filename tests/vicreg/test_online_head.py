@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -100,14 +100,19 @@ def test_a_run_is_measured_as_it_goes_on_and_not_changed_by_it(digits_folder: Pa
     assert not any("online_top1" in line or "knn_top1" in line for line in read_metrics(tmp_path / "0"))
 
 
-def test_stop_and_resume_give_the_same_bits(digits_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", ["shuffled", "blocks"])
+def test_stop_and_resume_give_the_same_bits(
+    digits_folder: Path, tmp_path: Path, order: Literal["shuffled", "blocks"]
+) -> None:
     torch.set_num_threads(1)
     config = _config(digits_folder, 2)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, order=order, block_samples=2))
     whole = _train(config, tmp_path / "whole")
     _train(config, tmp_path / "parts", last_step=7)
     parts = _train(config, tmp_path / "parts")
-    for name, value in whole["online"]["head"].items():
-        assert torch.equal(value, parts["online"]["head"][name]), name
+    for state, resumed in ((whole["method"], parts["method"]), (whole["online"]["head"], parts["online"]["head"])):
+        for name, value in state.items():
+            assert torch.equal(value, resumed[name]), name
     kept = [
         [{name: line.get(name) for name in ("step", "loss", "online_top1", "knn_top1")} for line in read_metrics(run)]
         for run in (tmp_path / "whole", tmp_path / "parts")

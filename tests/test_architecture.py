@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "slurm": {"slurm"},
 }
 FLOORS = [  # from the ground up; a file of vicreg imports only from lower floors
-    {"config", "keyed_random", "lars_kernels", "loss_forms", "schedule"},
+    {"config", "keyed_random", "kernels", "lars_kernels", "colour_kernels", "crop_kernels", "loss_forms", "schedule"},
     {"blur", "order", "view_parameters", "distributed", "lars", "resample"},
     {"config_json", "covariance", "gradient_sum", "joint_views"},
     {"online_head"},
@@ -47,7 +47,7 @@ FLOORS = [  # from the ground up; a file of vicreg imports only from lower floor
 ONLY_IN = {
     "torch.distributed": {"vicreg/distributed.py"},
     "submitit": {"slurm"},
-    "triton": {"vicreg/lars_kernels.py"},
+    "triton": {"vicreg/colour_kernels.py", "vicreg/crop_kernels.py", "vicreg/lars_kernels.py"},
     "ffcv": {"vicreg/decode.py", "vicreg/data.py", "dataprep", "benchmarks"},
 }
 

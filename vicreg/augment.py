@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import IntEnum
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vicreg import kernels
 from vicreg.blur import blur, radius_px
 from vicreg.view_parameters import Colour, Jitter
 
@@ -71,6 +73,8 @@ class ColourPlan:
     """Places in the batch, for all stages one after the other: int64 (n,)."""
     amounts: Tensor
     """Factor, shift, angle or standard deviation for each of `samples`: float32 (n, 1, 1, 1)."""
+    settings: Tensor
+    """The same by sample, as `colour_kernels.NUM_COLUMNS` says: float32 (B, 11); rotations are not in it."""
 
     @classmethod
     def build(cls, colour: Colour, angle_rad: NDArray[np.float32], one_by_one: bool = False) -> ColourPlan:
@@ -98,12 +102,15 @@ class ColourPlan:
                 neighbours = changed[-1] - changed[0] + 1 == len(changed)
                 first = int(changed[0]) if neighbours else -1
                 blocks[0].stages.append(Stage(operation, entries, first, _radius_px(operation, by.max())))
-        return cls(blocks, torch.from_numpy(samples), torch.from_numpy(amounts).view(-1, 1, 1, 1))
+        settings = torch.from_numpy(_settings(colour))
+        return cls(blocks, torch.from_numpy(samples), torch.from_numpy(amounts).view(-1, 1, 1, 1), settings)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> ColourPlan:
         """The same plan with its tensors on `device`."""
-        samples = self.samples.to(device, non_blocking=non_blocking)
-        return ColourPlan(self.blocks, samples, self.amounts.to(device, non_blocking=non_blocking))
+        tensors = (
+            tensor.to(device, non_blocking=non_blocking) for tensor in (self.samples, self.amounts, self.settings)
+        )
+        return ColourPlan(self.blocks, *tensors)
 
 
 @torch.no_grad()
@@ -113,9 +120,12 @@ def augment(views: Tensor, plan: ColourPlan, mean: Sequence[float], std: Sequenc
     Values are 0 to 1 before `mean` and `std` (of the three channels) normalise them. Nothing is synchronised with the
     host when `views` and `plan` are on a GPU.
     """
-    result = _empty(views.shape, views.device)
     offset = _channels(tuple(-m / s for m, s in zip(mean, std, strict=True)), views.device)
     scale = _channels(tuple(1 / s for s in std), views.device)
+    own = kernels.load("colour_kernels", views.device)
+    if own and not any(stage.operation == Operation.ROTATE for block in plan.blocks for stage in block.stages):
+        return _augment_in_kernels(own, views, plan, scale, offset)
+    result = _empty(views.shape, views.device)
     with _one_thread() if views.device.type == "cpu" else nullcontext():
         for first, num_samples, stages in plan.blocks:
             images = result[first : first + num_samples]
@@ -123,6 +133,17 @@ def augment(views: Tensor, plan: ColourPlan, mean: Sequence[float], std: Sequenc
             for stage in stages:
                 _run(stage, images, plan.samples, plan.amounts)
             images.mul_(scale).add_(offset)
+    return result
+
+
+def _augment_in_kernels(own: ModuleType, views: Tensor, plan: ColourPlan, scale: Tensor, offset: Tensor) -> Tensor:
+    """The same on a GPU: but for the blur, all operations of an image in one go."""
+    result: Tensor = own.before_blur(views, plan.settings, scale, offset)
+    blurs = [(block, stage) for block in plan.blocks for stage in block.stages if stage.operation == Operation.BLUR]
+    for block, stage in blurs:
+        _run(stage, result[block.first : block.first + block.num_samples], plan.samples, plan.amounts)
+    if blurs:
+        own.after_blur(result, plan.settings, scale, offset)
     return result
 
 
@@ -159,6 +180,16 @@ def _run(stage: Stage, images: Tensor, samples: Tensor, amounts: Tensor) -> None
         _OPERATIONS[stage.operation](part, amounts)
     if where is not None:
         images.index_copy_(0, where, part)
+
+
+def _settings(colour: Colour) -> NDArray[np.float32]:
+    """See `ColourPlan.settings`; a change whose amount changes nothing is none."""
+    amounts = np.stack([colour.brightness, colour.contrast, colour.saturation, colour.hue], axis=1)
+    order = colour.order.astype(np.int64)
+    ordered = np.take_along_axis(amounts, order, axis=1)
+    neutral = ordered == np.array([1, 1, 1, 0], np.float32)[order]
+    rest = np.stack([colour.grayscale, colour.sigma_px, colour.solarize], axis=1)
+    return np.concatenate([np.where(neutral, -1, order), ordered, rest], axis=1).astype(np.float32)
 
 
 Step = tuple[Operation, NDArray[np.int64], NDArray[np.float32]]

@@ -8,8 +8,6 @@ have neither weight decay nor an adapted rate, as in the official VICReg code.
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
@@ -17,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from vicreg import kernels
 
 BLOCK = 1 << 18
 """Values of a parameter that a CPU updates at a time: with gradient and momentum they stay in its cache (3 MB)."""
@@ -78,25 +76,25 @@ class Lars(torch.optim.Optimizer):
     def _step_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         tensors = [(p, p.grad, self._momentum(p)) for p in parameters if p.grad is not None]
         found_inf = getattr(self, "found_inf", None)
-        kernels = _kernels(parameters[0].device) if all(_fits_kernels(three) for three in tensors) else None
-        if kernels:
+        own = kernels.load("lars_kernels", parameters[0].device) if all(map(_fits_kernels, tensors)) else None
+        if own:
             found_inf = found_inf if found_inf is not None else torch.zeros((), device=parameters[0].device)
-            self._step_in_kernels(kernels, tensors, found_inf, group)
+            self._step_in_kernels(own, tensors, found_inf, group)
         else:
             _step_in_calls(tensors, found_inf, group)
 
     def _step_in_kernels(
-        self, kernels: ModuleType, tensors: Sequence[Three], found_inf: Tensor, group: dict[str, Any]
+        self, own: ModuleType, tensors: Sequence[Three], found_inf: Tensor, group: dict[str, Any]
     ) -> None:
         table = self._tables.get(group["adapted"])
-        if table is None or table.key != kernels.addresses_of(tensors):
-            table = self._tables[group["adapted"]] = kernels.Table.build(tensors)
+        if table is None or table.key != own.addresses_of(tensors):
+            table = self._tables[group["adapted"]] = own.Table.build(tensors)
         weight_decay = group["weight_decay"] if group["adapted"] else 0.0
         factors = torch.ones(len(tensors), device=tensors[0][0].device)
         if group["adapted"]:
-            weights, updates = kernels.squares(table, 0.0 if group["clip_lr"] else weight_decay).sqrt().unbind()
+            weights, updates = own.squares(table, 0.0 if group["clip_lr"] else weight_decay).sqrt().unbind()
             factors = _factors(weights, updates, group)
-        kernels.update(table, factors, found_inf, group["lr"], group["momentum"], weight_decay)
+        own.update(table, factors, found_inf, group["lr"], group["momentum"], weight_decay)
 
     def _step_in_blocks(self, parameter: Tensor, group: dict[str, Any]) -> None:
         assert parameter.grad is not None
@@ -147,21 +145,6 @@ def _step_in_calls(tensors: Sequence[Three], found_inf: Tensor | None, group: di
         is_first_step=False,
         found_inf=found_inf,
     )
-
-
-@functools.cache
-def _kernels(device: torch.device) -> ModuleType | None:
-    """The kernels, if they run on this device: they need Triton, and Triton a C compiler."""
-    if device.type != "cuda":
-        return None
-    try:
-        from vicreg import lars_kernels
-
-        lars_kernels.try_out(device)
-    except Exception as error:  # whatever keeps a compiler from working
-        log.warning("LARS runs without its own kernels, some 2 ms slower a step: %s: %s", type(error).__name__, error)
-        return None
-    return lars_kernels
 
 
 def _fits_kernels(three: Three) -> bool:

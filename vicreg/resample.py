@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vicreg import kernels
+
 Interpolation = Literal["bicubic", "bilinear"]
 Framing = Literal["crop", "squash"]
 """How a whole image becomes a square: its centre is cut out, or it is resized without keeping its proportions."""
@@ -100,14 +102,30 @@ def crop_resize(
     for begin in range(0, len(images), block):
         part = slice(begin, begin + block)
         top, left, box_height, box_width = boxes[part].to(torch.float32).unbind(1)
-        rows = _weights(top, box_height, height, size, None, interpolation).to(dtype)
-        columns = _weights(left, box_width, width, size, flip[part], interpolation).to(dtype)
+        rows = _weights_on_device(top, box_height, height, size, None, interpolation, dtype)
+        columns = _weights_on_device(left, box_width, width, size, flip[part], interpolation, dtype)
         planes = images[part].to(dtype=dtype, memory_format=torch.contiguous_format)
         narrow = torch.bmm(planes.view(len(rows), 3 * height, width), columns.transpose(1, 2))
         channels = narrow.view(len(rows), 3, height, size).unbind(1)
         resized = torch.stack([torch.bmm(rows, channel) for channel in channels], dim=1)
         views[part] = resized.round_().clamp_(0, 255)
     return views
+
+
+def _weights_on_device(
+    start: Tensor,
+    length: Tensor,
+    num_in: int,
+    num_out: int,
+    flip: Tensor | None,
+    interpolation: Interpolation,
+    dtype: torch.dtype,
+) -> Tensor:
+    own = kernels.load("crop_kernels", start.device)
+    if own:
+        found: Tensor = own.weights(start, length, num_in, num_out, flip, interpolation == "bicubic", dtype)
+        return found
+    return _weights(start, length, num_in, num_out, flip, interpolation).to(dtype)
 
 
 def _weights(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from vicreg import lars
+from vicreg import kernels
 from vicreg.batches import Sampling, crop_on_device
 from vicreg.config import (
     DataConfig,
@@ -59,7 +59,7 @@ def _pretended_gpu() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(nn.Module, "to", _to))
         stack.enter_context(patch.object(Tensor, "backward", lambda loss: None))
-        stack.enter_context(patch.object(lars, "_kernels", lambda device: None))
+        stack.enter_context(patch.object(kernels, "load", lambda name, device: None))
         stack.enter_context(patch.object(torch, "_fused_sgd_", lambda *_, **__: None))  # has no form without values
         stack.enter_context(patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
         stack.enter_context(patch("torch.cuda.is_bf16_supported", lambda: True))

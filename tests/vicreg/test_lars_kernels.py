@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from functools import partial
 from unittest.mock import patch
 
 import pytest
 import torch
 from torch import nn
 
+from tests.interpreted import interpreted, ptx
 from vicreg import lars
 from vicreg.lars import Lars
 
 pytest.importorskip("triton", reason="Triton comes with torch's CUDA builds")
-
-Steps = Callable[..., list[torch.Tensor]]
-
-
-@pytest.fixture
-def in_kernels(monkeypatch: pytest.MonkeyPatch) -> Steps:
-    """`_steps` through the kernels, in a process of its own: Triton decides when it is imported how to run."""
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-
-    def run(**options: Any) -> list[torch.Tensor]:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            return process.submit(_steps_in_kernels, options).result()
-
-    return run
-
-
-def _steps_in_kernels(options: dict[str, Any]) -> list[torch.Tensor]:
-    from vicreg import lars_kernels
-
-    lars_kernels.try_out(torch.device("cpu"))
-    lars._kernels = lambda device: lars_kernels  # type: ignore[assignment]
-    return _steps(**options)
 
 
 def _steps(
@@ -66,21 +42,22 @@ def _steps(
 
 
 @pytest.mark.parametrize(("clip_lr", "aligned"), [(False, False), (True, True), (True, False)])
-def test_a_step_equals_that_of_cpus(clip_lr: bool, aligned: bool, in_kernels: Steps) -> None:
+def test_a_step_equals_that_of_cpus(clip_lr: bool, aligned: bool) -> None:
     expected = _steps(clip_lr, aligned=aligned, blocks=True)
-    for mine, theirs in zip(in_kernels(clip_lr=clip_lr, aligned=aligned), expected, strict=True):
+    for mine, theirs in zip(interpreted(partial(_steps, clip_lr, aligned=aligned)), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_equal_inputs_give_equal_bits(in_kernels: Steps) -> None:
-    for first, second in zip(in_kernels(), in_kernels(), strict=True):
+def test_equal_inputs_give_equal_bits() -> None:
+    for first, second in zip(interpreted(_steps), interpreted(_steps), strict=True):
         assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("form", ["kernels", "calls"])
-def test_a_step_with_a_bad_gradient_changes_nothing(form: str, in_kernels: Steps) -> None:
-    run = in_kernels if form == "kernels" else _steps
-    for mine, theirs in zip(run(bad_step=2), run(num_steps=2), strict=True):
+def test_a_step_with_a_bad_gradient_changes_nothing(form: str) -> None:
+    bad, good = partial(_steps, bad_step=2), partial(_steps, num_steps=2)
+    results = (interpreted(bad), interpreted(good)) if form == "kernels" else (bad(), good())
+    for mine, theirs in zip(*results, strict=True):
         assert torch.equal(mine, theirs)
 
 
@@ -89,9 +66,6 @@ def test_a_step_with_a_bad_gradient_changes_nothing(form: str, in_kernels: Steps
 @pytest.mark.parametrize("aligned", [True, False])
 def test_they_compile_for_gpus(aligned: bool, capability: int) -> None:
     """Without a GPU; four values are moved by one instruction where they are aligned."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, compile
-
     from vicreg import lars_kernels
 
     tables = {"addresses": "*i64", "sizes": "*i64", "chunks": "*i64"}
@@ -107,7 +81,4 @@ def test_they_compile_for_gpus(aligned: bool, capability: int) -> None:
         },
     }
     for kernel, arguments in types.items():
-        signature = tables | arguments | dict.fromkeys(constants, "constexpr")
-        source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
-        compiled = compile(source, target=GPUTarget("cuda", capability, 32))
-        assert ("ld.global.v4" in compiled.asm["ptx"]) == aligned
+        assert ("ld.global.v4" in ptx(kernel, tables | arguments, constants, capability)) == aligned

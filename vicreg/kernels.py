@@ -1,0 +1,30 @@
+"""Own Triton kernels, where they run: on a GPU whose machine has Triton and the C compiler that it needs."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+from types import ModuleType
+from typing import Literal
+
+import torch
+
+log = logging.getLogger(__name__)
+
+
+@functools.cache
+def load(name: Literal["lars_kernels", "colour_kernels", "crop_kernels"], device: torch.device) -> ModuleType | None:
+    """That module of kernels once it has worked on a few values on the device; None, and a warning, if it does not.
+
+    Whoever asks has another way to the same result, in torch's own operations.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        module = importlib.import_module(f"vicreg.{name}")
+        module.try_out(device)
+    except Exception as error:  # whatever keeps a compiler from working
+        log.warning("%s do not run here, which costs some speed: %s: %s", name, type(error).__name__, error)
+        return None
+    return module

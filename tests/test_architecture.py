@@ -30,7 +30,17 @@ MAY_IMPORT = {
     "slurm": {"slurm"},
 }
 FLOORS = [  # from the ground up; a file of vicreg imports only from lower floors
-    {"config", "keyed_random", "kernels", "lars_kernels", "colour_kernels", "crop_kernels", "loss_forms", "schedule"},
+    {
+        "config",
+        "keyed_random",
+        "kernels",
+        "lars_kernels",
+        "colour_kernels",
+        "crop_kernels",
+        "plane_kernels",
+        "loss_forms",
+        "schedule",
+    },
     {"blur", "order", "view_parameters", "distributed", "lars", "resample"},
     {"config_json", "covariance", "gradient_sum", "joint_views"},
     {"online_head"},
@@ -47,7 +57,7 @@ FLOORS = [  # from the ground up; a file of vicreg imports only from lower floor
 ONLY_IN = {
     "torch.distributed": {"vicreg/distributed.py"},
     "submitit": {"slurm"},
-    "triton": {"vicreg/colour_kernels.py", "vicreg/crop_kernels.py", "vicreg/lars_kernels.py"},
+    "triton": {f"vicreg/{name}_kernels.py" for name in ("colour", "crop", "lars", "plane")},
     "ffcv": {"vicreg/decode.py", "vicreg/data.py", "dataprep", "benchmarks"},
 }
 

@@ -14,7 +14,9 @@ log = logging.getLogger(__name__)
 
 
 @functools.cache
-def load(name: Literal["lars_kernels", "colour_kernels", "crop_kernels"], device: torch.device) -> ModuleType | None:
+def load(
+    name: Literal["lars_kernels", "colour_kernels", "crop_kernels", "plane_kernels"], device: torch.device
+) -> ModuleType | None:
     """That module of kernels once it has worked on a few values on the device; None, and a warning, if it does not.
 
     Whoever asks has another way to the same result, in torch's own operations.

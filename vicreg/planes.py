@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vicreg import kernels
+
 BLOCK_BYTES = 1 << 28
 """RGB of a batch that is made at once, to bound the memory of the steps between."""
 _UNIT = 65536  # of libjpeg's fixed-point arithmetic (jdcolor.c: SCALEBITS)
@@ -47,15 +49,21 @@ class Planes:
 
     def rgb(self) -> Tensor:
         """The batch as uint8 (B, 3, H, W), on its device; what lies outside an image is undefined."""
-        count, height, width = self.luma.shape
-        images = self.luma.new_empty((count, 3, height, width))
-        block = max(1, BLOCK_BYTES // (3 * height * width * torch.float32.itemsize))
-        for begin in range(0, count, block):
-            part = slice(begin, begin + block)
-            _to_rgb(self.luma[part], self.chroma[part], images[part])
+        own = kernels.load("plane_kernels", self.luma.device)
+        images: Tensor = own.rgb(self.luma, self.chroma) if own else _rgb_in_blocks(self.luma, self.chroma)
         for place, image in self.whole.items():
             images[place, :, : image.shape[0], : image.shape[1]] = image.permute(2, 0, 1)
         return images
+
+
+def _rgb_in_blocks(luma: Tensor, chroma: Tensor) -> Tensor:
+    count, height, width = luma.shape
+    images = luma.new_empty((count, 3, height, width))
+    block = max(1, BLOCK_BYTES // (3 * height * width * torch.float32.itemsize))
+    for begin in range(0, count, block):
+        part = slice(begin, begin + block)
+        _to_rgb(luma[part], chroma[part], images[part])
+    return images
 
 
 def _to_rgb(luma: Tensor, chroma: Tensor, out: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The GPU's colours and crop weights, run by Triton's interpreter on the CPU, against torch's own operations."""
+"""The GPU's colours, crop weights and RGB, run by Triton's interpreter on the CPU, against torch's own operations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from tests.interpreted import interpreted, ptx
 from vicreg.augment import ColourPlan, augment
 from vicreg.config import DataConfig, ViewConfig, official_views
+from vicreg.planes import Planes
 from vicreg.resample import _weights, _weights_on_device, crop_resize
 from vicreg.view_parameters import draw_colour
 
@@ -66,10 +67,22 @@ def test_crops_are_the_same() -> None:
     assert _weights(torch.zeros(1), torch.ones(1), 1, 1, None, "bicubic").item() == 1
 
 
+def _rgb(height: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    luma = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
+    shape = (3, 2, height // 2 + 1, width // 2 + 1)
+    return Planes(luma, torch.randint(256, shape, dtype=torch.uint8, generator=generator), {}).rgb()
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (46, 70)])
+def test_rgb_of_planes_is_the_same_to_the_bit(height: int, width: int) -> None:
+    assert torch.equal(interpreted(_rgb, height, width), _rgb(height, width))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90])
 def test_they_compile_for_gpus(capability: int) -> None:
-    from vicreg import colour_kernels, crop_kernels
+    from vicreg import colour_kernels, crop_kernels, plane_kernels
 
     table, numbers = {"settings": "*fp32"}, {"scale": "*fp32", "offset": "*fp32"}
     constants = {"pixels": colour_kernels.PIXELS}
@@ -82,6 +95,8 @@ def test_they_compile_for_gpus(capability: int) -> None:
         (colour_kernels._finish, finish),
     ):
         assert "st.global" in ptx(kernel, signature, constants, capability)
+    planes = {"luma": "*u8", "chroma": "*u8", "out": "*u8", "height": "i32", "width": "i32"}
+    assert "st.global" in ptx(plane_kernels._rgb, planes, constants, capability)
     weights = {"out": "*fp16", "starts": "*fp32", "lengths": "*fp32", "mirrored": "*fp32"}
     weights |= {"num_in": "i32", "num_out": "i32"}
     assert "st.global" in ptx(crop_kernels._weights, weights, {"bicubic": True, "block": 512}, capability)

@@ -31,6 +31,7 @@ def _after_a_step(joint: bool) -> dict[str, Tensor]:
     views[1] += 3  # statistics of both views together would be quite different
     mine = views.chunk(distributed.world_size(), dim=1)[distributed.rank()]
     terms = learner.method(*mine)
+    del terms["features"]  # of this rank alone
     terms["loss"].backward()
     learner.gradients.finish()
     for group in learner.optimizer.param_groups:

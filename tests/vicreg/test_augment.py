@@ -232,9 +232,10 @@ def test_memory_layouts_and_the_views_themselves() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_gives_the_same() -> None:
-    view = ViewConfig(blur_p=0.6, solarize_p=0.3, rotation_deg=15)
-    colour, angles = draw_colour(view, 0, 0, np.arange(NUM), 0), np.full(NUM, 0.1, np.float32)
+@pytest.mark.parametrize("angle_rad", [0.0, 0.1])
+def test_a_gpu_gives_the_same(angle_rad: float) -> None:
+    view = ViewConfig(blur_p=0.6, solarize_p=0.3)
+    colour, angles = draw_colour(view, 0, 0, np.arange(NUM), 0), np.full(NUM, angle_rad, np.float32)
     plan, cuda = ColourPlan.build(colour, angles), torch.device("cuda")
     on_cpu = augment(PHOTOS, plan, (0, 0, 0), (1, 1, 1))
     on_gpu = augment(PHOTOS.to(cuda), plan.to(cuda), (0, 0, 0), (1, 1, 1)).cpu()

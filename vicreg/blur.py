@@ -50,7 +50,8 @@ def _blur_by_products(images: Tensor, weights: Tensor) -> None:
     """The same for square images (n, 3, S, S); the first and the last pixel also have the weights of those outside."""
     count, size = len(images), images.shape[3]
     by_distance = torch.nn.functional.pad(weights.view(len(weights), count).t(), (0, size))
-    outside = (by_distance.flip(1).cumsum(1).flip(1) - by_distance)[:, :size]  # of all that are farther
+    farther = torch.ones((by_distance.shape[1], size), dtype=weights.dtype, device=weights.device).tril(-1)
+    outside = by_distance @ farther  # the weights of all that are farther; a GPU's cumsum has no deterministic form
     places = torch.arange(size, device=images.device)
     matrix = by_distance[:, (places.view(-1, 1) - places).abs()]
     matrix[:, :, 0] += outside

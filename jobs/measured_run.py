@@ -73,6 +73,13 @@ class Run:
         length = self.steps_per_epoch()
         return [(line["step"] + 1) / length for line in self.lines]
 
+    def logged(self, name: str) -> tuple[list[float], list[float | None]]:
+        """A field with its epochs, of the lines that have it: not all are measured each time."""
+        there = [name in line for line in self.lines]
+        both = zip(self.epochs(), self.values(name), there, strict=True)
+        kept = [(epoch, value) for epoch, value, has_it in both if has_it]
+        return [epoch for epoch, _ in kept], [value for _, value in kept]
+
     def images_per_s(self) -> float | None:
         """Median speed of training."""
         known = [value for value in self.values("images_per_s") if value is not None]

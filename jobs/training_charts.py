@@ -56,9 +56,9 @@ def training(runs: Sequence[Run]) -> str:
     for field, title, explanation, may_be_log in TRAINING:
         curves: list[Curve] = []
         for number, run in enumerate(runs):
-            values = run.values(field)
+            places, values = run.logged(field)
             if any(value is not None for value in values):
-                curve, size = thinned(Curve(run.epochs(), values, number))
+                curve, size = thinned(Curve(places, values, number))
                 curves.append(curve)
                 group = max(group, size)
         if curves:

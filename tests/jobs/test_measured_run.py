@@ -52,6 +52,15 @@ def test_values_are_numbers_or_none() -> None:
     assert run.values("loss") == [1, 2.5, None, None, None, None, None]
 
 
+def test_what_is_measured_now_and_then_has_neighbours() -> None:
+    found = {1: {"knn_top1": 50.0}, 3: {"knn_top1": float("nan")}, 5: {"knn_top1": 70.0}}
+    lines = [{"step": step, "epoch": step // 2, "loss": 1.0} | found.get(step, {}) for step in range(6)]
+    run = Run(Path("x"), recipe("digits").pretrain, "digits", True, [], {}, lines=lines)
+    assert run.logged("knn_top1") == ([1, 2, 3], [50, None, 70])
+    assert run.logged("mfu") == ([], [])
+    assert len(run.logged("loss")[0]) == 6
+
+
 def test_what_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no run folder"):
         load_run(tmp_path)

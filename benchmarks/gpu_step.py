@@ -6,6 +6,7 @@ Part of `benchmarks/gpu.py`. Nothing of the official program is used: its step i
 
 from __future__ import annotations
 
+import copy
 import gc
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.lars import official_step
+from benchmarks.lars import official_step, wait
 from benchmarks.loss import official_loss
 from vicreg.batches import Drawn, Sampling
 from vicreg.config import DataConfig, ModelConfig, PretrainConfig, TrainConfig, official_views
@@ -73,7 +74,7 @@ class _OfficialLars(torch.optim.Optimizer):
         self._momenta = [torch.zeros_like(parameter) for parameter in parameters]
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure: nothing here evaluates anew
         official_step(self._parameters, self._momenta)
 
 
@@ -112,12 +113,6 @@ def _model_alone(learner: Learner, views: tuple[Tensor, Tensor]) -> None:
         inputs = [torch.cat(views)] if method.joint_views else list(views)
         embeddings = [method.expander(method.encoder(images)) for images in inputs]
     torch.autograd.backward(embeddings, [torch.ones_like(embedding) for embedding in embeddings])
-
-
-def wait(device: torch.device) -> None:
-    """Until everything that the GPU was told to do is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def seconds_each(work: Callable[[], object], rounds: int, device: torch.device) -> float:
@@ -235,7 +230,7 @@ def measure_determinism(sizes: Sizes, batch: int, device: torch.device) -> dict[
         labels = torch.zeros(batch, dtype=torch.int64, device=device)
         name = "deterministic_s" if deterministic else "fastest_s"
         found[name] = seconds_each(lambda: learner.learn(*views, labels, 0, RATE), sizes.rounds, device)  # noqa: B023
-    state = {name: _copied(part) for name, part in learner.state().items()}
+    state = copy.deepcopy(learner.state())
     whole = _trained(learner, views, labels)
     again = Learner.build(config, device)
     again.load(state)
@@ -244,14 +239,6 @@ def measure_determinism(sizes: Sizes, batch: int, device: torch.device) -> dict[
     )
     choose_algorithms(deterministic=False)
     return found
-
-
-def _copied(part: Any) -> Any:
-    if isinstance(part, Tensor):
-        return part.clone()
-    if isinstance(part, dict):
-        return {key: _copied(value) for key, value in part.items()}
-    return [_copied(value) for value in part] if isinstance(part, list) else part
 
 
 def _trained(learner: Learner, views: tuple[Tensor, Tensor], labels: Tensor) -> list[Tensor]:

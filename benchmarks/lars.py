@@ -74,16 +74,17 @@ def measure(options: Step, device: torch.device) -> tuple[int, dict[str, float]]
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(options.rounds + 1):
         for name, run in contestants.items():
-            _wait(device)
+            wait(device)
             start_s = time.perf_counter()
             run()
-            _wait(device)
+            wait(device)
             if number:
                 seconds[name].append(time.perf_counter() - start_s)
     return num, {name: statistics.median(laps) for name, laps in seconds.items()}
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until everything that the GPU was told to do is done."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 

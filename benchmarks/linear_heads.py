@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks.ratios import Ratio, print_ratios
 from vicreg.evals.heads import HeadSettings, LinearHeads
-from vicreg.model import build_encoder
+from vicreg.model import build_encoder, num_features
 
 SIZE = 224
 TARGET = 1.15
@@ -66,7 +66,7 @@ def measure(options: Grid, device: torch.device) -> tuple[float, dict[int, float
     contestants = {
         num: LinearHeads(
             [HeadSettings(0.02 * (1 + number), 1e-6) for number in range(num)],
-            int(encoder.num_features),  # type: ignore[arg-type]
+            num_features(encoder),
             options.classes,
             momentum=0.9,
             nesterov=False,

@@ -15,7 +15,7 @@ from jobs.cli import show_commands, show_summary, user_errors
 from jobs.pieces import read_run, require_finished
 from vicreg.export import ENCODER_FILE, load_encoder
 from vicreg.foreign_formats import ONNX_OPSET, Checked, Trained, export
-from vicreg.model import INCEPTIONS, num_parameters
+from vicreg.model import INCEPTIONS, num_features, num_parameters
 
 INCEPTION_OPTIONS = "aux_logits=False, init_weights=False"  # without the second classifier, whose weights are not there
 
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
 def summary(trained: Trained, command: Command, checked: Checked) -> list[tuple[str, str]]:
     """What was written, what it takes, what it gives, and how it was checked."""
-    data, num_features = trained.data, int(trained.encoder.num_features)  # type: ignore[arg-type]
+    data = trained.data
     mean, std = (", ".join(map(str, values)) for values in (data.mean, data.std))
     files = [command.out] if command.out.is_file() else list(command.out.iterdir())
     size_mb = sum(file.stat().st_size for file in files) / 1e6
@@ -67,7 +67,7 @@ def summary(trained: Trained, command: Command, checked: Checked) -> list[tuple[
             f"images (batch, 3, {data.image_size}, {data.image_size}), RGB, values from 0 to 1 less mean ({mean}), "
             f"over std ({std})",
         ),
-        ("output", f"features (batch, {num_features})"),
+        ("output", f"features (batch, {num_features(trained.encoder)})"),
         ("checked", said),
     ]
 

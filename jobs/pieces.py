@@ -34,6 +34,7 @@ from vicreg.evals import results
 from vicreg.evals.results import BASELINES, PIXELS, RANDOM, SUBJECTS, Result, say_subject
 from vicreg.evals.work import Work
 from vicreg.export import ENCODER_FILE, checksum, encoder_of, load_encoder, untrained_encoder
+from vicreg.model import num_features
 from vicreg.train import CHECKPOINTS
 
 LAST = "last"
@@ -274,7 +275,7 @@ def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dic
         settings=piece.settings,
         data=data,
         num_classes=splits.num_classes,
-        num_features=int(encoder.num_features),  # type: ignore[arg-type]
+        num_features=num_features(encoder),
         encoder_sha256=sha256,
         duration_s=round(time.monotonic() - start, 3),
         num_ranks=distributed.world_size(),

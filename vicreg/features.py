@@ -25,6 +25,7 @@ from dataprep.beton import Beton, open_beton
 from vicreg import distributed
 from vicreg.config import DataConfig
 from vicreg.data import centre_batches
+from vicreg.model import num_features
 from vicreg.order import shard
 from vicreg.resample import Framing
 
@@ -186,7 +187,7 @@ def compute_features(encoder: nn.Module, splits: Splits, split: SplitName) -> Fe
     own = range(first_rows[distributed.rank()], first_rows[distributed.rank() + 1])
 
     encoder.eval().to(splits.device)
-    values = torch.empty((len(own), int(encoder.num_features)), dtype=torch.float32)  # type: ignore[arg-type]
+    values = torch.empty((len(own), num_features(encoder)), dtype=torch.float32)
     done, said = 0, time.monotonic()
     for images, _, _ in centre_batches(
         splits.data, path, own, batch_size=splits.batch, workers=splits.workers, framing=splits.framing

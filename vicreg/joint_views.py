@@ -20,6 +20,7 @@ def separate_statistics(network: nn.Module) -> None:
     """Let every batch norm, of whatever kind, take a training batch as `NUM_VIEWS` views one below the other."""
     for layer in network.modules():
         if isinstance(layer, _BatchNorm):
+            # Of this one layer: a module around it would change the names in the state that is saved.
             layer.forward = partial(_each_view, layer, layer.forward)  # type: ignore[method-assign]
 
 

@@ -56,9 +56,10 @@ class Lars(torch.optim.Optimizer):
         }
         super().__init__([group for group in groups if group["params"]], defaults)
         self._tables: dict[bool, Any] = {}
+        self.found_inf: Tensor | None = None
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure: nothing here evaluates anew
         """Update every parameter that has a gradient; the gradients are used up.
 
         On a GPU nothing changes where the attribute `found_inf`, a float (), is set and not 0: torch's way (of its
@@ -75,7 +76,7 @@ class Lars(torch.optim.Optimizer):
 
     def _step_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         tensors = [(p, p.grad, self._momentum(p)) for p in parameters if p.grad is not None]
-        found_inf = getattr(self, "found_inf", None)
+        found_inf = self.found_inf
         own = kernels.load("lars_kernels", parameters[0].device) if all(map(_fits_kernels, tensors)) else None
         if own:
             found_inf = found_inf if found_inf is not None else torch.zeros((), device=parameters[0].device)

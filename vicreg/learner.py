@@ -17,6 +17,7 @@ from vicreg.guards import StepGuard
 from vicreg.joint_views import separate_statistics
 from vicreg.lars import Lars
 from vicreg.methods.vicreg import Vicreg
+from vicreg.model import num_features
 from vicreg.online_head import OnlineHead
 from vicreg.sync_batch_norm import synchronise
 
@@ -93,6 +94,7 @@ class Learner:
             group["lr"] = rate
         if self.device.type == "cuda" and not self.scaler.is_enabled():
             for optimizer in optimizers:
+                # torch's fused optimizers look for this name; their stubs do not have it.
                 optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
                 optimizer.step()
         else:
@@ -139,7 +141,7 @@ class Learner:
 
 def _online_head(config: PretrainConfig, method: Vicreg, num_classes: int) -> OnlineHead:
     weight = next(method.expander.parameters())
-    head = nn.Linear(int(method.encoder.num_features), num_classes)  # type: ignore[arg-type]
+    head = nn.Linear(num_features(method.encoder), num_classes)
     head.to(weight.device, weight.dtype)
     return OnlineHead(head, _optimizer(dataclasses.replace(config.optimizer, weight_decay=0.0), head))
 

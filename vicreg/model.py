@@ -57,6 +57,13 @@ def usual_normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]
     return (published.mean, published.std) if published else None
 
 
+def num_features(encoder: nn.Module) -> int:
+    """The width of its features."""
+    width = encoder.num_features
+    assert isinstance(width, int)  # to the type checker an attribute of a module may be a tensor or a module
+    return width
+
+
 def num_parameters(network: nn.Module) -> int:
     """How many weights and biases it has."""
     return sum(parameter.numel() for parameter in network.parameters())
@@ -145,4 +152,4 @@ def build_expander(in_features: int, widths: str) -> nn.Sequential:
 def build_model(config: ModelConfig) -> tuple[nn.Module, nn.Sequential]:
     """Encoder and expander of a configuration, with random weights from torch's generator."""
     encoder = build_encoder(config.encoder, config.small_images)
-    return encoder, build_expander(int(encoder.num_features), config.expander)  # type: ignore[arg-type]
+    return encoder, build_expander(num_features(encoder), config.expander)

@@ -11,7 +11,7 @@ from tests.interpreted import interpreted, ptx
 from vicreg.augment import ColourPlan, augment
 from vicreg.config import DataConfig, ViewConfig, official_views
 from vicreg.planes import Planes
-from vicreg.resample import _weights, _weights_on_device, crop_resize
+from vicreg.resample import Interpolation, _weights, _weights_on_device, crop_resize
 from vicreg.view_parameters import draw_colour
 
 pytest.importorskip("triton", reason="Triton comes with torch's CUDA builds")
@@ -39,15 +39,15 @@ def test_colours_equal_torchs_operations(number: int) -> None:
     assert (apart > 1e-4).float().mean() < 0.05
 
 
-def _band(mirrored: bool, interpolation: str, dtype: torch.dtype) -> Tensor:
+def _band(mirrored: bool, interpolation: Interpolation, dtype: torch.dtype) -> Tensor:
     starts, lengths = torch.tensor([0.0, 7, 30, 3]), torch.tensor([64.0, 20, 5, 1])
     flip = torch.tensor([True, False, True, False]) if mirrored else None
-    return _weights_on_device(starts, lengths, 70, 24, flip, interpolation, dtype)  # type: ignore[arg-type]
+    return _weights_on_device(starts, lengths, 70, 24, flip, interpolation, dtype)
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_crop_weights_equal_torchs_operations(interpolation: str, mirrored: bool) -> None:
+def test_crop_weights_equal_torchs_operations(interpolation: Interpolation, mirrored: bool) -> None:
     torch.testing.assert_close(
         interpreted(_band, mirrored, interpolation, torch.float32),
         _band(mirrored, interpolation, torch.float32),

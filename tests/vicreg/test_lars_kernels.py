@@ -31,11 +31,12 @@ def _steps(
     for step in range(num_steps):
         for group in optimizer.param_groups:
             group["lr"] = 0.3 / (step + 1)
-        for parameter in parameters:
-            parameter.grad = torch.randn_like(parameter)
+        gradients = [torch.randn_like(parameter) for parameter in parameters]
         if step == bad_step:
-            parameters[0].grad[7] = float("inf")  # type: ignore[index]
-        optimizer.found_inf = torch.tensor(float(step == bad_step))  # type: ignore[attr-defined]
+            gradients[0][7] = float("inf")
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.found_inf = torch.tensor(float(step == bad_step))
         with patch.object(lars, "_is_in_blocks", lambda parameter: blocks):
             optimizer.step()
     return [*(p.detach() for p in parameters), *(optimizer.state[p]["momentum"] for p in parameters)]

@@ -24,6 +24,7 @@ from vicreg.evals.heads import HeadSettings, LinearHeads
 from vicreg.evals.results import Measured
 from vicreg.evals.work import Work
 from vicreg.features import Splits
+from vicreg.model import num_features
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config, work: Work | No
     settings = config.heads()
     heads = LinearHeads(
         settings,
-        int(encoder.num_features),  # type: ignore[arg-type]
+        num_features(encoder),
         splits.num_classes,
         momentum=config.momentum,
         nesterov=config.nesterov,

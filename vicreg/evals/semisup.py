@@ -31,6 +31,7 @@ from vicreg.evals.results import Measured
 from vicreg.evals.work import Work
 from vicreg.features import Splits, compute_features
 from vicreg.gradient_sum import GradientSum
+from vicreg.model import num_features
 from vicreg.sync_batch_norm import synchronise
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class Classifier(nn.Module):
     def __init__(self, encoder: nn.Module, num_classes: int, seed: int) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder)
-        self.head = nn.Linear(int(encoder.num_features), num_classes)  # type: ignore[arg-type]
+        self.head = nn.Linear(num_features(encoder), num_classes)
         nn.init.normal_(self.head.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
         nn.init.zeros_(self.head.bias)
 

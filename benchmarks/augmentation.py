@@ -24,12 +24,12 @@ from torchvision.transforms.v2 import functional
 
 from benchmarks.loader import BICUBIC, SIZE, beton_of, official_transform
 from benchmarks.ratios import Ratio, print_ratios
-from dataprep.beton import open_beton
-from vicreg.augment import ColourPlan, augment
+from dataprep.beton.contract import open_beton
 from vicreg.config import DataConfig, ViewConfig, official_views
-from vicreg.decode import ImageReader
-from vicreg.resample import crop_resize_into
-from vicreg.view_parameters import draw_colour, draw_geometry
+from vicreg.data.decode import ImageReader
+from vicreg.views.augment import ColourPlan, augment
+from vicreg.views.resample import crop_resize_into
+from vicreg.views.view_parameters import draw_colour, draw_geometry
 
 
 @dataclass(frozen=True)

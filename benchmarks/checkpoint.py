@@ -22,8 +22,8 @@ from rich.table import Table
 from benchmarks.ratios import Ratio, print_ratios
 from vicreg import checkpoint
 from vicreg.config import DataConfig, ModelConfig, PretrainConfig, TrainConfig
-from vicreg.learner import Learner
-from vicreg.saver import Saver
+from vicreg.training.learner import Learner
+from vicreg.training.saver import Saver
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import plain_cifar10
-from dataprep.beton import BetonError, open_beton
-from jobs.recipes import recipe
+from dataprep.beton.contract import BetonError, open_beton
+from jobs.planning.recipes import recipe
 from vicreg import checkpoint
 from vicreg.config import ModelConfig, PretrainConfig
-from vicreg.decode import ImageReader
-from vicreg.distributed import Placement
-from vicreg.metrics import METRICS_FILE, read_metrics
-from vicreg.train import CHECKPOINTS, Outcome, train
+from vicreg.data.decode import ImageReader
+from vicreg.ranks.distributed import Placement
+from vicreg.training.metrics import METRICS_FILE, read_metrics
+from vicreg.training.train import CHECKPOINTS, Outcome, train
 
 PIECE_BYTES = 15 * 2**20
 PIECES = "pieces"

@@ -31,7 +31,7 @@ from slurm import attempts, chain
 from slurm.devcluster import processes
 from slurm.devcluster.daemons import DevCluster
 from vicreg import checkpoint
-from vicreg.train import CHECKPOINTS
+from vicreg.training.train import CHECKPOINTS
 
 ROOT = Path(__file__).parents[1]
 NUM_NODES = 2

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
 
 from benchmarks.gpu_step import Sizes, free, seconds_each
-from vicreg.augment import augment
-from vicreg.batches import Drawn, Sampling, crop_on_device
 from vicreg.config import DataConfig, ViewConfig, official_views
+from vicreg.data.batches import Drawn, Sampling, crop_on_device
+from vicreg.views.augment import augment
 
 ALONE = 64
 """Photos that torchvision's transforms, which draw once for a whole batch, are given one by one."""

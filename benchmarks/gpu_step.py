@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from benchmarks.lars import official_step, wait
 from benchmarks.loss import official_loss
-from vicreg.batches import Drawn, Sampling
 from vicreg.config import DataConfig, ModelConfig, PretrainConfig, TrainConfig, official_views
-from vicreg.device_views import views_on_device
-from vicreg.flops import peak_flops, step_flops
-from vicreg.learner import Learner
+from vicreg.cost.flops import peak_flops, step_flops
+from vicreg.data.batches import Drawn, Sampling
+from vicreg.data.device_views import views_on_device
+from vicreg.data.planes import Planes
 from vicreg.model import build_model
-from vicreg.planes import Planes
-from vicreg.train import choose_algorithms
+from vicreg.training.learner import Learner
+from vicreg.training.train import choose_algorithms
 
 RATE = 0.1
 WARM_UP_STEPS = 3

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from benchmarks.ratios import Ratio, print_ratios
 from vicreg.config import ModelConfig
-from vicreg.lars import Lars
 from vicreg.model import build_model
+from vicreg.optim.lars import Lars
 
 BYTES_PER_VALUE = 20
 RATE, WEIGHT_DECAY, TRUST, MOMENTUM = 0.1, 1e-6, 0.001, 0.9

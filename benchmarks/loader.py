@@ -30,14 +30,14 @@ from rich.table import Table
 from torchvision import transforms
 
 from benchmarks.ratios import Ratio, print_ratios
-from dataprep import sources
-from dataprep.beton import open_beton
-from dataprep.write_plan import WritePlan
-from dataprep.writer import write_beton
-from vicreg.augment import augment
-from vicreg.batches import Sampling
+from dataprep.beton.contract import open_beton
+from dataprep.sources import class_folders as sources
+from dataprep.writing.write_plan import WritePlan
+from dataprep.writing.writer import write_beton
 from vicreg.config import DataConfig, ViewConfig, official_views
-from vicreg.data import BetonViews
+from vicreg.data.batches import Sampling
+from vicreg.data.loaders import BetonViews
+from vicreg.views.augment import augment
 
 SIZE = 224
 BATCH = 64

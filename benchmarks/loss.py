@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.ratios import Ratio, print_ratios
-from vicreg import distributed
 from vicreg.config import LossConfig
-from vicreg.covariance import FORMS
-from vicreg.loss import vicreg_loss
-from vicreg.loss_forms import DEFAULT_SPEEDS, Form, cheapest_form, form_costs
+from vicreg.losses.covariance import FORMS
+from vicreg.losses.forms import DEFAULT_SPEEDS, Form, cheapest_form, form_costs
+from vicreg.losses.vicreg import vicreg_loss
+from vicreg.ranks import distributed
 
 
 @dataclass(frozen=True)

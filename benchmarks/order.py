@@ -23,13 +23,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.ratios import Ratio, print_ratios
-from dataprep import sources
-from dataprep.beton import open_beton
-from dataprep.write_plan import WritePlan
-from dataprep.writer import write_beton
-from vicreg.batches import Sampling
+from dataprep.beton.contract import open_beton
+from dataprep.sources import class_folders as sources
+from dataprep.writing.write_plan import WritePlan
+from dataprep.writing.writer import write_beton
 from vicreg.config import DataConfig, official_views
-from vicreg.data import BetonViews
+from vicreg.data.batches import Sampling
+from vicreg.data.loaders import BetonViews
 
 NUM_CLASSES, PER_CLASS, GLOBAL_BATCH = 1000, 1281, 2048
 BLOCKS = (16, 32, 64, 256)

@@ -34,7 +34,7 @@ import torch
 torch_s = time.perf_counter() - start_s
 from pathlib import Path
 from vicreg.config import DataConfig, official_views
-from vicreg.data import open_views
+from vicreg.data.loaders import open_views
 
 path, order = sys.argv[1:]
 begin_s = time.perf_counter()

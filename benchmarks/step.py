@@ -28,13 +28,13 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.ratios import Ratio, print_ratios
-from vicreg import distributed
 from vicreg.config import DataConfig, ModelConfig, PretrainConfig, TrainConfig
-from vicreg.distributed import Placement
-from vicreg.flops import step_flops
-from vicreg.learner import Learner
-from vicreg.loss_forms import Speeds
-from vicreg.prediction import predict
+from vicreg.cost.flops import step_flops
+from vicreg.cost.prediction import predict
+from vicreg.losses.forms import Speeds
+from vicreg.ranks import distributed
+from vicreg.ranks.distributed import Placement
+from vicreg.training.learner import Learner
 
 LARGE, SMALL = 32 << 20, 8
 NUM_LAYERS = 100

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dataprep.beton_layout import (
+from dataprep.beton.layout import (
     ALLOCATION,
     DESCRIPTOR,
     FORMAT_VERSION,

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.ratios import Ratio, print_ratios
-from dataprep import sources
-from dataprep.write_plan import WritePlan
-from dataprep.writer import write_beton
+from dataprep.sources import class_folders as sources
+from dataprep.writing.write_plan import WritePlan
+from dataprep.writing.writer import write_beton
 
 QUALITY = 90
 MAX_RESOLUTION = 500

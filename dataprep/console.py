@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dataprep.beton import IMAGE_JPEG, BetonError, manifest_path, open_beton, read_manifest
-from dataprep.verification import problems
-from dataprep.writer import WriteProgress
+from dataprep.beton.contract import IMAGE_JPEG, BetonError, manifest_path, open_beton, read_manifest
+from dataprep.beton.verification import problems
+from dataprep.writing.writer import WriteProgress
 
 _LINE_EVERY_S = 10.0
 _REDRAW_EVERY_S = 0.1

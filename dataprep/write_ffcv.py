@@ -12,13 +12,14 @@ from typing import Annotated
 
 import tyro
 
-from dataprep import published, source_options
-from dataprep.beton import BetonError, manifest_path, open_beton
+from dataprep.beton.contract import BetonError, manifest_path, open_beton
 from dataprep.console import describe, show_progress, show_summary, show_verification
-from dataprep.raw_source import SourceError
-from dataprep.subset_choice import write_drawn, write_listed
-from dataprep.write_plan import WritePlan
-from dataprep.writer import WriteError, already_written, write_beton
+from dataprep.sources import options as source_options
+from dataprep.sources import published
+from dataprep.writing.raw_source import SourceError
+from dataprep.writing.subset_choice import write_drawn, write_listed
+from dataprep.writing.write_plan import WritePlan
+from dataprep.writing.writer import WriteError, already_written, write_beton
 
 logger = logging.getLogger(__name__)
 

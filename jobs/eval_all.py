@@ -1,6 +1,6 @@
 """Measure a run: the evaluations of its recipe, here or as jobs that wait for pretraining, and then the report.
 
-What is done and still holds is skipped (jobs/pieces.py).
+What is done and still holds is skipped (jobs/planning/pieces.py).
 """
 
 from __future__ import annotations
@@ -14,17 +14,34 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from jobs import recipes
-from jobs.cli import INTERRUPTED_EXIT_CODE, LOG_WIDTH, PlaceOptions, configure_logging, placement_of, user_errors
-from jobs.pieces import LAST, Choice, Piece, find_due, measure_all, plan, read_run, require_finished, split_by_data
-from jobs.plan import show_submitted
+from jobs.planning import recipes
+from jobs.planning.cli import (
+    INTERRUPTED_EXIT_CODE,
+    LOG_WIDTH,
+    PlaceOptions,
+    configure_logging,
+    placement_of,
+    user_errors,
+)
+from jobs.planning.pieces import (
+    LAST,
+    Choice,
+    Piece,
+    find_due,
+    measure_all,
+    plan,
+    read_run,
+    require_finished,
+    split_by_data,
+)
+from jobs.planning.plan import show_submitted
 from slurm import chain, executor, preflight, scheduler
 from slurm.chain import Member
 from slurm.cluster import Cluster
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
-from vicreg import distributed
 from vicreg.evals.work import Stopped
+from vicreg.ranks import distributed
 
 TOGETHER = "evaluations"  # name of the one job that does them all on this machine, sharing features
 

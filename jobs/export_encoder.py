@@ -11,10 +11,10 @@ import tyro
 from rich.console import Console
 from torch import nn
 
-from jobs.cli import show_commands, show_summary, user_errors
-from jobs.pieces import read_run, require_finished
-from vicreg.export import ENCODER_FILE, load_encoder
-from vicreg.foreign_formats import ONNX_OPSET, Checked, Trained, export
+from jobs.planning.cli import show_commands, show_summary, user_errors
+from jobs.planning.pieces import read_run, require_finished
+from vicreg.exchange.encoder_file import ENCODER_FILE, load_encoder
+from vicreg.exchange.foreign_formats import ONNX_OPSET, Checked, Trained, export
 from vicreg.model import INCEPTIONS, num_features, num_parameters
 
 INCEPTION_OPTIONS = "aux_logits=False, init_weights=False"  # without the second classifier, whose weights are not there

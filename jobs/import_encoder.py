@@ -16,16 +16,16 @@ import tyro
 from rich.console import Console
 from torch import nn
 
-from jobs import recipes
-from jobs.cli import CONFIG_FILE, show_commands, show_summary, user_errors
-from jobs.pieces import open_residuals
+from jobs.planning import recipes
+from jobs.planning.cli import CONFIG_FILE, show_commands, show_summary, user_errors
+from jobs.planning.pieces import open_residuals
 from jobs.pretrain import at_home, write_run_config
 from slurm.cluster import load as load_profile
-from vicreg import foreign_checkpoints
 from vicreg.config import DataConfig, ModelConfig, PretrainConfig
 from vicreg.config_json import to_json
-from vicreg.export import ENCODER_FILE, listed, save_encoder, untrained_encoder
-from vicreg.foreign_checkpoints import Weights
+from vicreg.exchange import foreign_checkpoints
+from vicreg.exchange.encoder_file import ENCODER_FILE, listed, save_encoder, untrained_encoder
+from vicreg.exchange.foreign_checkpoints import Weights
 from vicreg.model import num_parameters, usual_normalisation
 
 _AS_IN_TRAINING = ("image_size", "mean", "std")

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from jobs import eval_all, recipes
-from jobs.cli import (
+from jobs import eval_all
+from jobs.planning import recipes
+from jobs.planning.cli import (
     CONFIG_FILE,
     INTERRUPTED_EXIT_CODE,
     LOG_WIDTH,
@@ -26,9 +27,9 @@ from jobs.cli import (
     placement_of,
     user_errors,
 )
-from jobs.pieces import Choice, split_by_data
-from jobs.pieces import plan as plan_evaluations
-from jobs.plan import Plan, num_steps, show_dry_run, show_submitted
+from jobs.planning.pieces import Choice, split_by_data
+from jobs.planning.pieces import plan as plan_evaluations
+from jobs.planning.plan import Plan, num_steps, show_dry_run, show_submitted
 from slurm import chain
 from slurm.attempts import Pulse
 from slurm.chain import Member
@@ -36,11 +37,11 @@ from slurm.cluster import Cluster
 from slurm.cluster import load as load_profile
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task, Watchdog
-from vicreg import distributed
 from vicreg.config import PretrainConfig, official_views, paper_views
 from vicreg.config_json import differing_fields, from_json, to_json
-from vicreg.export import ENCODER_FILE
-from vicreg.train import Outcome, train
+from vicreg.exchange.encoder_file import ENCODER_FILE
+from vicreg.ranks import distributed
+from vicreg.training.train import Outcome, train
 
 VIEWS = {"official": official_views, "paper": paper_views}
 

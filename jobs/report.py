@@ -15,11 +15,11 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from jobs import html_report
-from jobs.cli import LOG_WIDTH, user_errors
-from jobs.document import Block, Heading, Text, markdown, show
-from jobs.measured_run import Run, load_run, summary, what_is_missing
-from jobs.result_tables import measured_tables, other_settings, published, side_by_side
+from jobs.planning.cli import LOG_WIDTH, user_errors
+from jobs.reporting import html_report
+from jobs.reporting.document import Block, Heading, Text, markdown, show
+from jobs.reporting.measured_run import Run, load_run, summary, what_is_missing
+from jobs.reporting.result_tables import measured_tables, other_settings, published, side_by_side
 from slurm.requeue import StopFlag
 from slurm.task import Task
 from vicreg.evals import results

@@ -19,11 +19,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from jobs import job_traces
-from jobs.cli import CONFIG_FILE, user_errors
-from jobs.job_states import OF_SLURM, Queue, collect
-from jobs.job_states import JobState as State
-from jobs.job_traces import Progress
+from jobs.planning.cli import CONFIG_FILE, user_errors
+from jobs.watching import job_traces
+from jobs.watching.job_states import OF_SLURM, Queue, collect
+from jobs.watching.job_states import JobState as State
+from jobs.watching.job_traces import Progress
 from slurm import chain, scheduler
 from slurm.attempts import CANCELLED, FINISHED
 from slurm.cluster import load

@@ -29,7 +29,7 @@ def _with_kernels(work: Callable[..., T], arguments: tuple[Any, ...]) -> T:
     from vicreg import kernels
 
     def load(name: str, device: torch.device) -> Any:
-        module = importlib.import_module(f"vicreg.{name}")
+        module = importlib.import_module(name)
         module.try_out(torch.device("cpu"))
         return module
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from vicreg import distributed
-from vicreg.distributed import Placement
+from vicreg.ranks import distributed
+from vicreg.ranks.distributed import Placement
 
 
 def run_ranks(function: Callable[..., Any], num_ranks: int, folder: Path, *arguments: Any) -> Any:

@@ -1,7 +1,7 @@
 """What one pretraining run is made of: frozen dataclasses, checked when they are built, and nothing else.
 
 The defaults are the official VICReg program's (facebookresearch/vicreg, `main_vicreg.py`, `augmentations.py`);
-recipes in `jobs/recipes.py` depart from them by name. As JSON they travel by `config_json.py`.
+recipes in `jobs/planning/recipes.py` depart from them by name. As JSON they travel by `config_json.py`.
 """
 
 from __future__ import annotations

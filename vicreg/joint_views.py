@@ -13,18 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vicreg.loss_forms import NUM_VIEWS
 
-
-def separate_statistics(network: nn.Module) -> None:
-    """Let every batch norm, of whatever kind, take a training batch as `NUM_VIEWS` views one below the other."""
+def separate_statistics(network: nn.Module, num_views: int) -> None:
+    """Let every batch norm, of whatever kind, take a training batch as `num_views` views one below the other."""
     for layer in network.modules():
         if isinstance(layer, _BatchNorm):
             # Of this one layer: a module around it would change the names in the state that is saved.
-            layer.forward = partial(_each_view, layer, layer.forward)  # type: ignore[method-assign]
+            layer.forward = partial(_each_view, layer, layer.forward, num_views)  # type: ignore[method-assign]
 
 
-def _each_view(layer: nn.Module, normalise: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def _each_view(layer: nn.Module, normalise: Callable[[Tensor], Tensor], num_views: int, images: Tensor) -> Tensor:
     if not layer.training:
         return normalise(images)
-    return torch.cat([normalise(view) for view in images.chunk(NUM_VIEWS)])
+    return torch.cat([normalise(view) for view in images.chunk(num_views)])

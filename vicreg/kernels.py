@@ -6,7 +6,6 @@ import functools
 import importlib
 import logging
 from types import ModuleType
-from typing import Literal
 
 import torch
 
@@ -14,17 +13,15 @@ log = logging.getLogger(__name__)
 
 
 @functools.cache
-def load(
-    name: Literal["lars_kernels", "colour_kernels", "crop_kernels", "plane_kernels"], device: torch.device
-) -> ModuleType | None:
-    """That module of kernels once it has worked on a few values on the device; None, and a warning, if it does not.
+def load(name: str, device: torch.device) -> ModuleType | None:
+    """The module of that full name once its kernels have worked on a few values on the device; else None and a warning.
 
     Whoever asks has another way to the same result, in torch's own operations.
     """
     if device.type != "cuda":
         return None
     try:
-        module = importlib.import_module(f"vicreg.{name}")
+        module = importlib.import_module(name)
         module.try_out(device)
     except Exception as error:  # whatever keeps a compiler from working
         log.warning("%s do not run here, which costs some speed: %s: %s", name, type(error).__name__, error)

@@ -15,7 +15,7 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 
 from benchmarks import cifar10
-from vicreg.train import Outcome
+from vicreg.training.train import Outcome
 
 ROOT = Path(__file__).parents[2]
 NUM_VAL_IMAGES = 1000

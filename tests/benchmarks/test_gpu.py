@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import gpu, gpu_augmentation, gpu_step
 from vicreg.config import official_views
-from vicreg.learner import Learner
+from vicreg.training.learner import Learner
 
 ROOT = Path(__file__).parents[2]
 ABSENT = ("ffcv", "submitit", "tyro", "timm", "sklearn", "kornia")

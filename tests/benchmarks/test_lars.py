@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import nn
 
 from benchmarks import lars as benchmark
-from vicreg.lars import Lars
+from vicreg.optim.lars import Lars
 
 
 def test_the_official_loop_takes_the_same_step() -> None:

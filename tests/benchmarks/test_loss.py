@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks import loss as benchmark
 from vicreg.config import LossConfig
-from vicreg.loss import vicreg_loss
+from vicreg.losses.vicreg import vicreg_loss
 
 CPU = torch.device("cpu")
 

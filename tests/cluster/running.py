@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.cli import CONFIG_FILE
+from jobs.planning.cli import CONFIG_FILE
 from slurm import attempts, chain
 from slurm.attempts import Attempt
 from slurm.chain import Member

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from dataprep import sources
-from dataprep.beton import manifest_path, open_beton
-from dataprep.beton_file import BetonFile
-from dataprep.partial_file import partial_path
-from dataprep.write_plan import WritePlan
-from dataprep.writer import WriteError, WriteProgress, write_beton
+from dataprep.beton.contract import manifest_path, open_beton
+from dataprep.sources import class_folders as sources
+from dataprep.writing.beton_file import BetonFile
+from dataprep.writing.partial_file import partial_path
+from dataprep.writing.write_plan import WritePlan
+from dataprep.writing.writer import WriteError, WriteProgress, write_beton
 from tests.dataprep.raw_images import encoded, picture
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,9 @@ def children(pid: int) -> list[int]:
 def workers_of(pid: int) -> list[int]:
     """The encoder processes among them."""
     found = [child for child in children(pid) if is_running(child)]
-    return [child for child in found if b"dataprep.encoder_process" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [
+        child for child in found if b"dataprep.writing.encoder_process" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
 
 
 def is_running(pid: int) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dataprep.beton import open_beton
+from dataprep.beton.contract import open_beton
 from tests.dataprep.raw_images import encoded, picture
 from tests.dataprep.test_failures import children
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dataprep.beton import open_beton
+from dataprep.beton.contract import open_beton
 from dataprep.write_ffcv import main
 from tests.dataprep.raw_images import make_tree
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jobs.pieces import evaluation_module
-from jobs.recipes import recipe
+from jobs.planning.pieces import evaluation_module
+from jobs.planning.recipes import recipe
 from tests.jobs.run_folders import write_run
 from vicreg.config_json import from_json, to_json
 from vicreg.evals import gallery, results
 from vicreg.evals.results import RANDOM, TRAINED, Result
-from vicreg.export import checksum, load_encoder
+from vicreg.exchange.encoder_file import checksum, load_encoder
 
 STEPS_PER_EPOCH, EPOCHS = 11, 80
 CLASSES = ("aeroplane", "bird", "cat")

@@ -6,10 +6,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from jobs import recipes
+from jobs.planning import recipes
 from vicreg.config import PretrainConfig
 from vicreg.config_json import to_json
-from vicreg.export import save_encoder, untrained_encoder
+from vicreg.exchange.encoder_file import save_encoder, untrained_encoder
 
 
 def digits_config(digits: Path) -> PretrainConfig:

@@ -16,14 +16,15 @@ import pytest
 import torch
 from torch import nn
 
-from jobs import eval_all, pieces, recipes
-from jobs.recipes import Evaluation
+from jobs import eval_all
+from jobs.planning import pieces, recipes
+from jobs.planning.recipes import Evaluation
 from tests.jobs.run_folders import digits_config, write_run
-from vicreg import checkpoint, features
+from vicreg import checkpoint
 from vicreg.config import ModelConfig
-from vicreg.evals import results
+from vicreg.evals import features, results
 from vicreg.evals.results import PIXELS, RANDOM, TRAINED
-from vicreg.export import checksum, load_encoder, untrained_encoder
+from vicreg.exchange.encoder_file import checksum, load_encoder, untrained_encoder
 
 ROOT = Path(__file__).parents[2]
 NUM_TRAIN, NUM_VAL = 240, 120

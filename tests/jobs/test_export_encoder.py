@@ -18,7 +18,7 @@ import vicreg.model
 from jobs import export_encoder
 from tests.jobs.run_folders import digits_config, write_run
 from vicreg.config import ModelConfig, PretrainConfig
-from vicreg.export import load_encoder
+from vicreg.exchange.encoder_file import load_encoder
 
 PACKAGES: dict[str, Any] = {
     "torch": torch,

@@ -13,11 +13,11 @@ import torch
 import torchvision.models
 
 from jobs import import_encoder, pretrain
-from jobs.pieces import build_encoder, read_run
+from jobs.planning.pieces import build_encoder, read_run
 from tests.jobs.run_folders import digits_config, write_run
 from vicreg.config_json import to_json
 from vicreg.evals.results import RANDOM
-from vicreg.export import checksum, load_encoder
+from vicreg.exchange.encoder_file import checksum, load_encoder
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.job_states import collect
+from jobs.watching.job_states import collect
 from vicreg import checkpoint
-from vicreg.metrics import TIMING, read_metrics
+from vicreg.training.metrics import TIMING, read_metrics
 
 ROOT = Path(__file__).parents[2]
 STEPS = 15  # 3 epochs of 5 steps

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from jobs import report
-from jobs.document import Table, markdown
-from jobs.pieces import evaluation_module
-from jobs.recipes import evaluations, recipe
+from jobs.planning.pieces import evaluation_module
+from jobs.planning.recipes import evaluations, recipe
+from jobs.reporting.document import Table, markdown
 from tests.jobs.run_folders import write_run
 from vicreg.config import PretrainConfig
 from vicreg.config_json import from_json, to_json
 from vicreg.evals import protocols, results
 from vicreg.evals.results import PIXELS, RANDOM, TRAINED, Result
-from vicreg.export import checksum, load_encoder
+from vicreg.exchange.encoder_file import checksum, load_encoder
 
 
 def _small(name: str) -> PretrainConfig:

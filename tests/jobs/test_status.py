@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from jobs import status
-from jobs.job_states import Queue, collect, in_our_words
-from jobs.job_traces import short_nodes, tail
+from jobs.watching.job_states import Queue, collect, in_our_words
+from jobs.watching.job_traces import short_nodes, tail
 from slurm import attempts, chain
 from slurm.attempts import CANCELLED, FAILED, FINISHED, RUNNING, STOPPED, Attempt
 from slurm.chain import Submitted

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.plan import check_data
+from jobs.planning.plan import check_data
 from slurm.cluster import Cluster, override
 from slurm.preflight import Check, check_cluster, check_folder
 from slurm.task import JobSpec

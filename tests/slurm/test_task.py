@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import placement_of
+from jobs.planning.cli import placement_of
 from slurm import task
 from slurm.requeue import StopFlag
 from slurm.task import ERROR, FINISHED_FILE, HUNG_EXIT_CODE, LEFT, SIGNAL, JobSpec, Task, read_notes
-from vicreg import distributed
+from vicreg.ranks import distributed
 
 ROOT = Path(__file__).parents[2]
 FUNCTIONS = "tests.slurm.job_functions"

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from jobs.recipes import RECIPES, recipe
+from jobs.planning.recipes import RECIPES, recipe
 from vicreg.config import (
     DataConfig,
     ModelConfig,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from tests.ranks import run_ranks
-from vicreg import distributed
 from vicreg.config import DataConfig, ModelConfig, OptimizerConfig, PretrainConfig, TrainConfig
-from vicreg.learner import Learner
+from vicreg.ranks import distributed
+from vicreg.training.learner import Learner
 
 CONFIG = PretrainConfig(
     DataConfig(image_size=32, eval_resize=32),

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from tests.interpreted import interpreted, ptx
-from vicreg.augment import ColourPlan, augment
 from vicreg.config import DataConfig, ViewConfig, official_views
-from vicreg.planes import Planes
-from vicreg.resample import Interpolation, _weights, _weights_on_device, crop_resize
-from vicreg.view_parameters import draw_colour
+from vicreg.data.planes import Planes
+from vicreg.views.augment import ColourPlan, augment
+from vicreg.views.resample import Interpolation, _weights, _weights_on_device, crop_resize
+from vicreg.views.view_parameters import draw_colour
 
 pytest.importorskip("triton", reason="Triton comes with torch's CUDA builds")
 
@@ -82,7 +82,8 @@ def test_rgb_of_planes_is_the_same_to_the_bit(height: int, width: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90])
 def test_they_compile_for_gpus(capability: int) -> None:
-    from vicreg import colour_kernels, crop_kernels, plane_kernels
+    from vicreg.data.loaders import plane_kernels
+    from vicreg.views import colour_kernels, crop_kernels
 
     table, numbers = {"settings": "*fp32"}, {"scale": "*fp32", "offset": "*fp32"}
     constants = {"pixels": colour_kernels.PIXELS}

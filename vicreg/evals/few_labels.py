@@ -18,11 +18,11 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from vicreg import distributed
 from vicreg.config import require
+from vicreg.evals.features import Features, Splits
 from vicreg.evals.results import Measured
-from vicreg.features import Features, Splits
-from vicreg.keyed_random import bits
+from vicreg.ranks import distributed
+from vicreg.views.keyed_random import bits
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Pictures of what the features say: a map of validation images, and the training images nearest to some of them.
 
 It measures nothing and stands beside the evaluations because it needs what they need: frozen features of both splits.
-The result holds coordinates, labels and small pictures, bounded in size; jobs/pictures.py draws them.
+The result holds coordinates, labels and small pictures, bounded in size; jobs/reporting/pictures.py draws them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from dataprep.beton import Beton, BetonError, open_beton, read_manifest
-from vicreg import distributed
+from dataprep.beton.contract import Beton, BetonError, open_beton, read_manifest
 from vicreg.config import require
+from vicreg.evals.features import Features, Splits
 from vicreg.evals.results import Measured
-from vicreg.features import Features, Splits
+from vicreg.ranks import distributed
 
 MAP_PX = 32
 NEIGHBOUR_PX = 64

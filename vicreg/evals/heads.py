@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vicreg import distributed
+from vicreg.ranks import distributed
 
 INITIAL_STD = 0.01
 NORM_EPS, NORM_MOMENTUM = 1e-5, 0.1

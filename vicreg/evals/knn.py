@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vicreg import distributed
 from vicreg.config import require
+from vicreg.evals.features import Features, Splits
 from vicreg.evals.results import Measured
-from vicreg.features import Features, Splits
+from vicreg.ranks import distributed
 
 TRAIN_BLOCK = 8192
 QUERY_BLOCK = 1024

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vicreg import distributed
 from vicreg.config import ViewConfig, require
-from vicreg.data import open_views
+from vicreg.data.loaders import open_views
+from vicreg.evals.features import Splits
 from vicreg.evals.heads import HeadSettings, LinearHeads
 from vicreg.evals.results import Measured
 from vicreg.evals.work import Work
-from vicreg.features import Splits
 from vicreg.model import num_features
+from vicreg.ranks import distributed
 
 log = logging.getLogger(__name__)
 

@@ -21,18 +21,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dataprep.beton import open_beton
-from dataprep.subset import draw_per_class, read_subset
-from vicreg import distributed
+from dataprep.beton.contract import open_beton
+from dataprep.beton.subset import draw_per_class, read_subset
 from vicreg.config import ViewConfig, require
-from vicreg.data import ViewLoader, open_views
+from vicreg.data.loaders import ViewLoader, open_views
+from vicreg.evals.features import Splits, compute_features
 from vicreg.evals.linear import TOP, crop_and_flip, epoch_rate
 from vicreg.evals.results import Measured
 from vicreg.evals.work import Work
-from vicreg.features import Splits, compute_features
-from vicreg.gradient_sum import GradientSum
 from vicreg.model import num_features
-from vicreg.sync_batch_norm import synchronise
+from vicreg.ranks import distributed
+from vicreg.ranks.gradient_sum import GradientSum
+from vicreg.ranks.sync_batch_norm import synchronise
 
 log = logging.getLogger(__name__)
 

@@ -29,14 +29,14 @@ from numpy.typing import NDArray
 from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 
-from dataprep.beton import BetonError, read_manifest
-from vicreg import distributed
+from dataprep.beton.contract import BetonError, read_manifest
 from vicreg.config import require
-from vicreg.data import default_workers
+from vicreg.data.loaders import default_workers
+from vicreg.evals.features import Splits
 from vicreg.evals.one_vs_rest import DIFFICULT, PRESENT, cross_validate, fit_and_test
 from vicreg.evals.results import Measured
-from vicreg.features import Splits
-from vicreg.resample import Framing
+from vicreg.ranks import distributed
+from vicreg.views.resample import Framing
 
 log = logging.getLogger(__name__)
 

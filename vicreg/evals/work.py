@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vicreg import checkpoint, distributed
+from vicreg import checkpoint
+from vicreg.ranks import distributed
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""One file per method, found by its name: `vicreg.py` is the example to read."""

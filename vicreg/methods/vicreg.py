@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vicreg.config import LossConfig, ModelConfig
-from vicreg.loss import vicreg_loss
+from vicreg.losses.vicreg import vicreg_loss
 from vicreg.model import build_model
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from vicreg.config import DataConfig
-from vicreg.features import Features, Splits
+from vicreg.evals.features import Features, Splits
 
 CPU = torch.device("cpu")
 SIDE = 8

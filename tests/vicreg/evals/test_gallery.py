@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from dataprep.beton import open_beton
+from dataprep.beton.contract import open_beton
 from tests.ranks import run_ranks
 from tests.vicreg.evals.small_splits import coloured_noise
 from vicreg.config import DataConfig
 from vicreg.evals import gallery
-from vicreg.features import Features, Pixels, Splits, open_splits
+from vicreg.evals.features import Features, Pixels, Splits, open_splits
 
 CPU = torch.device("cpu")
 

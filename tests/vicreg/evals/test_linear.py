@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from vicreg.config import DataConfig
-from vicreg.data import open_views
+from vicreg.data.loaders import open_views
+from vicreg.evals.features import Pixels, open_splits
 from vicreg.evals.linear import Config, evaluate
-from vicreg.features import Pixels, open_splits
 
 CPU = torch.device("cpu")
 

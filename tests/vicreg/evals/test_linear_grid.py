@@ -15,10 +15,10 @@ from torch import nn
 
 from tests.vicreg.evals.small_splits import multi_label_splits
 from vicreg.config import DataConfig
-from vicreg.data import open_views
+from vicreg.data.loaders import open_views
+from vicreg.evals.features import Pixels, open_splits
 from vicreg.evals.linear import Config, epoch_rate, evaluate
 from vicreg.evals.work import STATE_FOLDER, Stopped, Work
-from vicreg.features import Pixels, open_splits
 
 CPU = torch.device("cpu")
 SINGLE = Config(epochs=3, batch=32, lr=0.02, weight_decay=0.01, seed=3)

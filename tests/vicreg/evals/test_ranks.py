@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from tests.ranks import run_ranks
-from vicreg import distributed
 from vicreg.config import DataConfig, ModelConfig
 from vicreg.evals import few_labels, knn, linear
-from vicreg.export import untrained_encoder
-from vicreg.features import Splits
+from vicreg.evals.features import Splits
+from vicreg.exchange.encoder_file import untrained_encoder
+from vicreg.ranks import distributed
 
 HEADS: dict[str, dict[str, Any]] = {
     "one": {},

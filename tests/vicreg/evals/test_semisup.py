@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dataprep.beton import BetonError, open_beton
+from dataprep.beton.contract import BetonError, open_beton
 from tests.ranks import run_ranks
 from tests.vicreg.evals.small_splits import multi_label_splits
 from vicreg.config import DataConfig
-from vicreg.data import open_views
+from vicreg.data.loaders import open_views
+from vicreg.evals.features import open_splits
 from vicreg.evals.semisup import Config, choose_labelled, evaluate
 from vicreg.evals.work import STATE_FOLDER, Stopped, Work
-from vicreg.features import open_splits
 
 CPU = torch.device("cpu")
 HALF = Config(subset="", fraction=0.5, batch=30, epochs=3, lr_encoder=0.05, lr_head=0.3, seed=2)
@@ -84,7 +84,7 @@ def test_equals_the_official_steps_written_out(meaningless: DataConfig) -> None:
     for epoch in range(HALF.epochs):
         model.train()
         for batch in loader.batches(epoch):
-            torch.manual_seed((2 * 1_000_003 + step) * 65_537)  # as vicreg/learner.py has it for rank 0
+            torch.manual_seed((2 * 1_000_003 + step) * 65_537)  # as vicreg/training/learner.py has it for rank 0
             optimizer.zero_grad()
             F.cross_entropy(model(splits.normalise(batch.views[0])), batch.labels).backward()
             optimizer.step()

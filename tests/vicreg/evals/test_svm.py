@@ -17,11 +17,11 @@ from sklearn.svm import LinearSVC
 
 from tests.ranks import run_ranks
 from tests.vicreg.evals.small_splits import multi_label_splits, splits_of
-from vicreg import distributed
 from vicreg.evals import few_labels, knn
+from vicreg.evals.features import Features
 from vicreg.evals.results import Measured
 from vicreg.evals.svm import Config, evaluate
-from vicreg.features import Features
+from vicreg.ranks import distributed
 
 COSTS = (0.01, 0.3, 5.0)
 Rows = NDArray[np.float32]

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from tests.ranks import run_ranks
-from vicreg import distributed
 from vicreg.config import DataConfig, ModelConfig
 from vicreg.evals import linear, semisup, work
+from vicreg.evals.features import Pixels, open_splits
 from vicreg.evals.results import Measured
 from vicreg.evals.work import STATE_FOLDER, Stopped, Work
-from vicreg.export import untrained_encoder
-from vicreg.features import Pixels, open_splits
+from vicreg.exchange.encoder_file import untrained_encoder
+from vicreg.ranks import distributed
 
 CPU = torch.device("cpu")
 BELONGS = {"settings": {"lr": 0.1, "milestones": [1, 2]}, "encoder": "abc"}

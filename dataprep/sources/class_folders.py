@@ -1,0 +1,115 @@
+"""Raw data sets in class folders, each as a list of samples: where its content is, its label, its path in the source.
+
+`folder` (any class-per-folder tree), `imagenet` (class folders, or the official tars read in place: imagenet_tars.py),
+`cifar10` (class folders, or the python batches: cifar10_batches.py). A class's index is its place among the sorted
+class names. Whatever is missing, the error says what was expected where. Data sets that come with lists of their files
+are rooms of their own: places205.py, voc07.py, inat18.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from dataprep.sources import cifar10_batches, imagenet_tars
+from dataprep.writing.raw_source import Source, SourceError, existing_folder, require_split
+from dataprep.writing.sample_encoding import FilePart
+
+logger = logging.getLogger(__name__)
+
+_SPLIT_NAMES = frozenset({"train", "val", "test", "valid", "validation"})
+_WNID = re.compile(r"n\d{8}")
+
+
+def folder(root: Path, split: str | None = None, name: str = "folder") -> Source:
+    """A class-per-folder tree: `root/[split/]<class>/**`, every file that is not hidden, sorted by class and path."""
+    root = existing_folder(root)
+    base = root / split if split else root
+    if split and not base.is_dir():
+        found = ", ".join(sorted(entry.name for entry in root.iterdir() if entry.is_dir())[:10]) or "no folders"
+        raise SourceError(f"--split is {split!r}, but {base} is no folder; {root} holds: {found}")
+    classes, strays = _subfolders(base)
+    if not classes:
+        hint = f" ({strays} files lie in it directly)" if strays else ""
+        raise SourceError(f"{base} holds no class folders{hint}; expected: {base}/<class>/<image files>")
+    if not split and set(classes) <= _SPLIT_NAMES:
+        raise SourceError(f"{base} holds splits ({', '.join(classes)}), not classes; add --split {classes[0]}")
+    if strays:
+        logger.warning("%s: %d files outside the class folders are left out", base, strays)
+    paths: list[str] = []
+    counts = []
+    for class_name in classes:
+        before = len(paths)
+        _list_files(base, class_name, paths)
+        counts.append(len(paths) - before)
+    empty = [class_name for class_name, count in zip(classes, counts, strict=True) if count == 0]
+    if empty:
+        shown = ", ".join(empty[:10])
+        raise SourceError(f"{len(empty)} class folders in {base} hold no files: {shown}; fill them or remove them")
+    prefix = str(base)
+    return Source(
+        name=name,
+        root=str(root),
+        split=split or "",
+        classes=tuple(classes),
+        labels=np.repeat(np.arange(len(classes), dtype=np.int64), counts),
+        relative_path=paths.__getitem__,
+        content=lambda sample: FilePart(os.path.join(prefix, paths[sample])),
+    )
+
+
+def imagenet(root: Path, split: str) -> Source:
+    """ImageNet-1k: `root/<split>/<wnid>/*`, else the official tars and, for val, the devkit."""
+    root = existing_folder(root)
+    require_split(split, ("train", "val"))
+    if not (root / split).is_dir():
+        return imagenet_tars.open_split(root, split)
+    classes, _ = _subfolders(root / split)
+    strange = [name for name in classes if not _WNID.fullmatch(name)]
+    if strange or not classes:
+        found = f"found {', '.join(strange[:5])}" if strange else "found none"
+        raise SourceError(
+            f"{root / split} must hold one folder per class, named like n01440764 ({found}); "
+            f"for the official tars put {imagenet_tars.TAR_NAMES[split]} into {root} and remove {root / split}; "
+            "for folders with other names use the source `folder`"
+        )
+    return folder(root, split, name="imagenet")
+
+
+def cifar10(root: Path, split: str) -> Source:
+    """CIFAR-10 as class folders `root/<split>/<class>/*`, else as the python batches; `val` is the test set."""
+    root = existing_folder(root)
+    require_split(split, ("train", "test", "val"))
+    for folder_name in (split, "test") if split == "val" else (split,):
+        if (root / folder_name).is_dir():
+            tree = folder(root, folder_name, name="cifar10")
+            if len(tree.classes) != 10:
+                raise SourceError(f"{root / folder_name} holds {len(tree.classes)} class folders, CIFAR-10 has 10")
+            return replace(tree, split=split)
+    return cifar10_batches.open_split(root, split)
+
+
+def _subfolders(base: Path) -> tuple[list[str], int]:
+    """Sorted names of the folders in a folder, and how many other entries it has; hidden ones do not count."""
+    with os.scandir(base) as entries:
+        kinds = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
+    return sorted(name for name, is_dir in kinds if is_dir), sum(not is_dir for _, is_dir in kinds)
+
+
+def _list_files(base: Path, relative: str, paths: list[str]) -> None:
+    """Append the files under `base/relative`, depth first in sorted order, as paths relative to `base`."""
+    with os.scandir(base / relative) as entries:
+        visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in visible:
+        path = f"{relative}/{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            _list_files(base, path, paths)
+        elif entry.is_dir():  # a link to a folder inside a class may lead in circles
+            logger.warning("%s/%s: link to a folder, left out", base, path)
+        elif entry.is_file() or entry.is_symlink():  # no pipes or sockets; a dangling link is rejected by name later
+            paths.append(path)

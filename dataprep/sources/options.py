@@ -1,0 +1,161 @@
+"""What a user can say of a write: the options of every source, and those of each one. Their texts are the help."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dataprep.sources import class_folders as sources
+from dataprep.sources import digits, inat18, places205, voc07
+from dataprep.writing.images import Check, WriteMode
+from dataprep.writing.raw_source import Source
+
+# The lines of these texts end where a sentence ends, because the help keeps the line breaks.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output(ABC):
+    """Where a beton goes and how it is made."""
+
+    out: Path
+    """Folder for the beton and its manifest (<split>.beton, <split>.beton.json)."""
+    write_mode: WriteMode | None = None
+    """passthrough: a JPEG's own bytes where it needs no resize, rotation or conversion, else encoded.
+    jpg: every image encoded.
+    raw: pixels.
+    proportion: JPEG for a share of the images, raw for the rest.
+    Default: passthrough for files, raw for arrays (digits, CIFAR-10's python batches)."""
+    max_resolution: int | None = None
+    """Longest side in pixels; larger images are shrunk. Default: as they are."""
+    quality: int = 90
+    """JPEG quality of what is encoded, 1 to 100."""
+    jpg_proportion: float = 0.5
+    """Share of the images that write mode proportion stores as JPEG, 0 to 1."""
+    max_pixels: int = 1 << 26
+    """Images of more pixels are rejected unread (decompression bombs)."""
+    check: Check = "markers"
+    """How JPEGs are checked.
+    markers: their structure, and in doubt as decode.
+    decode: every one is parsed to its last Huffman code; also finds data that ends early, at a third of the speed."""
+    num_workers: int | None = None
+    """Encoder processes; 0 encodes in the command's own process. Default: one per usable CPU core."""
+    limit: int | None = None
+    """Read this many images at most: the first ones, or with --shuffle-seed a random part."""
+    shuffle_seed: int | None = None
+    """Shuffle the samples with this seed. Default: the source's order."""
+    on_bad: Literal["skip", "fail"] = "skip"
+    """An image that cannot be used: skip leaves it out and names it in the manifest, fail stops the write."""
+    overwrite: bool = False
+    """Replace a beton that is already there."""
+
+    @abstractmethod
+    def open_source(self) -> Source:
+        """The raw data, indexed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnDisk:
+    """Where raw data lie; before the options of the output, because the help keeps the order."""
+
+    root: Path
+    """Folder with the raw data."""
+    split: str | None = None
+    """Part of the data set; names the beton."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imagenet(Output, OnDisk):
+    """ImageNet-1k: extracted class folders, or the official tars read in place."""
+
+    root: Path
+    """Folder with train/<wnid>/*.JPEG and val/<wnid>/*.JPEG,
+    or with ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz."""
+    split: str = "train"
+    """train or val."""
+
+    def open_source(self) -> Source:
+        return sources.imagenet(self.root, self.split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places205(Output, OnDisk):
+    """Places205: the photos at 256 x 256 and their lists, as the two archives unpack."""
+
+    root: Path
+    """Folder where imagesPlaces205_resize.tar.gz and trainvalsplit_places205.tar.gz were unpacked:
+    data/vision/torralba/deeplearning/images256/ (or images256/, or what is in it)
+    and trainvalsplit_places205/ (or what is in it)."""
+    split: str = "train"
+    """train or val."""
+
+    def open_source(self) -> Source:
+        return places205.open_split(self.root, self.split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voc07(Output, OnDisk):
+    """PASCAL VOC2007: label vectors of 20 classes (1 present, -1 absent, 0 only difficult objects)."""
+
+    root: Path
+    """Folder where VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar were unpacked
+    (it holds VOCdevkit/, or is VOCdevkit, or is VOC2007)."""
+    split: str = "train"
+    """trainval or test; train is trainval and val is test, under the names that evaluations expect."""
+
+    def open_source(self) -> Source:
+        return voc07.open_split(self.root, self.split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inat18(Output, OnDisk):
+    """iNaturalist 2018: 8,142 species, labelled by category id."""
+
+    root: Path
+    """Folder where train_val2018.tar.gz, train2018.json.tar.gz and val2018.json.tar.gz were unpacked:
+    train_val2018/<group>/<category id>/*.jpg, train2018.json, val2018.json."""
+    split: str = "train"
+    """train or val."""
+
+    def open_source(self) -> Source:
+        return inat18.open_split(self.root, self.split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar10(Output, OnDisk):
+    """CIFAR-10: the published python batches, or class folders."""
+
+    root: Path
+    """Folder with cifar-10-batches-py/ (or the batches themselves), or with train/<class>/<files> and test/..."""
+    split: str = "train"
+    """train, test, or val (the test set under the name that the recipes expect)."""
+
+    def open_source(self) -> Source:
+        return sources.cifar10(self.root, self.split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits(Output):
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; nothing to download."""
+
+    split: str = "train"
+    """train (1,437 images) or val (360)."""
+    multi_label: bool = False
+    """Label vectors of five attributes of the digits (even, prime, ...), for trying the path that VOC2007 takes."""
+
+    def open_source(self) -> Source:
+        return digits.open_split(self.split, self.multi_label)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(Output, OnDisk):
+    """Any tree with one folder per class."""
+
+    root: Path
+    """Folder with <class>/<files>, or with <split>/<class>/<files> when --split is given."""
+    split: str | None = None
+    """Subfolder of the root; without it the root holds the class folders and names the beton."""
+
+    def open_source(self) -> Source:
+        return sources.folder(self.root, self.split)

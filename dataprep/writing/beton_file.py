@@ -1,0 +1,141 @@
+"""The layout of a beton while it is being written: samples go to pages one after the other, the header goes last.
+
+FFCV reads pages (its process cache) and needs every sample to lie inside one. The page size grows with the largest
+sample: pages of twice the size are unions of the smaller ones, so what was written before stays inside a page.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataprep.beton.layout import (
+    ALLOCATION,
+    DESCRIPTOR,
+    FORMAT_VERSION,
+    HEADER,
+    IMAGE_METADATA,
+    MIN_PAGE_SIZE,
+    TYPE_ARRAY,
+    TYPE_IMAGE,
+    TYPE_INT,
+    vector_arguments,
+)
+from dataprep.writing.sample_encoding import Encoded
+
+MAX_SAMPLE_BYTES = 1 << 31  # a page must be under 4 GiB
+_TYPE_IDS = {"RGBImageField": TYPE_IMAGE, "IntField": TYPE_INT, "NDArrayField": TYPE_ARRAY}
+_RECORD = np.dtype([("image", IMAGE_METADATA), ("label", "<i8"), ("index", "<i8")], align=True)
+
+
+class BetonFile:
+    """A beton of up to `num_reserved` samples on an open file; unreadable to everyone until `finish`.
+
+    label_length: 0 for labels that are classes; else the length of the label vectors, which go behind the images, so
+    that a reader finds them all in one place.
+    """
+
+    def __init__(self, file: BinaryIO, num_reserved: int, label_length: int = 0) -> None:
+        self.fields = {
+            "image": "RGBImageField",
+            "label": "NDArrayField" if label_length else "IntField",
+            "index": "IntField",
+        }
+        self._file = file
+        self._records = np.zeros(num_reserved, _RECORD)
+        self._vectors = np.zeros((num_reserved, label_length), np.int8)
+        self._table = np.zeros(num_reserved * (2 if label_length else 1), ALLOCATION)
+        self._num_rows = 0
+        self.crcs = np.zeros(num_reserved, np.uint32)
+        self.num_samples = 0
+        self.page_size = MIN_PAGE_SIZE
+        descriptors = np.zeros(len(self.fields), DESCRIPTOR)
+        descriptors["name"] = [name.encode() for name in self.fields]
+        descriptors["type_id"] = [_TYPE_IDS[kind] for kind in self.fields.values()]
+        if label_length:
+            descriptors["arguments"][list(self.fields).index("label")] = vector_arguments(label_length)
+        self._descriptors = descriptors.tobytes()
+        self.head_bytes = HEADER.itemsize + len(self._descriptors) + self._records.nbytes
+        self.num_bytes = self.head_bytes + -self.head_bytes % MIN_PAGE_SIZE
+        file.seek(self.num_bytes)
+
+    @property
+    def _has_vectors(self) -> bool:
+        return self._vectors.shape[1] > 0
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """Labels (n,) int64 or label vectors (n, length) int8 of the samples so far."""
+        return (self._vectors if self._has_vectors else self._records["label"])[: self.num_samples]
+
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        """Positions in the source of the samples so far."""
+        return self._records["index"][: self.num_samples]
+
+    def append(self, sample: Encoded, label: Any, index: int) -> None:
+        """Write one sample behind the others; `label` is a class or, as (label_length,) int8, a vector."""
+        number = self.num_samples
+        pointer = self._place(number, sample.data)
+        self._records[number] = ((sample.mode, sample.width, sample.height, pointer), 0, index)
+        self.crcs[number] = sample.crc
+        if self._has_vectors:
+            self._vectors[number] = label
+            self.crcs[number] = zlib.crc32(self._vectors[number].tobytes(), sample.crc)
+        else:
+            self._records["label"][number] = label
+        self.num_samples += 1
+
+    def _place(self, sample: int, data: bytes) -> int:
+        """Write what belongs to a sample, on the next page where the rest of this one is too small; its position."""
+        size = len(data)
+        assert 0 < size <= MAX_SAMPLE_BYTES
+        while size > self.page_size:
+            self.page_size *= 2
+        left = -self.num_bytes % self.page_size
+        if left < size and left:
+            self._file.write(bytes(left))
+            self.num_bytes += left
+        pointer = self.num_bytes
+        self._table[self._num_rows] = (sample, pointer, size)
+        self._num_rows += 1
+        self._file.write(data)
+        self.num_bytes += size
+        return pointer
+
+    def finish(self) -> tuple[int, int]:
+        """Write vectors, table and metadata, then, once they are on the disk, the header; CRC-32 of head and table.
+
+        The head is header, descriptors and metadata, with what was reserved for samples that were rejected.
+        """
+        if self._has_vectors:
+            for number in range(self.num_samples):
+                self._records["label"][number] = self._place(number, self._vectors[number].tobytes())
+        padding = -self.num_bytes % 8
+        table = self._table[: self._num_rows].tobytes()
+        self._file.write(bytes(padding) + table)
+        table_start = self.num_bytes + padding
+        self.num_bytes = table_start + len(table)
+        self._records[self.num_samples :] = 0
+        self._file.seek(HEADER.itemsize)
+        self._file.write(self._descriptors)
+        self._file.write(self._records.tobytes())
+        self._sync()
+        header = np.zeros(1, HEADER)
+        header[0] = (FORMAT_VERSION, len(self.fields), self.page_size, self.num_samples, table_start)
+        self._file.seek(0)
+        self._file.write(header.tobytes())
+        self._sync()
+        found = os.fstat(self._file.fileno()).st_size
+        if found != self.num_bytes:
+            raise OSError(f"the file has {found:,} bytes after writing {self.num_bytes:,}")
+        head_crc = zlib.crc32(self._records.tobytes(), zlib.crc32(self._descriptors, zlib.crc32(header.tobytes())))
+        return head_crc, zlib.crc32(table)
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())

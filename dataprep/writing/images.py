@@ -1,0 +1,225 @@
+"""One raw image to the bytes that a beton stores, or a named rejection.
+
+The rules, in order. What a file is, its content decides, never its name. A picture of more than `max_pixels`, or with
+a side over 65,535, is refused from its header, before any memory is taken for it. A JPEG is kept byte for byte in
+write mode `passthrough` when every decoder makes the same RGB of it: three components of 8 bits, Huffman-coded,
+whole, without EXIF rotation, no side over `max_resolution`. All else becomes RGB: EXIF orientation applied;
+transparency laid on white; gray and palettes expanded; CMYK through Pillow's plain formula (Adobe's inverted kind
+included); 16-bit gray divided by 257; of an animation the first frame; colour profiles are not applied (as in
+torchvision's loader). Then the longer side is brought down to `max_resolution` (bicubic, antialiased) and the pixels
+are stored raw or as JPEG.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from dataprep.beton.contract import IMAGE_JPEG, IMAGE_RAW
+from dataprep.beton.jpeg_check import (
+    BadImage,
+    JpegHeader,
+    decodes_cleanly,
+    is_jpeg,
+    markers_are_sound,
+    read_jpeg_header,
+)
+
+WriteMode = Literal["passthrough", "jpg", "raw", "proportion"]
+Check = Literal["markers", "decode"]
+_SMALL_FILE_BYTES = 1 << 14  # so cheap to parse that there is nothing to save
+MAX_SIDE = 65_535  # width and height are 16-bit numbers in a beton
+# Formats that Pillow decodes by itself; not EPS and its like, which would start another program.
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000")
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How images are stored."""
+
+    write_mode: WriteMode
+    max_resolution: int | None
+    quality: int
+    max_pixels: int
+    check: Check = "markers"
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """One image as a beton holds it: `mode` is IMAGE_JPEG or IMAGE_RAW."""
+
+    mode: int
+    width: int
+    height: int
+    data: bytes
+    kept: bool = False
+    """The source's own bytes, untouched."""
+
+
+def store_image(content: bytes | NDArray[np.uint8], options: ImageOptions, *, as_jpeg: bool) -> StoredImage:
+    """A file's content, or height x width x 3 pixels, as stored; BadImage says why it cannot be.
+
+    `as_jpeg` decides for this image in write mode `proportion`.
+    """
+    if not isinstance(content, bytes):
+        return _encode(_shrink(Image.fromarray(content), options.max_resolution), options, as_jpeg)
+    if not content:
+        raise BadImage("empty file")
+    try:
+        with _strict_pillow(options.max_pixels):
+            return _store_file(content, options, as_jpeg)
+    except BadImage:
+        raise
+    except MemoryError as error:
+        raise BadImage("needs more memory than there is") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImage(f"over --max-pixels {options.max_pixels:,} (decompression bomb? {error})") from error
+    except Exception as error:  # decoders raise every kind on damaged input
+        raise BadImage(f"does not decode ({type(error).__name__}: {error})") from error
+
+
+@contextlib.contextmanager
+def _strict_pillow(max_pixels: int) -> Iterator[None]:
+    """Pillow's own bomb check at our limit and as an error, for formats that state one size and decode another."""
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            Image.MAX_IMAGE_PIXELS = max_pixels
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _store_file(content: bytes, options: ImageOptions, as_jpeg: bool) -> StoredImage:
+    """Check, then keep or convert."""
+    clean, header = False, None
+    if is_jpeg(content):
+        header = read_jpeg_header(content)
+        _check_size(header.width, header.height, options.max_pixels)
+        if header.precision_bits != 8:
+            raise BadImage(f"JPEG of {header.precision_bits} bits per channel, allowed: 8")
+        thorough = options.check == "decode" or len(content) <= _SMALL_FILE_BYTES or not markers_are_sound(content)
+        clean = not thorough or decodes_cleanly(content, header)
+    with _open(content) as image:
+        _check_size(*image.size, options.max_pixels)
+        if options.write_mode == "passthrough" and header and clean and _is_plain(header, image, options):
+            return StoredImage(IMAGE_JPEG, header.width, header.height, content, kept=True)
+        size = image.size
+        _decode_small(image, options.max_resolution)
+        lying = image.size
+        image.load()
+        upright = _apply_orientation(image)
+        size = size if upright.size == lying else size[::-1]
+        return _encode(_shrink(_to_rgb(upright), options.max_resolution, size), options, as_jpeg)
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    """Refuse empty and enormous pictures by what their header states."""
+    if width <= 0 or height <= 0:
+        raise BadImage(f"empty picture of {width} x {height} pixels")
+    if width > MAX_SIDE or height > MAX_SIDE:
+        raise BadImage(f"{width} x {height} pixels: a side is over {MAX_SIDE:,}")
+    if width * height > max_pixels:
+        raise BadImage(f"{width} x {height} pixels are over --max-pixels {max_pixels:,} (decompression bomb?)")
+
+
+def _open(content: bytes) -> Image.Image:
+    """Open without decoding, by content."""
+    try:
+        return Image.open(io.BytesIO(content), formats=_formats())
+    except UnidentifiedImageError as error:
+        kind = "JPEG with" if is_jpeg(content) else "not an image of a known format, or one with"
+        raise BadImage(f"{kind} a damaged header") from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The formats above that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _is_plain(header: JpegHeader, image: Image.Image, options: ImageOptions) -> bool:
+    """May the JPEG's own bytes be kept?"""
+    fits = options.max_resolution is None or max(header.width, header.height) <= options.max_resolution
+    return fits and header.num_components == 3 and header.huffman and _orientation(image) == 1
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1 to 8; damaged EXIF data counts as none."""
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:
+        return 1
+    return value if value in _TRANSPOSITIONS else 1
+
+
+def _apply_orientation(image: Image.Image) -> Image.Image:
+    """The picture as it is meant to be seen (Pillow has already done so for TIFF when it was loaded)."""
+    orientation = _orientation(image)
+    return image if orientation == 1 else image.transpose(_TRANSPOSITIONS[orientation])
+
+
+def _decode_small(image: Image.Image, max_resolution: int | None) -> None:
+    """Let libjpeg decode at 1/2, 1/4 or 1/8 while that stays at twice the wanted size or more: as good, and faster."""
+    factor = max(image.size) // (2 * max_resolution) if max_resolution else 1
+    if factor >= 2:
+        image.draft(image.mode, (image.width // factor, image.height // factor))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB, by the rules in this module's docstring."""
+    mode = image.mode
+    if mode == "F":
+        raise BadImage("floating-point pixels have no stated range")
+    if mode == "I" or mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65_535:
+            raise BadImage("integer pixels outside 0..65,535 have no stated range")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        canvas.alpha_composite(layer)
+        return canvas.convert("RGB")
+    return image if mode == "RGB" else image.convert("RGB")
+
+
+def _shrink(image: Image.Image, max_resolution: int | None, full_size: tuple[int, int] | None = None) -> Image.Image:
+    """Bring the longer side down to `max_resolution`; the ratio is that of `full_size`."""
+    width, height = full_size or image.size
+    longest = max(width, height)
+    if max_resolution is None or longest <= max_resolution:
+        return image
+    size = tuple(max(1, round(side * max_resolution / longest)) for side in (width, height))
+    return image.resize((size[0], size[1]), Image.Resampling.BICUBIC)
+
+
+def _encode(image: Image.Image, options: ImageOptions, as_jpeg: bool) -> StoredImage:
+    """RGB pixels to stored bytes."""
+    if options.write_mode == "raw" or (options.write_mode == "proportion" and not as_jpeg):
+        return StoredImage(IMAGE_RAW, image.width, image.height, image.tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=options.quality)
+    return StoredImage(IMAGE_JPEG, image.width, image.height, buffer.getvalue())

@@ -1,0 +1,79 @@
+"""What every raw data set looks like to the writer: labels, and where each sample's content and name are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataprep.writing.images import WriteMode
+from dataprep.writing.sample_encoding import Content, FilePart
+
+LABEL_VALUES = (-1, 0, 1)
+"""In a label vector, for each class: absent, there but only in objects marked as difficult, present."""
+
+
+class SourceError(ValueError):
+    """The raw data are not where or what they should be; the message says what was expected where."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An indexed data set: sample i has `labels[i]`, `relative_path(i)` and `content(i)`."""
+
+    name: str
+    root: str
+    """Absolute folder, or the package that holds the data."""
+    split: str
+    classes: tuple[str, ...]
+    labels: NDArray[Any]
+    """(N,) int64, a class each; or (N, number of classes) int8, vectors of LABEL_VALUES."""
+    relative_path: Callable[[int], str]
+    content: Callable[[int], Content]
+    default_write_mode: WriteMode = "passthrough"
+
+    def __post_init__(self) -> None:
+        assert len(set(self.classes)) == len(self.classes), "class names must differ"
+        if self.labels.ndim == 1:
+            assert self.labels.dtype == np.int64
+        else:
+            assert self.labels.dtype == np.int8
+            assert self.labels.shape[1:] == (len(self.classes),)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def label_length(self) -> int:
+        """Length of the label vectors; 0 when labels are classes."""
+        return len(self.classes) if self.labels.ndim == 2 else 0
+
+
+def existing_folder(root: Path) -> Path:
+    """The root as an absolute path."""
+    if not root.is_dir():
+        raise SourceError(f"--root {root} is no folder; give the folder that holds the raw data")
+    return root.resolve()
+
+
+def require_split(split: str, allowed: tuple[str, ...]) -> None:
+    """SourceError unless the split is one of those that there are."""
+    if split not in allowed:
+        raise SourceError(f"--split is {split!r}, allowed: {', '.join(allowed)}")
+
+
+def listed_files(base: Path, paths: list[str], list_name: Path) -> Callable[[int], FilePart]:
+    """The content of files that a list names by their paths below `base`; SourceError when one leads out of it.
+
+    Whether they are there is seen when they are read: a missing one is rejected by name.
+    """
+    for path in paths:
+        if not path or path.startswith("/") or ".." in PurePosixPath(path).parts:
+            raise SourceError(f"{list_name}: {path!r} is no path below {base}; get the list again")
+    folder = str(base)
+    return lambda sample: FilePart(os.path.join(folder, paths[sample]), listed_below=folder)

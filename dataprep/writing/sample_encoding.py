@@ -1,0 +1,103 @@
+"""One sample: read from where it lies, checked, encoded; or a named rejection. What travels to the workers and back."""
+
+from __future__ import annotations
+
+import functools
+import os
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataprep.beton.jpeg_check import BadImage
+from dataprep.writing.images import ImageOptions, store_image
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """Where a sample's file lies: `size` bytes from `offset` in `path` (a tar), or the whole file when `size` is -1."""
+
+    path: str
+    offset: int = 0
+    size: int = -1
+    listed_below: str = ""
+    """Folder below which a list names this file, which may therefore never have been there."""
+
+
+Content = FilePart | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A sample ready to be written."""
+
+    mode: int
+    width: int
+    height: int
+    crc: int
+    kept: bool
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A sample that cannot be used, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class SourceUnreadable:
+    """The disk or the network failed, not the image: the write must stop."""
+
+    path: str
+    error: str
+
+
+Result = Encoded | Rejected | SourceUnreadable
+Chunk = list[tuple[Content, bool]]
+"""Samples with the choice that write mode `proportion` made for them (store as JPEG?)."""
+
+
+def encode_chunk(chunk: Chunk, options: ImageOptions) -> list[Result]:
+    """Encode the samples of a chunk, in order."""
+    return [_encode_sample(content, as_jpeg, options) for content, as_jpeg in chunk]
+
+
+def _encode_sample(content: Content, as_jpeg: bool, options: ImageOptions) -> Result:
+    """Read, check and encode one sample."""
+    try:
+        pixels_or_file = _read(content) if isinstance(content, FilePart) else content
+    except FileNotFoundError as error:
+        assert isinstance(content, FilePart)
+        if os.path.islink(content.path):
+            return Rejected("link to a missing file")
+        if os.path.isdir(content.listed_below):  # else all of them have gone: a disk that is no longer there
+            return Rejected("listed, but there is no such file")
+        return SourceUnreadable(content.path, str(error))
+    except OSError as error:
+        assert isinstance(content, FilePart)
+        return SourceUnreadable(content.path, str(error))
+    try:
+        stored = store_image(pixels_or_file, options, as_jpeg=as_jpeg)
+    except BadImage as error:
+        return Rejected(str(error))
+    return Encoded(stored.mode, stored.width, stored.height, zlib.crc32(stored.data), stored.kept, stored.data)
+
+
+def _read(part: FilePart) -> bytes:
+    """The bytes of a file or of a tar's member."""
+    if part.size < 0:
+        with open(part.path, "rb", buffering=0) as file:
+            return file.read()
+    content = os.pread(_archive(part.path), part.size, part.offset)
+    if len(content) < part.size:
+        raise OSError(f"ends at byte {part.offset + len(content):,}, needed {part.offset + part.size:,}: cut off?")
+    return content
+
+
+@functools.lru_cache(maxsize=1)
+def _archive(path: str) -> int:
+    """File descriptor of the tar that is being read; it stays open until the process ends."""
+    return os.open(path, os.O_RDONLY)

@@ -1,0 +1,57 @@
+"""What decides a beton's bytes besides its source: the options, and the order and draws that follow from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataprep.beton.keyed_choice import chosen, permutation
+from dataprep.writing.beton_file import MAX_SAMPLE_BYTES
+from dataprep.writing.images import MAX_SIDE, Check, ImageOptions, WriteMode
+
+
+@dataclass(frozen=True)
+class WritePlan:
+    """Options of one write, checked when they are built; the names are those of the command line."""
+
+    write_mode: WriteMode
+    max_resolution: int | None = None
+    quality: int = 90
+    jpg_proportion: float = 0.5
+    max_pixels: int = 1 << 26
+    check: Check = "markers"
+    limit: int | None = None
+    shuffle_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        modes = ("passthrough", "jpg", "raw", "proportion")
+        _require(self.write_mode in modes, "write-mode", self.write_mode, ", ".join(modes))
+        _require(self.check in ("markers", "decode"), "check", self.check, "markers, decode")
+        fits = self.max_resolution is None or 1 <= self.max_resolution <= MAX_SIDE
+        _require(fits, "max-resolution", self.max_resolution, f"1 to {MAX_SIDE:,} pixels")
+        _require(1 <= self.quality <= 100, "quality", self.quality, "1 to 100")
+        _require(0 <= self.jpg_proportion <= 1, "jpg-proportion", self.jpg_proportion, "0 to 1")
+        most = MAX_SAMPLE_BYTES // 4
+        _require(1 <= self.max_pixels <= most, "max-pixels", self.max_pixels, f"1 to {most:,}")
+        _require(self.limit is None or self.limit >= 1, "limit", self.limit, "1 or more")
+
+    @property
+    def image_options(self) -> ImageOptions:
+        """The part that concerns a single image."""
+        return ImageOptions(self.write_mode, self.max_resolution, self.quality, self.max_pixels, self.check)
+
+    def order(self, num_listed: int) -> NDArray[np.int64]:
+        """Positions in the source, in the order in which they are read: shuffled first, then limited."""
+        positions = np.arange(num_listed) if self.shuffle_seed is None else permutation(num_listed, self.shuffle_seed)
+        return positions[: self.limit]
+
+    def jpeg_draws(self, num_listed: int) -> NDArray[np.bool_]:
+        """Which positions of the source write mode `proportion` stores as JPEG: a draw per position."""
+        return chosen(num_listed, self.jpg_proportion, self.shuffle_seed or 0)
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"--{name} is {value!r}, allowed: {allowed}")

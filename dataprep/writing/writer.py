@@ -1,0 +1,229 @@
+"""A raw data set to a beton: workers check and encode, this process writes, and the file appears whole or not at all.
+
+The suite writes FFCV's format by its own code, because FFCV's DatasetWriter waits for ever when a worker raises or
+dies, writes in place (an unfinished file looks finished to its reader), and decodes and re-encodes every image. Here
+results come back in order through a bounded window, so the same source and options give the same bytes with any number
+of workers, and memory holds only the metadata: about 60 bytes, a label vector and a path per sample.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataprep.beton.contract import BetonError, manifest_path, open_beton, read_manifest
+from dataprep.writing.beton_file import MAX_SAMPLE_BYTES, BetonFile
+from dataprep.writing.encoder_pool import EncoderPool, WorkerDied
+from dataprep.writing.manifest import identity, samples_per_class, software, write_manifest
+from dataprep.writing.partial_file import partial_path, remove_stale_partials
+from dataprep.writing.raw_source import Source
+from dataprep.writing.sample_encoding import Chunk, Encoded, FilePart, Rejected, Result, SourceUnreadable
+from dataprep.writing.write_plan import WritePlan
+
+_FILES_PER_CHUNK = 32
+_ARRAYS_PER_CHUNK = 256
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class WriteError(RuntimeError):
+    """The beton could not be written; nothing is at its name."""
+
+
+@dataclass
+class WriteProgress:
+    """How far a write has come."""
+
+    num_total: int
+    num_done: int = 0
+    num_kept: int = 0
+    num_bytes: int = 0
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+    """Relative path and reason."""
+    started_s: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
+    """Duration of the whole write, once it is over."""
+
+    @property
+    def images_per_s(self) -> float:
+        """Images read per second, up to now or over the whole write."""
+        return self.num_done / max(self.seconds or time.monotonic() - self.started_s, 1e-9)
+
+
+def already_written(source: Source, target: Path, plan: WritePlan) -> bool:
+    """Is a whole beton of this source and plan at `target`? BetonError when something else is there."""
+    if not target.exists():
+        return False
+    try:
+        manifest = read_manifest(target)
+        beton = open_beton(target)
+    except BetonError as error:
+        raise BetonError(f"{target} exists and is not whole ({error}); --overwrite replaces it") from error
+    wanted = identity(source, plan)
+    differing = [key for key, value in wanted.items() if manifest.get(key) != value]
+    if manifest.get("beton_bytes") != beton.memory.size:
+        differing.append("size")
+    if differing:
+        found = "; ".join(f"{key}: {_difference(manifest.get(key), wanted.get(key))}" for key in differing)
+        raise BetonError(f"{target} exists and is another ({found}); --overwrite replaces it, or choose another --out")
+    return True
+
+
+def _difference(found: object, wanted: object) -> str:
+    """The entries in which two parts of a manifest differ."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = [key for key in wanted if found.get(key) != wanted[key]]
+        return ", ".join(f"{key} {found.get(key)!r} there, {wanted[key]!r} wanted" for key in keys)
+    return "differs"
+
+
+def write_beton(
+    source: Source,
+    target: Path,
+    plan: WritePlan,
+    *,
+    num_workers: int | None = None,
+    on_bad: Literal["skip", "fail"] = "skip",
+    report: Callable[[WriteProgress], None] = lambda progress: None,
+) -> WriteProgress:
+    """Write `target` and its manifest, replacing what was there; on WriteError or a signal nothing is left behind.
+
+    `num_workers`: encoder processes; None for one per usable core, 0 to encode in this process.
+    """
+    target = target.absolute()
+    partial, partial_manifest = partial_path(target), partial_path(manifest_path(target))
+    order = plan.order(len(source))
+    progress = WriteProgress(num_total=len(order))
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(_remove, partial_manifest)
+        cleanup.callback(_remove, partial)
+        results = cleanup.enter_context(contextlib.closing(_encoded(source, order, plan, num_workers)))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            remove_stale_partials(target)
+            with partial.open("wb") as file:
+                beton = BetonFile(file, len(order), source.label_length)
+                _fill(beton, source, results, on_bad, progress, report)
+                head_crc, table_crc = beton.finish()
+            head = _manifest_head(source, plan, beton, progress)
+            head |= {"head_crc32": head_crc, "table_crc32": table_crc, "rejected": progress.rejected}
+            names = map(source.relative_path, map(int, beton.indices))
+            write_manifest(partial_manifest, head, zip(names, map(int, beton.crcs), strict=False))
+            open_beton(partial)
+            _publish(partial, partial_manifest, target)
+        except OSError as error:
+            raise WriteError(_describe_failure(error, target, progress)) from error
+    progress.num_bytes = beton.num_bytes
+    progress.seconds = time.monotonic() - progress.started_s
+    return progress
+
+
+def _encoded(
+    source: Source, order: NDArray[np.int64], plan: WritePlan, num_workers: int | None
+) -> Generator[tuple[int, Result], None, None]:
+    """Position in the source and result of each sample, in `order`."""
+    draws = plan.jpeg_draws(len(source))
+    per_chunk = _FILES_PER_CHUNK if isinstance(source.content(0), FilePart) else _ARRAYS_PER_CHUNK
+    num_chunks = -(-len(order) // per_chunk)
+    cores = len(os.sched_getaffinity(0))
+
+    def positions(number: int) -> list[int]:
+        part: list[int] = order[number * per_chunk : (number + 1) * per_chunk].tolist()
+        return part
+
+    def get_chunk(number: int) -> Chunk:
+        return [(source.content(position), bool(draws[position])) for position in positions(number)]
+
+    with EncoderPool(min(cores if num_workers is None else num_workers, num_chunks), plan.image_options) as pool:
+        try:
+            for number, results in enumerate(pool.encode(num_chunks, get_chunk)):
+                yield from zip(positions(number), results, strict=True)
+        except WorkerDied as error:
+            held = positions(error.chunk)
+            first, last = source.relative_path(held[0]), source.relative_path(held[-1])
+            raise WriteError(f"{error}, while it held the {len(held)} images {first} .. {last}") from error
+
+
+def _fill(
+    beton: BetonFile,
+    source: Source,
+    results: Iterator[tuple[int, Result]],
+    on_bad: Literal["skip", "fail"],
+    progress: WriteProgress,
+    report: Callable[[WriteProgress], None],
+) -> None:
+    """Append every usable sample; keep the names and reasons of the others."""
+    for position, result in results:
+        if isinstance(result, SourceUnreadable):
+            raise WriteError(f"cannot read {result.path}: {result.error}; the source must be readable as a whole")
+        if isinstance(result, Encoded) and len(result.data) > MAX_SAMPLE_BYTES:
+            result = Rejected(f"{len(result.data):,} bytes do not fit a page of FFCV ({MAX_SAMPLE_BYTES:,})")
+        if isinstance(result, Encoded):
+            beton.append(result, source.labels[position], position)
+            progress.num_kept += result.kept
+            progress.num_bytes = beton.num_bytes
+        else:
+            name = source.relative_path(position)
+            if on_bad == "fail":
+                raise WriteError(f"{name}: {result.reason}; --on-bad skip would leave it out and go on")
+            progress.rejected.append((name, result.reason))
+        progress.num_done += 1
+        report(progress)
+    if beton.num_samples == 0:
+        name, reason = progress.rejected[0]
+        raise WriteError(f"none of {progress.num_total:,} images can be used; the first, {name}: {reason}")
+
+
+def _manifest_head(source: Source, plan: WritePlan, beton: BetonFile, progress: WriteProgress) -> dict[str, object]:
+    """All of the manifest but the checksums, the rejected and the samples."""
+    return {
+        "software": software(),
+        "beton_bytes": beton.num_bytes,
+        "head_bytes": beton.head_bytes,
+        "num_samples": beton.num_samples,
+        "num_kept_jpegs": progress.num_kept,
+        "page_size": beton.page_size,
+        "fields": beton.fields,
+        **identity(source, plan),
+        "samples_per_class": samples_per_class(beton.labels, source.classes),
+    }
+
+
+def _publish(partial: Path, partial_manifest: Path, target: Path) -> None:
+    """Move both files to their places: at no moment does a beton have the manifest of another."""
+    target.unlink(missing_ok=True)
+    os.replace(partial_manifest, manifest_path(target))
+    os.replace(partial, target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file if it is there; what cannot be removed must not hide why it should be."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _describe_failure(error: OSError, target: Path, progress: WriteProgress) -> str:
+    """A failed write in the user's terms: where, how much is needed and how much is free."""
+    if error.errno not in _DISK_FULL:
+        return f"cannot write {target}: {error}"
+    expected = progress.num_bytes * progress.num_total / max(progress.num_done, 1)
+    free = shutil.disk_usage(target.parent).free
+    return (
+        f"cannot write {target}: {os.strerror(error.errno)}; about {expected / 1e6:,.1f} MB are needed, "
+        f"{progress.num_bytes / 1e6:,.1f} MB were written, {free / 1e6:,.1f} MB are free now; "
+        "make room, choose another --out, or lower --max-resolution"
+    )

@@ -1,0 +1,172 @@
+"""What all commands share: how they say an error, where they log, the flags that say where a job runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from slurm import cluster
+from slurm.cluster import Cluster
+from slurm.local import JobFailed
+from slurm.scheduler import SchedulerError
+from slurm.task import Task
+
+if TYPE_CHECKING:  # torch takes two seconds to import, and not every command needs it
+    from vicreg.ranks.distributed import Placement
+
+TRACEBACK_VARIABLE = "VICREG_TRACEBACK"
+CONFIG_FILE = "config.json"  # in a run folder: what was asked for, resolved
+TITLE_WIDTH = 10  # columns of a summary's titles
+LOG_WIDTH = 160  # columns of what goes to a log
+INTERRUPTED_EXIT_CODE = 130  # as shells have it: 128 + SIGINT
+
+
+@contextmanager
+def user_errors(when_interrupted: str = "", note: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Turn an error that a user can cause into one clear message and exit code 1; Ctrl-C into exit code 130.
+
+    `note` gets the message too.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_expected(error):
+            raise
+        if note:
+            note(str(error))
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        if when_interrupted:
+            Console(soft_wrap=True).print(when_interrupted, highlight=False)
+        sys.exit(INTERRUPTED_EXIT_CODE)
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether a user can cause this error."""
+    if isinstance(error, ValueError | OSError | JobFailed | SchedulerError):
+        return True
+    from vicreg.ranks.distributed import RendezvousError
+    from vicreg.training.guards import TrainingDiverged
+
+    return isinstance(error, RendezvousError | TrainingDiverged)
+
+
+def configure_logging(console: Console, task: Task, folder: Path) -> None:
+    """Where there is a terminal, rank 0 logs to it and, with times, to `folder/rank_0.log`.
+
+    The output of all other ranks is their log already.
+    """
+    with_times = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if task.has_terminal:
+        folder.mkdir(parents=True, exist_ok=True)
+        handlers = [logging.FileHandler(folder / "rank_0.log")]
+    for handler in handlers:
+        handler.setFormatter(with_times)
+    if task.has_terminal:
+        to_console = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
+        to_console.setFormatter(logging.Formatter("%(message)s"))
+        handlers.append(to_console)
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
+
+
+def show_summary(console: Console, lines: list[tuple[str, str]]) -> None:
+    """Titles and texts, wrapped beside their titles; paths and flags stay whole."""
+    for title, text in lines:
+        parts = textwrap.wrap(text, console.width - TITLE_WIDTH, break_long_words=False, break_on_hyphens=False)
+        console.print(f"[bold]{title:<{TITLE_WIDTH}}[/]{escape(parts[0])}", soft_wrap=True, highlight=False)
+        for part in parts[1:]:
+            console.print(" " * TITLE_WIDTH + part, soft_wrap=True, markup=False, highlight=False)
+
+
+def show_commands(console: Console, title: str, commands: list[str]) -> None:
+    """Lines to be copied: never wrapped."""
+    console.print(f"[bold]{title}[/]", highlight=False)
+    for line in commands:
+        console.print(f"    {line}", soft_wrap=True, markup=False, highlight=False)
+
+
+def placement_of(task: Task) -> Placement:
+    """A rank's place, as the core wants to know it."""
+    from vicreg.ranks.distributed import Placement
+
+    return Placement(
+        task.rank,
+        task.world_size,
+        task.local_rank,
+        task.local_size,
+        task.cpus,
+        task.hosts,
+        task.interconnect_gb_s,
+        task.interconnect_latency_us,
+    )
+
+
+@dataclass(frozen=True)
+class PlaceOptions:
+    """Where a job runs; what is not given comes from the cluster's profile in clusters.toml."""
+
+    cluster: str = ""
+    """Profile; $VICREG_CLUSTER if none is given, else slurm where there is sbatch, else local (this machine)."""
+    nodes: int = 1
+    """Machines."""
+    gpus: int = 0
+    """GPUs per node, one rank each; 0 for the profile's number, or those of this machine (none: one rank, on CPUs)."""
+    time: str | None = None
+    """Longest duration of one submission, as HH:MM:SS or D-HH:MM:SS; a longer run is requeued and goes on."""
+    partition: str | None = None
+    """SLURM partition."""
+    account: str | None = None
+    """Account that pays."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Features that the nodes must have."""
+    exclude: str | None = None
+    """Nodes to leave out."""
+    reservation: str | None = None
+    """Reservation to run in."""
+    dry_run: bool = False
+    """Print the script, the configuration, the plan and all checks; start and submit nothing."""
+
+    def profile(self) -> Cluster:
+        """The cluster's profile with what the command line changes; ValueError with what is allowed otherwise."""
+        changed = {
+            name: getattr(self, name)
+            for name in ("time", "partition", "account", "qos", "constraint", "exclude", "reservation")
+        }
+        return cluster.override(cluster.load(self.cluster), **changed)
+
+    def ranks_per_node(self, profile: Cluster) -> int:
+        """One rank per GPU; ValueError with what is allowed for numbers that cannot be."""
+        if self.nodes < 1:
+            raise ValueError(f"nodes is {self.nodes}, allowed: 1 or more")
+        if self.gpus < 0:
+            raise ValueError(f"gpus is {self.gpus}, allowed: 0 (the cluster's number) or more")
+        if profile.scheduler == "slurm":
+            return self.gpus or profile.gpus_per_node
+        import torch
+
+        here = torch.cuda.device_count()
+        if self.nodes > 1:
+            raise ValueError(
+                f"nodes is {self.nodes}, allowed on cluster {profile.name} (this machine): 1; "
+                "for more, use a cluster with SLURM: --cluster NAME, see clusters.toml"
+            )
+        if here and self.gpus > here:
+            raise ValueError(f"gpus is {self.gpus}, allowed: up to the number of GPUs here, {here}")
+        return self.gpus or max(1, here)

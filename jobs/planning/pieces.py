@@ -1,0 +1,295 @@
+"""The pieces that measuring a run consists of: what there is to do, what still holds, and doing it.
+
+A piece is one evaluation of one subject: the trained encoder, or what it is compared with. Subject after subject, so
+that evaluations of the same encoder share its features.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import platform
+import time
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dataprep.beton.subset import subset_path
+from jobs.planning import recipes
+from jobs.planning.cli import CONFIG_FILE
+from slurm.attempts import Pulse
+from slurm.requeue import StopFlag
+from vicreg import checkpoint
+from vicreg.config import DataConfig, PretrainConfig
+from vicreg.config_json import from_json, to_json
+from vicreg.evals import features, results
+from vicreg.evals.results import BASELINES, PIXELS, RANDOM, SUBJECTS, Result, say_subject
+from vicreg.evals.work import Work
+from vicreg.exchange.encoder_file import ENCODER_FILE, checksum, encoder_of, load_encoder, untrained_encoder
+from vicreg.model import num_features
+from vicreg.ranks import distributed
+from vicreg.training.train import CHECKPOINTS
+
+LAST = "last"
+PERCENT = 100  # the progress of a job counts in hundredths of a piece
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One evaluation of one subject, with its whole configuration in JSON form."""
+
+    evaluation: str
+    """Name of its result."""
+    asked_as: str
+    """Name in the recipe, or of the published one."""
+    module: str
+    subject: str
+    settings: dict[str, Any]
+    train: str
+    val: str
+
+    def missing(self) -> str:
+        """The beton, or the list of labelled images, that is not there; empty if all are."""
+        needed = [Path(self.train), Path(self.val)]
+        if subset := self.settings.get("subset"):
+            needed.append(subset_path(Path(self.train), subset))
+        return next((str(path) for path in needed if not path.is_file()), "")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which pieces are wanted; JSON-able, so that a job finds the same."""
+
+    names: tuple[str, ...] = ()
+    """Evaluations of the recipe, or published ones; all of the recipe's without names."""
+    checkpoints: str = LAST
+    """last: the finished encoder; all, or a number: the newest checkpoints of the run."""
+    train: str = ""
+    """Betons to measure on instead of the evaluations' own."""
+    val: str = ""
+    data: dict[str, str] = field(default_factory=dict)
+    """Where data sets are, by name; data/NAME for others."""
+
+
+def read_run(run: Path) -> tuple[PretrainConfig, str]:
+    """Configuration and recipe of a run; ValueError with the cure otherwise."""
+    if not (run / CONFIG_FILE).is_file():
+        raise ValueError(
+            f"{run} is no run folder (it has no {CONFIG_FILE}); make one with jobs/pretrain.py --run {run}"
+        )
+    try:
+        content = json.loads((run / CONFIG_FILE).read_text(encoding="utf-8"))
+        config, recipe = from_json(PretrainConfig, content["pretrain"]), str(content["recipe"])
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{run / CONFIG_FILE} is damaged ({error!r}); start the run anew") from error
+    return config, recipe
+
+
+def require_finished(run: Path, recipe: str) -> None:
+    """ValueError with the cure where the run has no encoder yet."""
+    if not (run / ENCODER_FILE).is_file():
+        raise ValueError(
+            f"{run} is not finished (it has no {ENCODER_FILE}); go on with  "
+            f"python jobs/pretrain.py --recipe {recipe} --run {run}"
+        )
+
+
+def plan(run: Path, recipe: str, data: DataConfig, choice: Choice) -> list[Piece]:
+    """All chosen pieces, those of one subject together. Raises ValueError for unknown names and settings."""
+    chosen = [recipes.evaluation(recipe, name) for name in choice.names] or list(recipes.evaluations(recipe))
+    pieces: list[Piece] = []
+    for subject in _subjects(run, choice.checkpoints):
+        for evaluation in chosen:
+            if subject in BASELINES and subject not in evaluation.baselines:
+                continue
+            settings = to_json(from_json(evaluation_module(evaluation.module).Config, evaluation.settings))
+            name, train, val = _on(evaluation, data, choice)
+            pieces.append(Piece(name, evaluation.name, evaluation.module, subject, settings, train, val))
+    return pieces
+
+
+def _on(evaluation: recipes.Evaluation, data: DataConfig, choice: Choice) -> tuple[str, str, str]:
+    """Name, training beton and validation beton of an evaluation."""
+    if choice.train:
+        return f"{evaluation.name}-on-{Path(choice.train).absolute().parent.name}", choice.train, choice.val
+    if not evaluation.data:
+        return evaluation.name, data.train, data.val
+    folder = Path(choice.data.get(evaluation.data, f"data/{evaluation.data}"))
+    return evaluation.name, str(folder / "train.beton"), str(folder / "val.beton")
+
+
+def _subjects(run: Path, checkpoints: str) -> list[str]:
+    """Trained and what it is compared with, or the run's checkpoints; ValueError where there are none."""
+    if checkpoints == LAST:
+        return list(SUBJECTS)
+    found = [path.name for path in checkpoint.list_checkpoints(run / CHECKPOINTS)]
+    if checkpoints != "all" and not (checkpoints.isdecimal() and int(checkpoints) > 0):
+        raise ValueError(f"checkpoints is {checkpoints}, allowed: last, all, or how many of the newest, such as 3")
+    if not found:
+        raise ValueError(f"{run / CHECKPOINTS} holds no checkpoints; keep more with --train.keep-checkpoints")
+    return found if checkpoints == "all" else found[-int(checkpoints) :]
+
+
+def split_by_data(pieces: list[Piece], is_named: bool, console: Console) -> list[Piece]:
+    """The pieces whose betons are there; says which are not. ValueError if none is, or one was asked for by name."""
+    missing = {piece.evaluation: piece.missing() for piece in pieces if piece.missing()}
+    is_named = is_named or missing.keys() == {piece.evaluation for piece in pieces}
+    for name, path in missing.items():
+        said = f"{name}: no data ({path}: no such file)"
+        cure = "write it with dataprep/write_ffcv.py (its --help), or say where it is in clusters.toml, [PROFILE.data]"
+        if is_named:
+            raise ValueError(f"{said}; {cure}")
+        console.print(f"{said}, skipped; {cure}", highlight=False, soft_wrap=True)
+    return [piece for piece in pieces if piece.evaluation not in missing]
+
+
+def evaluation_module(name: str) -> Any:
+    """The file vicreg/evals/<name>.py, with its `Config` and `evaluate`."""
+    return importlib.import_module(f"vicreg.evals.{name}")
+
+
+def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: bool, console: Console) -> list[Piece]:
+    """The pieces without a result that still holds; says what is skipped, and why something is done again."""
+    if not (run / ENCODER_FILE).is_file() and any(piece.subject in SUBJECTS for piece in pieces):
+        return pieces  # what will be measured is not there yet
+    sums = {
+        subject: checksum(build_encoder(run, subject, config)) for subject in dict.fromkeys(p.subject for p in pieces)
+    }
+    described = {
+        pair: features.describe(data_of(config, *pair)) for pair in dict.fromkeys((p.train, p.val) for p in pieces)
+    }
+    due: list[Piece] = []
+    for piece in pieces:
+        title = f"{piece.evaluation}, {say_subject(piece.subject)}"
+        result = results.read(run, piece.evaluation, piece.subject)
+        if result is None or overwrite:
+            due.append(piece)
+            continue
+        data = described[piece.train, piece.val]
+        changed = results.changes(result, piece.module, piece.settings, data, sums[piece.subject])
+        if changed:
+            due.append(piece)
+            console.print(f"{title}: again, because of {'; '.join(changed)}", highlight=False, soft_wrap=True)
+        else:
+            console.print(f"{title}: done, skipped", highlight=False, soft_wrap=True)
+    return due
+
+
+def build_encoder(run: Path, subject: str, config: PretrainConfig) -> nn.Module:
+    """What is measured: the trained encoder or a checkpoint, the same with random weights, or the pixels themselves."""
+    if subject.startswith(results.STEP):
+        return encoder_of(run / CHECKPOINTS / subject, config.model)
+    if subject == PIXELS:
+        return features.Pixels(config.data.image_size)
+    if subject == RANDOM:
+        return open_residuals(untrained_encoder(config.model, config.train.seed))
+    return load_encoder(run / ENCODER_FILE)
+
+
+def open_residuals(encoder: nn.Module) -> nn.Module:
+    """The encoder with batch-norm weights of one where training begins with zero.
+
+    Zeros shut the residual branches, and what is left of a random network is far worse than a random network: too easy
+    to beat (digits, all labels: 78 instead of 94 %).
+    """
+    for module in encoder.modules():
+        if isinstance(module, _BatchNorm) and module.affine and not module.weight.any():
+            nn.init.ones_(module.weight)
+    return encoder
+
+
+def measure_all(
+    run: Path,
+    pieces: list[Piece],
+    num_done: int,
+    placement: distributed.Placement,
+    console: Console,
+    job_folder: Path,
+    stop: StopFlag,
+) -> None:
+    """All pieces in turn; the features of a subject are let go when the next one comes.
+
+    num_done: pieces of the same job that were done before, so that its progress goes on from there. Stopped, when an
+    evaluation that keeps its state was asked to stop; the others are interrupted at once.
+    """
+    config, _ = read_run(run)
+    device = distributed.device_for(placement)
+    workers = config.data.workers or placement.num_threads
+    opened: dict[tuple[str, str], tuple[features.Splits, dict[str, Any]]] = {}
+    subject, encoder = "", nn.Module()
+    pulse = Pulse(job_folder, PERCENT * (num_done + len(pieces)))
+    for number, piece in enumerate(pieces, num_done):
+        if piece.subject != subject:
+            subject, encoder = piece.subject, build_encoder(run, piece.subject, config)
+        if (piece.train, piece.val) not in opened:
+            data_config = data_of(config, piece.train, piece.val)
+            splits = features.open_splits(data_config, device, workers)
+            opened[piece.train, piece.val] = splits, features.describe(data_config)
+        splits, data = opened[piece.train, piece.val]
+        stop.interrupt_at_once(not getattr(evaluation_module(piece.module), "RESUMES", False))
+        work = Work(results.folder(run, piece.evaluation, piece.subject), should_stop=stop)
+        if placement.rank == 0:
+            work.beat = partial(_beat, pulse, number)
+        result = measure(piece, encoder, splits, data, work)
+        if placement.rank == 0:
+            results.write(run, result)
+            work.forget()
+            pulse.beat(PERCENT * (number + 1), at_once=True)
+            console.print(finished_line(result), highlight=False, soft_wrap=True)
+        stop.interrupt_at_once()
+
+
+def _beat(pulse: Pulse, num_done: int, step: int, num_steps: int) -> None:
+    """A step of a piece is done; an evaluation that fails again and again but gets further is then worth going on."""
+    pulse.beat(PERCENT * num_done + PERCENT * step // num_steps)
+
+
+def data_of(config: PretrainConfig, train: str, val: str) -> DataConfig:
+    """The run's data settings with other betons."""
+    return replace(config.data, train=train, val=val)
+
+
+def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dict[str, Any], work: Work) -> Result:
+    """One evaluation of one encoder."""
+    module = evaluation_module(piece.module)
+    sha256 = checksum(encoder)
+    same_data = results.without_paths(data)
+    work.belongs_to = {"module": piece.module, "settings": piece.settings, "data": same_data, "encoder": sha256}
+    start = time.monotonic()
+    more = (work,) if getattr(module, "RESUMES", False) else ()
+    measured = module.evaluate(encoder, splits, from_json(module.Config, piece.settings), *more)
+    on_gpu = splits.device.type == "cuda"
+    return Result(
+        evaluation=piece.evaluation,
+        module=piece.module,
+        subject=piece.subject,
+        metrics=measured.metrics,
+        settings=piece.settings,
+        data=data,
+        num_classes=splits.num_classes,
+        num_features=num_features(encoder),
+        encoder_sha256=sha256,
+        duration_s=round(time.monotonic() - start, 3),
+        num_ranks=distributed.world_size(),
+        device=torch.cuda.get_device_name() if on_gpu else "CPU",
+        versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        details=measured.details,
+    )
+
+
+def finished_line(result: Result) -> str:
+    """One line that says what came out."""
+    shown = [(name, value) for name, value in result.metrics.items() if not name.endswith("_std")]
+    numbers = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in shown)
+    title = f"{result.evaluation}, {say_subject(result.subject)}"
+    return f"{title}: {f'{numbers} %' if numbers else 'done'}  ({result.duration_s:.1f} s)"

@@ -1,0 +1,4 @@
+"""What lies in run folders as tables, curves and pictures, for the terminal, Markdown and one HTML page.
+
+Begin with `measured_run.py`, which reads; `html_report.py` says what stands where.
+"""

@@ -1,0 +1,214 @@
+"""What a report knows of a run: everything that lies complete in its folder, whatever of it is missing or damaged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import statistics
+from dataclasses import dataclass, field
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from jobs.planning.cli import CONFIG_FILE
+from jobs.planning.pieces import Choice, Piece, plan, read_run
+from jobs.reporting.document import Block, Code, Text
+from vicreg.config import PretrainConfig
+from vicreg.evals import results
+from vicreg.evals.results import TRAINED, Result, say_subject
+from vicreg.exchange.encoder_file import ENCODER_FILE, checksum, load_encoder
+from vicreg.training.metrics import METRICS_FILE
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read once."""
+
+    path: Path
+    config: PretrainConfig
+    recipe: str
+    finished: bool
+    pieces: list[Piece]
+    """What the recipe asks for."""
+    results: dict[tuple[str, str], Result]
+    """What still holds, by evaluation and subject, in the recipe's order."""
+    outdated: list[str] = field(default_factory=list)
+    """Results that no longer hold, and why."""
+    damaged: list[str] = field(default_factory=list)
+    """What could not be read, and why."""
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """metrics.jsonl, oldest first."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """What else config.json says: commit, versions, where imported weights come from."""
+
+    def trained(self) -> dict[str, Result]:
+        """The results of the trained encoder by evaluation."""
+        return {name: result for (name, subject), result in self.results.items() if subject == TRAINED}
+
+    def beside(self, evaluation: str, subject: str) -> Result | None:
+        """The result of another subject, if it is there and of the same data and settings as the trained encoder's."""
+        own, other = self.results.get((evaluation, TRAINED)), self.results.get((evaluation, subject))
+        if own and other and not results.changes(other, own.module, own.settings, own.data, other.encoder_sha256):
+            return other
+        return None
+
+    def missing(self) -> list[Piece]:
+        """What the recipe asks for and is not there."""
+        return [piece for piece in self.pieces if (piece.evaluation, piece.subject) not in self.results]
+
+    def values(self, name: str) -> list[float | None]:
+        """A field of all lines of metrics.jsonl; None where it is missing or not finite."""
+        return [_finite(line.get(name)) for line in self.lines]
+
+    def steps_per_epoch(self) -> int:
+        """Of the logged steps; the smallest number that fits, which is the right one when the run is finished."""
+        return max((line["step"] // (line["epoch"] + 1) + 1 for line in self.lines), default=1)
+
+    def epochs(self) -> list[float]:
+        """Of every line: how many epochs were done after its step."""
+        length = self.steps_per_epoch()
+        return [(line["step"] + 1) / length for line in self.lines]
+
+    def logged(self, name: str) -> tuple[list[float], list[float | None]]:
+        """A field with its epochs, of the lines that have it: not all are measured each time."""
+        there = [name in line for line in self.lines]
+        both = zip(self.epochs(), self.values(name), there, strict=True)
+        kept = [(epoch, value) for epoch, value, has_it in both if has_it]
+        return [epoch for epoch, _ in kept], [value for _, value in kept]
+
+    def images_per_s(self) -> float | None:
+        """Median speed of training."""
+        known = [value for value in self.values("images_per_s") if value is not None]
+        return statistics.median(known) if known else None
+
+    def duration(self) -> str:
+        """How long it trained, as h:mm:ss; empty if it is not known."""
+        known = [value for value in self.values("elapsed_s") if value is not None]
+        return str(timedelta(seconds=round(known[-1]))) if known else ""
+
+
+def load_run(path: Path) -> Run:
+    """Everything about a run; ValueError when the folder is none."""
+    config, recipe = read_run(path)
+    pieces = plan(path, recipe, config.data, Choice())
+    finished = (path / ENCODER_FILE).is_file()
+    sha256, damaged = _encoder_checksum(path / ENCODER_FILE) if finished else ("", [])
+    asked = {(piece.evaluation, piece.subject): piece for piece in pieces}
+    found: dict[tuple[str, str], Result] = {}
+    outdated: list[str] = []
+    for result in results.read_all(path):
+        key = result.evaluation, result.subject
+        title = f"{result.evaluation}, {say_subject(result.subject)}"
+        if reason := _unreadable(result):
+            damaged.append(f"{title}: {reason}")
+            continue
+        settings = asked[key].settings if key in asked else result.settings
+        expected = sha256 if result.subject == TRAINED and sha256 else result.encoder_sha256
+        changed = results.changes(result, result.module, settings, result.data, expected)
+        if changed:
+            outdated.append(f"{title}: {'; '.join(changed)}")
+        else:
+            found[key] = result
+    places = {key: number for number, key in enumerate(asked)}
+    found = dict(sorted(found.items(), key=lambda pair: places.get(pair[0], len(places))))
+    lines, unread = _training_lines(path / METRICS_FILE)
+    origin = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    return Run(path, config, recipe, finished, pieces, found, outdated, damaged + unread, lines, origin)
+
+
+def _encoder_checksum(path: Path) -> tuple[str, list[str]]:
+    """The encoder's checksum, or why there is none."""
+    try:
+        return checksum(load_encoder(path)), []
+    except Exception as error:  # a damaged file raises every kind
+        reason = f"{path.name} cannot be read ({error}), so results are not checked against it"
+        return "", [reason]
+
+
+def _unreadable(result: Result) -> str:
+    """Why a result cannot be shown; empty if it can."""
+    try:
+        splits = [result.data[split] for split in ("train", "val")]
+        whole = all(isinstance(split["path"], str) and split["num_images"] >= 0 for split in splits)
+        whole = whole and all(_finite(value) is not None for value in result.metrics.values())
+        whole = whole and isinstance(result.details, dict) and isinstance(result.settings, dict)
+        say_subject(result.subject)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return f"damaged ({error!r})"
+    if not whole:
+        return "damaged (values of another kind than expected)"
+    return "" if find_spec(f"vicreg.evals.{result.module}") else f"this version has no evaluation {result.module!r}"
+
+
+def _training_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The lines of metrics.jsonl that can be read, and a sentence about those that cannot.
+
+    What follows the last newline is a line that is being written.
+    """
+    if not path.exists():
+        return [], []
+    lines: list[dict[str, Any]] = []
+    unread = 0
+    for text in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if isinstance(line, dict) and all(isinstance(line.get(name), int) for name in ("step", "epoch")):
+            lines.append(line)
+        else:
+            unread += 1
+    return lines, [f"{unread} lines of {path.name} cannot be read"] if unread else []
+
+
+def _finite(value: Any) -> float | None:
+    """A number, or None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def summary(run: Run) -> str:
+    """What the run is, in one sentence."""
+    config = run.config
+    start = f"recipe {run.recipe}, {config.model.encoder} at {config.data.image_size} px"
+    if imported := run.origin.get("imported"):
+        return f"{start}, imported ({imported.get('form', 'another file')})."
+    parts = [start, f"{say_length(run)}, {config.train.global_batch} images a step"]
+    speed = run.images_per_s()
+    if speed is not None:
+        parts.append(f"{speed:,.0f} images/s")
+    if run.duration():
+        parts.append(f"trained for {run.duration()} (h:mm:ss)")
+    if run.lines and not run.finished:
+        parts.append(f"now in epoch {run.lines[-1]['epoch'] + 1}")
+    return ", ".join(parts) + "."
+
+
+def say_length(run: Run) -> str:
+    """Epochs and training images."""
+    train = run.config.data.train
+    some = next((result for result in run.results.values() if result.data["train"]["path"] == train), None)
+    images = f" ({some.data['train']['num_images']:,} images)" if some else ""
+    return f"{run.config.train.epochs} epochs of {train}{images}"
+
+
+def what_is_missing(run: Run) -> list[Block]:
+    """What is not shown, why, and the command that makes it."""
+    if not run.finished:
+        again = f"python jobs/pretrain.py --recipe {run.recipe} --run {run.path}"
+        return [Text("Not finished, so nothing is measured. Go on with"), Code(again)]
+    blocks: list[Block] = []
+    if run.outdated:
+        blocks.append(Text(f"Left out, because it no longer holds: {'. '.join(run.outdated)}."))
+    if run.damaged:
+        blocks.append(Text(f"Damaged: {'. '.join(run.damaged)}."))
+    missing = run.missing()
+    if missing:
+        names = ", ".join(f"{piece.evaluation} ({say_subject(piece.subject)})" for piece in missing)
+        blocks += [Text(f"Missing: {names}. Measure with"), Code(f"python jobs/eval_all.py {run.path}")]
+    return blocks

@@ -1,0 +1,325 @@
+"""One raw image to stored bytes: what is kept, what is converted and how, what is rejected and why."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import struct
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dataprep.beton.contract import IMAGE_JPEG, IMAGE_RAW
+from dataprep.beton.jpeg_check import BadImage
+from dataprep.writing.images import ImageOptions, StoredImage, WriteMode, store_image
+from tests.dataprep.raw_images import encoded, picture
+
+PICTURE = picture(1, 64, 48)
+
+
+def options(write_mode: WriteMode = "raw", max_resolution: int | None = None, quality: int = 90) -> ImageOptions:
+    return ImageOptions(write_mode, max_resolution, quality, max_pixels=10_000_000)
+
+
+def store(content: bytes, **changes: object) -> StoredImage:
+    return store_image(content, options(**changes), as_jpeg=True)
+
+
+def pixels(stored: StoredImage) -> np.ndarray:
+    if stored.mode == IMAGE_RAW:
+        return np.frombuffer(stored.data, np.uint8).reshape(stored.height, stored.width, 3)
+    return np.asarray(Image.open(io.BytesIO(stored.data)))
+
+
+def with_exif(content_of: Image.Image, orientation: int, kind: str = "JPEG") -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    content_of.save(buffer, kind, exif=exif.tobytes(), **({"quality": 100} if kind == "JPEG" else {"lossless": True}))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        {"quality": 90},
+        {"quality": 75, "progressive": True},
+        {"quality": 90, "subsampling": "4:4:4"},
+        {"quality": 90, "subsampling": "4:2:2"},
+        {"quality": 90, "restart_marker_blocks": 2},
+        {"quality": 90, "keep_rgb": True},
+    ],
+    ids=str,
+)
+def test_plain_jpegs_are_kept_and_every_decoder_agrees(save: dict[str, object]) -> None:
+    content = encoded(PICTURE, **save)
+    stored = store(content, write_mode="passthrough")
+    assert stored.kept
+    assert stored.data == content
+    assert (stored.mode, stored.width, stored.height) == (IMAGE_JPEG, 64, 48)
+    theirs = ffcv_decode(content, 48, 64)
+    # FFCV asks for the fast DCT; the same RGB up to its rounding.
+    assert np.abs(theirs.astype(int) - np.asarray(Image.open(io.BytesIO(content)))).max() <= 6
+
+
+def ffcv_decode(content: bytes, height: int, width: int) -> np.ndarray:
+    """As plain FFCV decodes a stored JPEG."""
+    libffcv = pytest.importorskip("ffcv.libffcv")
+    out = np.zeros((height, width, 3), np.uint8)
+    source = np.frombuffer(content, np.uint8)
+    code = libffcv.imdecode(source, out, height, width, height, width, 0, 0, 1, 1, False, False)
+    assert ctypes.c_int(code).value == 0
+    return out
+
+
+def test_passthrough_encodes_what_is_too_large() -> None:
+    content = encoded(PICTURE)
+    assert store(content, write_mode="passthrough", max_resolution=64).kept
+    small = store(content, write_mode="passthrough", max_resolution=32)
+    assert not small.kept
+    assert (small.mode, small.width, small.height) == (IMAGE_JPEG, 32, 24)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    upright = Image.fromarray(PICTURE)
+    undo = {  # how a camera would have stored the upright picture
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    lying = upright if orientation == 1 else upright.transpose(undo[orientation])
+    content = with_exif(lying, orientation)
+    stored = store(content)
+    assert (stored.width, stored.height) == (64, 48)
+    assert np.abs(pixels(stored).astype(int) - PICTURE).mean() < 3
+    assert store(content, write_mode="passthrough").kept == (orientation == 1)
+    shrunk = store(content, max_resolution=8)
+    assert (shrunk.width, shrunk.height) == (8, 6)
+
+
+def test_broken_exif_is_no_rotation() -> None:
+    content = with_exif(Image.fromarray(PICTURE), 6)
+    broken = content.replace(b"Exif\0\0MM", b"Exif\0\0XX").replace(b"Exif\0\0II", b"Exif\0\0XX")
+    assert broken != content
+    assert store(broken, write_mode="passthrough").kept
+
+
+def gray_jpeg() -> tuple[bytes, np.ndarray]:
+    gray = PICTURE[..., 0]
+    return encoded(gray, quality=100), np.repeat(gray[..., None], 3, axis=2)
+
+
+def cmyk_jpeg() -> tuple[bytes, np.ndarray]:
+    buffer = io.BytesIO()
+    image = Image.fromarray(PICTURE).convert("CMYK")
+    image.save(buffer, "JPEG", quality=100, subsampling=0)
+    return buffer.getvalue(), PICTURE
+
+
+def palette_png() -> tuple[bytes, np.ndarray]:
+    image = Image.fromarray(PICTURE).quantize(16)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue(), np.asarray(image.convert("RGB"))
+
+
+def transparent_palette_png() -> tuple[bytes, np.ndarray]:
+    indices = np.zeros((4, 6), np.uint8)
+    indices[:, 3:] = 1
+    image = Image.fromarray(indices, "P")
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=0)
+    expected = np.full((4, 6, 3), 255, np.uint8)
+    expected[:, 3:] = (0, 0, 255)
+    return buffer.getvalue(), expected
+
+
+def rgba_png() -> tuple[bytes, np.ndarray]:
+    alpha = np.zeros((48, 64, 1), np.uint8)
+    alpha[:, :32] = 255
+    expected = PICTURE.copy()
+    expected[:, 32:] = 255
+    return encoded(np.concatenate([PICTURE, alpha], axis=2), "PNG"), expected
+
+
+def gray_alpha_png() -> tuple[bytes, np.ndarray]:
+    values = np.zeros((8, 8, 2), np.uint8)
+    values[:4, :, 1] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(values, "LA").save(buffer, "PNG")
+    expected = np.full((8, 8, 3), 255, np.uint8)
+    expected[:4] = 0
+    return buffer.getvalue(), expected
+
+
+def png_16_bit() -> tuple[bytes, np.ndarray]:
+    values = np.linspace(0, 65_535, 256).astype(np.uint16).reshape(16, 16)
+    gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    return encoded(values, "PNG"), np.repeat(gray[..., None], 3, axis=2)
+
+
+def bilevel_png() -> tuple[bytes, np.ndarray]:
+    dark = np.arange(64).reshape(8, 8) % 2 == 0
+    expected = np.where(dark, 0, 255).astype(np.uint8)
+    return encoded(~dark, "PNG"), np.repeat(expected[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize(
+    ("make", "tolerance"),
+    [
+        (gray_jpeg, 3),
+        (cmyk_jpeg, 6),
+        (palette_png, 0),
+        (transparent_palette_png, 0),
+        (rgba_png, 0),
+        (gray_alpha_png, 0),
+        (png_16_bit, 0),
+        (bilevel_png, 0),
+        (lambda: (encoded(PICTURE, "BMP"), PICTURE), 0),
+        (lambda: (encoded(PICTURE, "TIFF", compression="tiff_lzw"), PICTURE), 0),
+        (lambda: (encoded(PICTURE, "WEBP", lossless=True), PICTURE), 0),
+        (lambda: (encoded(PICTURE, "PPM"), PICTURE), 0),
+    ],
+)
+def test_everything_becomes_rgb(make: object, tolerance: int) -> None:
+    content, expected = make()
+    stored = store(content)
+    assert np.abs(pixels(stored).astype(int) - expected).max() <= tolerance
+    converted = store(content, write_mode="passthrough")
+    assert not converted.kept
+    with Image.open(io.BytesIO(converted.data)) as image:
+        assert (image.format, image.mode) == ("JPEG", "RGB")
+
+
+def test_downscaling_is_antialiased() -> None:
+    stripes = np.zeros((400, 400, 3), np.uint8)
+    stripes[::2] = 255
+    for content in (encoded(stripes, "PNG"), encoded(stripes, quality=100)):
+        small = pixels(store(content, max_resolution=50))
+        assert small.shape == (50, 50, 3)
+        assert np.abs(small.astype(int) - 127).max() < 12
+
+
+def test_modes() -> None:
+    content = encoded(PICTURE)
+    assert store(content, write_mode="raw").mode == IMAGE_RAW
+    assert store(content, write_mode="jpg").mode == IMAGE_JPEG
+    assert not store(content, write_mode="jpg").kept
+    assert store_image(content, options("proportion"), as_jpeg=True).mode == IMAGE_JPEG
+    assert store_image(content, options("proportion"), as_jpeg=False).mode == IMAGE_RAW
+    array = store_image(PICTURE, options("raw"), as_jpeg=False)
+    np.testing.assert_array_equal(pixels(array), PICTURE)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that states a size and holds a few bytes."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(1000)))]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in [*chunks, (b"IEND", b"")]
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def jpeg_stating(width: int, height: int, precision: int = 8) -> bytes:
+    """A JPEG whose frame header states another size or precision."""
+    content = bytearray(encoded(PICTURE))
+    place = content.index(b"\xff\xc0") + 4
+    struct.pack_into(">BHH", content, place, precision, height, width)
+    return bytes(content)
+
+
+BIG = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+WHOLE = encoded(BIG, quality=95)
+HALF = len(WHOLE) // 2
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty file"),
+        (b"just text, of no picture", "not an image"),
+        (b"<html>404</html>" * 50, "not an image"),
+        (WHOLE[:HALF], "truncated"),
+        (WHOLE[:-2], "truncated"),
+        (WHOLE[:100], "damaged|frame header"),
+        (WHOLE[:3], "frame header"),
+        (WHOLE[:HALF] + bytes(len(WHOLE) - HALF), "truncated|corrupt"),
+        (encoded(PICTURE, "PNG")[:-400], "does not decode"),
+        (encoded(PICTURE, "GIF")[:-1000], "does not decode"),
+        (encoded(PICTURE, "WEBP")[:100], "does not decode|damaged header"),
+        (png_header(60_000, 60_000), "over --max-pixels"),
+        (png_header(100_000, 10), "a side is over 65,535"),
+        (jpeg_stating(60_000, 60_000), "over --max-pixels"),
+        (jpeg_stating(64, 0), "empty picture"),
+        (jpeg_stating(64, 48, precision=12), "12 bits"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not an image"),
+    ],
+)
+@pytest.mark.parametrize("write_mode", ["passthrough", "raw"])
+def test_rejections_have_a_reason(content: bytes, reason: str, write_mode: WriteMode) -> None:
+    with pytest.raises(BadImage, match=reason):
+        store(content, write_mode=write_mode)
+
+
+def test_bombs_take_no_memory() -> None:
+    tracemalloc.start()
+    for content in (png_header(60_000, 60_000), jpeg_stating(65_000, 65_000)):
+        with pytest.raises(BadImage):
+            store(content)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_holes_and_foreign_bytes_raise_doubt_without_the_full_check() -> None:
+    rng = np.random.default_rng(0)
+    for patch in (bytes(512), rng.bytes(4096)):
+        damaged = WHOLE[:HALF] + patch + WHOLE[HALF + len(patch) :]
+        with pytest.raises(BadImage, match=r"truncated|corrupt|does not decode"):
+            store(damaged, write_mode="passthrough")
+
+
+def test_the_full_check_finds_data_that_ends_early() -> None:
+    pytest.importorskip("ffcv")  # which needs libturbojpeg
+    early = WHOLE[:HALF] + b"\xff\xd9"
+    thorough = ImageOptions("passthrough", None, 90, 10_000_000, check="decode")
+    with pytest.raises(BadImage, match="premature end"):
+        store_image(early, thorough, as_jpeg=True)
+    assert store_image(WHOLE, thorough, as_jpeg=True).kept
+
+
+def test_stray_bytes_are_encoded_anew() -> None:
+    pytest.importorskip("ffcv")
+    content = encoded(PICTURE, quality=90, restart_marker_blocks=4)
+    place = content.index(b"\xff\xd0")
+    stored = store(content[:place] + b"\x12\x34\x56" + content[place:], write_mode="passthrough")
+    assert not stored.kept
+    assert np.abs(pixels(stored).astype(int) - PICTURE).mean() < 6
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_damage_never_raises_anything_else(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]))
+    content = bytearray(encoded(PICTURE, kind))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(1, len(content)))
+    try:
+        stored = store(bytes(content[:cut]), write_mode="passthrough")
+    except BadImage:
+        return
+    assert stored.width > 0
+    assert stored.height > 0

@@ -1,0 +1,66 @@
+"""What is read of a run: epochs from steps, whatever is logged; damaged lines counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.planning.recipes import recipe
+from jobs.reporting.measured_run import Run, load_run
+from tests.jobs.run_folders import write_run
+
+
+def _run(steps: list[int], steps_per_epoch: int) -> Run:
+    lines = [{"step": step, "epoch": step // steps_per_epoch} for step in steps]
+    return Run(Path("x"), recipe("digits").pretrain, "digits", True, [], {}, lines=lines)
+
+
+@given(steps_per_epoch=st.integers(1, 500), epochs=st.integers(1, 200), every=st.integers(1, 100))
+def test_steps_per_epoch_of_a_finished_run(steps_per_epoch: int, epochs: int, every: int) -> None:
+    last = steps_per_epoch * epochs - 1
+    run = _run([*range(0, last, every), last], steps_per_epoch)
+    assert run.steps_per_epoch() == steps_per_epoch
+    assert run.epochs()[-1] == epochs
+
+
+@given(steps_per_epoch=st.integers(1, 500), steps=st.lists(st.integers(0, 10_000), min_size=1, max_size=50))
+def test_steps_per_epoch_of_a_part_fits_every_line(steps_per_epoch: int, steps: list[int]) -> None:
+    run = _run(sorted(steps), steps_per_epoch)
+    assert 1 <= run.steps_per_epoch() <= steps_per_epoch
+    assert all(step // run.steps_per_epoch() >= step // steps_per_epoch for step in steps)
+
+
+def test_lines_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", recipe("digits").pretrain, "digits")
+    lines = [json.dumps({"step": step, "epoch": 0, "loss": 1.0, "elapsed_s": 5.0}) for step in (0, 20)]
+    text = "\n".join([lines[0], '{"step": 1', "3", '{"step": "x", "epoch": 0}', lines[1], '{"step": 40'])
+    (tmp_path / "run" / "metrics.jsonl").write_text(text)
+    run = load_run(tmp_path / "run")
+    assert [line["step"] for line in run.lines] == [0, 20]  # the last is being written
+    assert run.damaged == ["3 lines of metrics.jsonl cannot be read"]
+    assert run.duration() == "0:00:05"
+    assert run.images_per_s() is None
+
+
+def test_values_are_numbers_or_none() -> None:
+    lines = [{"step": 0, "epoch": 0, "loss": value} for value in (1, 2.5, float("nan"), "3", None, True)]
+    run = Run(Path("x"), recipe("digits").pretrain, "digits", True, [], {}, lines=[*lines, {"step": 1, "epoch": 0}])
+    assert run.values("loss") == [1, 2.5, None, None, None, None, None]
+
+
+def test_what_is_measured_now_and_then_has_neighbours() -> None:
+    found = {1: {"knn_top1": 50.0}, 3: {"knn_top1": float("nan")}, 5: {"knn_top1": 70.0}}
+    lines = [{"step": step, "epoch": step // 2, "loss": 1.0} | found.get(step, {}) for step in range(6)]
+    run = Run(Path("x"), recipe("digits").pretrain, "digits", True, [], {}, lines=lines)
+    assert run.logged("knn_top1") == ([1, 2, 3], [50, None, 70])
+    assert run.logged("mfu") == ([], [])
+    assert len(run.logged("loss")[0]) == 6
+
+
+def test_what_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no run folder"):
+        load_run(tmp_path)

@@ -1,0 +1,118 @@
+"""What may stand beside published numbers: the same data, and for CIFAR-10 the same pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataprep import write_ffcv
+from jobs.planning.pieces import evaluation_module
+from jobs.planning.recipes import recipe
+from jobs.reporting.document import Table, Text
+from jobs.reporting.measured_run import Run, load_run
+from jobs.reporting.result_tables import data_set_name, measured_tables, published
+from tests.jobs.measured_runs import write_result
+from tests.jobs.run_folders import write_run
+from vicreg.config_json import to_json
+from vicreg.evals import protocols
+from vicreg.evals.protocols import DataSet
+from vicreg.evals.results import TRAINED
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run without results."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    write_run(folder, recipe("digits").pretrain, "digits")
+    return folder
+
+
+def _data(folder: Path, num_train: int, num_val: int) -> dict[str, Any]:
+    counts = {"train": num_train, "val": num_val}
+    return {split: {"path": str(folder / f"{split}.beton"), "num_images": counts[split]} for split in counts}
+
+
+def _raw_images(folder: Path, ending: str) -> None:
+    """Two training images and one validation image of each of ten classes."""
+    random = np.random.default_rng(0)
+    for split, number in (("train", 2), ("val", 1)):
+        for label in range(10):
+            for image in range(number):
+                path = folder / split / f"class_{label}" / f"{image}.{ending}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "ending", "options", "name"),
+    [
+        ("cifar10", "png", ["--write-mode", "raw"], "CIFAR-10"),
+        ("cifar10", "png", ["--write-mode", "jpg"], "JPEG CIFAR-10"),
+        ("cifar10", "jpg", [], "JPEG CIFAR-10"),
+        ("cifar10", "JPEG", ["--write-mode", "raw"], "JPEG CIFAR-10"),
+        ("cifar10", "png", ["--write-mode", "raw", "--max-resolution", "16"], "JPEG CIFAR-10"),
+        ("folder", "png", ["--write-mode", "raw"], ""),
+    ],
+)
+def test_cifar10_is_what_has_its_pixels(
+    source: str, ending: str, options: list[str], name: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocols, "DATA_SETS", (DataSet("CIFAR-10", 20, 10, 10),))
+    _raw_images(tmp_path, ending)
+    for split in ("train", "val"):
+        arguments = [source, "--root", str(tmp_path), "--split", split, "--out", str(tmp_path), "--num-workers", "0"]
+        assert write_ffcv.main([*arguments, *options]) == 0
+    write_result(run, "knn", TRAINED, {"top1_20_neighbours": 90.0}, data=_data(tmp_path, 20, 10))
+    loaded = load_run(run)
+    assert data_set_name(loaded.results["knn", TRAINED]) == name
+    title = measured_tables(loaded)[0].title
+    assert ("JPEG CIFAR-10, 10 images" in title) == name.startswith("JPEG")
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.beton.json").unlink()
+    assert data_set_name(loaded.results["knn", TRAINED]) == ""
+
+
+def _published(run: Run) -> tuple[list[Table], list[str]]:
+    blocks = published([run])
+    return [block for block in blocks if isinstance(block, Table)], [
+        block.text for block in blocks if isinstance(block, Text)
+    ]
+
+
+def test_every_data_set_has_a_table_of_its_own(run: Path, tmp_path: Path) -> None:
+    write_result(run, "linear", TRAINED, {"top1": 72.9}, data=_data(tmp_path, 1_281_167, 50_000), num_classes=1000)
+    other: dict[str, Any] = {"data": _data(tmp_path, 5_011, 4_952), "num_classes": 20, "evaluation": "voc07"}
+    write_result(run, "svm", TRAINED, {"map": 86.0, "map_11_point": 80.0}, **other)
+    part: dict[str, Any] = {"data": _data(tmp_path, 1_281_166, 50_000), "num_classes": 1000}
+    write_result(run, "knn", TRAINED, {"top1_20_neighbours": 60.0}, **part)
+    tables, notes = _published(load_run(run))
+    assert [table.headers[2:] for table in tables] == [["linear top-1 (Table 1)"], ["mAP (Table 2)"]]
+    assert [table.rows[0] for table in tables] == [["measured", str(run), "72.9"], ["measured", str(run), "86.0"]]
+    assert [table.own for table in tables] == [{0}, {0}]
+    assert "linear of " in notes[0]
+    assert "has other settings than published (" in notes[0]  # those of the digits
+    assert "grid_" not in notes[0]
+    assert "has other settings" not in notes[1]
+
+
+def test_settings_are_compared_with_the_published_ones(run: Path, tmp_path: Path) -> None:
+    whole: dict[str, Any] = {"data": _data(tmp_path, 5_011, 4_952), "num_classes": 20, "evaluation": "voc07"}
+    settings = to_json(evaluation_module("svm").Config(framing="squash"))
+    write_result(run, "svm", TRAINED, {"map": 86.0}, settings=settings, **whole)
+    _, notes = _published(load_run(run))
+    assert "voc07 of " in notes[-1]
+    assert "(framing: 'crop' -> 'squash')" in notes[-1]
+
+
+def test_a_run_without_a_published_number_has_no_row(run: Path, tmp_path: Path) -> None:
+    whole: dict[str, Any] = {"data": _data(tmp_path, 5_011, 4_952), "num_classes": 20, "evaluation": "voc07"}
+    write_result(run, "svm", TRAINED, {"map": 86.0}, **whole)
+    write_run(tmp_path / "other", recipe("digits").pretrain, "digits")
+    tables = [block for block in published([load_run(tmp_path / "other"), load_run(run)]) if isinstance(block, Table)]
+    rows = [row for row in tables[-1].rows if row[0] == "measured"]
+    assert rows == [["measured", str(run), "86.0"]]
+    assert tables[-1].own == {0}

@@ -1,0 +1,170 @@
+"""Decoding: Pillow's pixels exactly, close to FFCV's, and an error that names the sample where a file is damaged."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataprep.beton.contract import Beton, manifest_path, open_beton
+from tests.vicreg.photos import ROOT, photos, write_photos
+from vicreg.data import decode
+from vicreg.data.decode import DecodeError, ImageReader
+
+NUM = 8
+
+
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("jpegs"), photos(NUM))
+
+
+def _damaged(source: Path, folder: Path, sample: int, damage: str, with_manifest: bool = True) -> Beton:
+    """A copy of a beton in which one JPEG's bytes are not those that were written."""
+    content = bytearray(source.read_bytes())
+    beton = open_beton(source)
+    start, size = int(beton.pointers[sample]), int(beton.sizes[sample])
+    if damage == "all":
+        content[start : start + size] = bytes(size)
+    elif damage == "data":
+        content[start + size // 2 : start + size] = bytes(size - size // 2)
+    else:  # another image, whole, but of another size
+        other = next(i for i in range(NUM) if beton.sizes[i] < size and beton.widths[i] != beton.widths[sample])
+        content[start : start + int(beton.sizes[other])] = beton.image_bytes(other).tobytes()
+    target = folder / "damaged.beton"
+    target.write_bytes(content)
+    if with_manifest:
+        manifest_path(target).write_bytes(manifest_path(source).read_bytes())
+    return open_beton(target)
+
+
+def test_pixels_are_pillows(jpegs: Path) -> None:
+    beton = open_beton(jpegs)
+    reader = ImageReader(beton)
+    for sample in range(NUM):
+        assert reader.shape(sample) == beton.decode(sample).shape[:2]
+        assert np.array_equal(reader.read(sample), beton.decode(sample))
+
+
+def test_rows_may_be_padded(jpegs: Path) -> None:
+    beton = open_beton(jpegs)
+    height, width = ImageReader(beton).shape(3)
+    padded = np.full((height + 5, width + 7, 3), 77, np.uint8)
+    ImageReader(beton).read_into(padded[:height, :width], 3)
+    assert np.array_equal(padded[:height, :width], beton.decode(3))
+    assert (padded[height:] == 77).all()
+    assert (padded[:, width:] == 77).all()
+
+
+def test_raw_samples(tmp_path: Path) -> None:
+    beton = open_beton(write_photos(tmp_path, photos(3), "raw"))
+    assert (beton.modes == 1).all()
+    for sample in range(3):
+        assert np.array_equal(ImageReader(beton).read(sample), beton.decode(sample))
+
+
+def test_without_the_library_pillow_decodes(jpegs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with_library = ImageReader(open_beton(jpegs))
+    monkeypatch.setattr(decode, "turbojpeg", lambda: None)
+    assert np.array_equal(ImageReader(open_beton(jpegs)).read(2), with_library.read(2))
+    with pytest.raises(DecodeError, match=r"sample 5 cannot be decoded .*verify"):
+        ImageReader(_damaged(jpegs, tmp_path, 5, "all")).read(5)
+
+
+def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def missing(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr("ctypes.CDLL", missing)
+    with caplog.at_level(logging.WARNING):
+        assert decode.turbojpeg.__wrapped__() is None
+    assert "Pillow decodes" in caplog.text
+
+
+def test_many_threads_share_a_reader(jpegs: Path) -> None:
+    beton = open_beton(jpegs)
+    reader = ImageReader(beton)
+    expected = [beton.decode(sample) for sample in range(NUM)]
+
+    def right(number: int) -> bool:
+        return np.array_equal(reader.read(number % NUM), expected[number % NUM])
+
+    with ThreadPoolExecutor(4) as executor:
+        assert all(executor.map(right, range(200)))
+
+
+@pytest.mark.parametrize("damage", ["all", "data", "size"])
+@pytest.mark.parametrize("with_manifest", [True, False])
+def test_damage_is_an_error_that_names_file_sample_and_cure(
+    jpegs: Path, tmp_path: Path, damage: str, with_manifest: bool
+) -> None:
+    sample = int(np.argmax(open_beton(jpegs).sizes))
+    beton = _damaged(jpegs, tmp_path, sample, damage, with_manifest)
+    reader = ImageReader(beton)
+    with pytest.raises(DecodeError) as error:
+        reader.read(sample)
+    for part in (str(beton.path), f"sample {sample} ", "write_ffcv.py verify"):
+        assert part in str(error.value)
+    intact = (sample + 1) % NUM
+    assert np.array_equal(reader.read(intact), open_beton(jpegs).decode(intact))
+
+
+def test_flaws_that_were_there_when_written_are_only_warned_of(
+    jpegs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same damage, but the manifest's checksum says that the writer took the image like this."""
+    sample = int(np.argmax(open_beton(jpegs).sizes))
+    beton = _damaged(jpegs, tmp_path, sample, "data")
+    manifest = manifest_path(beton.path)
+    old, new = (zlib.crc32(opened.image_bytes(sample).tobytes()) for opened in (open_beton(jpegs), beton))
+    assert manifest.read_text().count(str(old)) == 1
+    manifest.write_text(manifest.read_text().replace(str(old), str(new)))
+    reader = ImageReader(beton)
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(reader.read(sample), reader.read(sample))
+    assert caplog.text.count(f"sample {sample} was written with a flaw") == 1
+
+
+def test_ffcv_is_not_imported(jpegs: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from dataprep.beton.contract import open_beton;"
+        "from vicreg.data.decode import *;"
+        f"ImageReader(open_beton(Path({str(jpegs)!r}))).read(0); sys.exit('ffcv' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_ffcv_decodes_nearly_the_same_from_its_own_files(tmp_path: Path) -> None:
+    """FFCV takes the fast inverse DCT: at most 8 levels off, 1.5 on average."""
+    fields = pytest.importorskip("ffcv.fields")
+    from ffcv.libffcv import imdecode
+    from ffcv.writer import DatasetWriter
+
+    images = photos(4)
+
+    class Samples:
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, sample: int) -> tuple[np.ndarray, int]:
+            return images[sample], sample
+
+    path = tmp_path / "ffcv.beton"
+    columns = {"image": fields.RGBImageField(write_mode="jpg"), "label": fields.IntField()}
+    DatasetWriter(str(path), columns, num_workers=1).from_indexed_dataset(Samples())
+    beton = open_beton(path)
+    assert beton.labels.tolist() == [0, 1, 2, 3]
+    for sample in range(4):
+        ours = ImageReader(beton).read(sample).astype(int)
+        height, width, _ = ours.shape
+        theirs = np.zeros((height, width, 3), np.uint8)
+        imdecode(beton.image_bytes(sample), theirs, height, width, height, width, 0, 0, 1, 1, False, False)
+        difference = abs(ours - theirs)
+        assert difference.max() <= 8
+        assert difference.mean() < 1.5

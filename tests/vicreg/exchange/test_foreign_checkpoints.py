@@ -1,0 +1,199 @@
+"""Foreign files: each form is recognised, its encoder taken exactly; what runs code or does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision.models
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
+from vicreg import checkpoint
+from vicreg.config import DataConfig, ModelConfig, PretrainConfig
+from vicreg.config_json import to_json
+from vicreg.exchange.encoder_file import checksum, save_encoder, untrained_encoder
+from vicreg.exchange.foreign_checkpoints import put_into, read
+from vicreg.methods.vicreg import Vicreg
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+NARROW = ModelConfig("resnet10-narrow", expander="8-8")
+
+
+def _official(part: str) -> dict[str, Tensor]:
+    """Random tensors with the names and shapes of the official program's encoder or expander."""
+    shapes = json.loads((GOLDEN / f"official_{part}_keys.json").read_text())
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.zeros(shape, dtype=torch.int64)
+        if name.endswith("num_batches_tracked")
+        else torch.rand(shape, generator=generator) * 0.1
+        for name, shape in shapes.get("params", shapes).items()
+    }
+
+
+def _encoder(name: str, small_images: bool = False) -> nn.Module:
+    return untrained_encoder(ModelConfig(name, small_images), seed=9)
+
+
+def exclude_bias_and_norm(parameter: Tensor) -> bool:
+    """The official optimizer keeps such a function in its state."""
+    raise AssertionError("a function of this name was called")
+
+
+@pytest.mark.parametrize("module", ["__main__", "main_vicreg"])
+def test_both_released_forms_give_the_same_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    """The whole one names a function, which is neither needed nor there."""
+    encoder, expander = _official("resnet50"), {"0.weight": torch.zeros(4, 4), "0.bias": torch.zeros(4)}
+    optimizer = {"state": {0: {"mu": torch.zeros(3)}}, "param_groups": [{"weight_decay_filter": exclude_bias_and_norm}]}
+    whole = {f"module.backbone.{name}": tensor for name, tensor in encoder.items()}
+    whole |= {f"module.projector.{name}": tensor for name, tensor in expander.items()}
+    torch.save(encoder, tmp_path / "resnet50.pth")
+    with monkeypatch.context() as official:
+        official.setattr(exclude_bias_and_norm, "__module__", module)
+        official.setitem(sys.modules, module, sys.modules[__name__])
+        torch.save({"epoch": 999, "model": whole, "optimizer": optimizer}, tmp_path / "model.pth")
+    assert f"{module}.exclude_bias_and_norm" in get_unsafe_globals_in_checkpoint(tmp_path / "model.pth")
+    bare, full = read(tmp_path / "resnet50.pth"), read(tmp_path / "model.pth")
+    assert (bare.form, bare.left_out) == ("state dict", ())
+    assert full.form == "state dict in entry model, under module.backbone."
+    assert full.left_out == ("projector (2 tensors)", "epoch", "optimizer")
+    built = [_encoder("resnet50"), _encoder("resnet50")]
+    assert [put_into(into, weights, "") for into, weights in zip(built, (bare, full), strict=True)] == [[], []]
+    assert checksum(built[0]) == checksum(built[1])
+    assert torch.equal(built[0].get_parameter("layer4.2.conv3.weight"), encoder["layer4.2.conv3.weight"])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_tiny", "googlenet", "squeezenet1_1", "mnasnet0_5"])
+def test_a_torchvision_file_gives_torchvisions_features(tmp_path: Path, name: str) -> None:
+    options = {"init_weights": True} if name == "googlenet" else {}
+    network = torchvision.models.get_model(name, weights=None, **options).eval()
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    encoder = _encoder(name)
+    dropped = put_into(encoder, read(tmp_path / "weights.pth"), "")
+    assert {name.split(".")[0] for name in dropped} <= {"fc", "classifier", "aux1", "aux2"}
+    seen: list[Tensor] = []
+    last = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
+    last.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        network(images)
+        expected = seen[0] if seen[0].ndim == 2 else seen[0].mean(dim=(2, 3))
+        torch.testing.assert_close(encoder(images), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet18d", "test_vit"])
+def test_a_timm_file_gives_timms_features(tmp_path: Path, name: str) -> None:
+    network = timm.create_model(name, pretrained=False).eval()
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    encoder = _encoder(name)
+    dropped = put_into(encoder, read(tmp_path / "weights.safetensors"), "")
+    assert sorted(dropped) == [f"{network.pretrained_cfg['classifier']}.{kind}" for kind in ("bias", "weight")]
+    images = torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        expected = network.forward_head(network.forward_features(images), pre_logits=True)
+        torch.testing.assert_close(encoder(images), expected)
+
+
+def test_old_densenet_files_have_other_names_and_no_counters(tmp_path: Path) -> None:
+    network = torchvision.models.densenet121(weights=None)
+    old = {
+        name.replace(".norm1.", ".norm.1.").replace(".norm2.", ".norm.2.").replace(".conv1.", ".conv.1.")
+        .replace(".conv2.", ".conv.2."): tensor
+        for name, tensor in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }  # fmt: skip
+    torch.save(old, tmp_path / "densenet121.pth")
+    encoder = _encoder("densenet121")
+    assert put_into(encoder, read(tmp_path / "densenet121.pth"), "") == ["classifier.weight", "classifier.bias"]
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, network.state_dict()[name]), name
+
+
+def test_our_own_files_name_their_encoder_and_their_images(tmp_path: Path) -> None:
+    config = PretrainConfig(model=NARROW, data=DataConfig(image_size=32, eval_resize=32))
+    method = Vicreg(config.model, config.loss)
+    save_encoder(tmp_path / "encoder.pt", method.encoder, config.model, {"config": to_json(config), "step": 5})
+    state = {"method": method.state_dict(), "optimizer": {}, "step": 5, "config": to_json(config)}
+    folder = checkpoint.save(tmp_path / "checkpoints", 5, state, keep=1)
+    for path in (tmp_path / "encoder.pt", folder, folder / "state.pt"):
+        weights = read(path)
+        assert weights.model == config.model
+        assert weights.data == to_json(config.data)
+        encoder = untrained_encoder(config.model, seed=1)
+        assert put_into(encoder, weights, "") == []
+        assert checksum(encoder) == checksum(method.encoder)
+    assert weights.form == "checkpoint of this suite, step 5"
+    assert weights.left_out == ("expander (8 tensors)", "optimizer")
+    (folder / "state.pt").write_bytes(b"x" * (folder / "state.pt").stat().st_size)
+    with pytest.raises(ValueError, match="SHA-256"):
+        read(folder)
+
+
+class _Malicious:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("it-was-run",)
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, content in enumerate(({"model": _Malicious()}, _Malicious(), torchvision.models.resnet18())):
+        path = Path(f"{number}.pth")
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=r"without running code from it \(it asks for \S+\), "):
+            read(path)
+    assert not Path("it-was-run").exists()
+    torch.load("0.pth", weights_only=False)
+    assert Path("it-was-run").exists()  # it would have been
+
+
+def _junk(path: Path) -> None:
+    path.write_bytes(b"hello, this is no checkpoint")
+
+
+def _half(path: Path) -> None:
+    torch.save({"weight": torch.zeros(1000)}, path)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "message"),
+    [
+        (lambda path: None, "none.pth", "none.pth: no such file"),
+        (lambda path: path.mkdir(), "run", "run is a folder, allowed: .*encoder.pt of a run"),
+        (_junk, "junk.pth", "junk.pth is no file of torch's, or it is damaged"),
+        (_half, "half.pth", "half.pth is no file of torch's, or it is damaged"),
+        (_junk, "junk.safetensors", "junk.safetensors is no safetensors file, or it is damaged"),
+        (lambda path: torch.save([1, 2], path), "list.pth", "list.pth holds a list, allowed: a state dict"),
+        (lambda path: torch.save({"a": 1}, path), "numbers.pth", "numbers.pth has no tensors, only a; allowed"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, write: Callable[[Path], None], name: str, message: str) -> None:
+    write(tmp_path / name)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / name)
+
+
+def test_a_part_of_an_encoder_is_refused(tmp_path: Path) -> None:
+    part = _official("resnet50")
+    del part["conv1.weight"]
+    part["neck.weight"] = torch.zeros(1)
+    part["bn1.bias"] = torch.zeros(32)
+    torch.save(part, tmp_path / "part.pth")
+    with pytest.raises(ValueError, match="it does not fit") as raised:
+        put_into(_encoder("resnet50"), read(tmp_path / "part.pth"), "it does not fit")
+    assert str(raised.value).splitlines()[1:] == [
+        "  missing (1): conv1.weight",
+        "  unexpected (1): neck.weight",
+        "  of another shape (1): bn1.bias is (32,), needed (64,)",
+    ]

@@ -1,0 +1,61 @@
+"""Synchronised batch norm against torch's batch norm of the whole batch in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.ranks import run_ranks
+from vicreg.ranks import distributed
+from vicreg.ranks.sync_batch_norm import SyncBatchNorm, synchronise
+
+
+def _input(dims: int) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    shape = (12, 5) if dims == 2 else (12, 5, 3, 2)
+    return torch.randn(shape, generator=generator, dtype=torch.float64) * 2 + 1
+
+
+def _outcome(dims: int) -> list[Tensor]:
+    torch.manual_seed(0)
+    plain: nn.Module = nn.BatchNorm1d(5) if dims == 2 else nn.BatchNorm2d(5)
+    network = nn.Sequential(plain.double())
+    nn.init.uniform_(network[0].weight)
+    synchronise(network, torch.device("cpu"))
+    share = 12 // distributed.world_size()
+    mine = _input(dims)[distributed.rank() * share :][:share].clone().requires_grad_()
+    weights = torch.arange(12.0).double().view(12, *[1] * (dims - 1))[distributed.rank() * share :][:share]
+    output = network(mine)
+    (output.square() * weights).sum().backward()
+    assert mine.grad is not None
+    norm = network[0]
+    gradients = [distributed.sum_over_ranks(p.grad.clone()) for p in norm.parameters() if p.grad is not None]
+    network.eval()
+    return [
+        distributed.gather_rows(output.detach()),
+        distributed.gather_rows(mine.grad),
+        distributed.gather_rows(network(mine).detach()),
+        *gradients,
+        *norm.buffers(),
+    ]
+
+
+@pytest.mark.parametrize("dims", [2, 4])
+@pytest.mark.parametrize("num_ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_equals_batch_norm_of_the_whole_batch(tmp_path: Path, dims: int, num_ranks: int) -> None:
+    for mine, reference in zip(run_ranks(_outcome, num_ranks, tmp_path, dims), _outcome(dims), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-11, atol=1e-12)
+
+
+def test_a_single_rank_keeps_torchs_layers() -> None:
+    network = nn.Sequential(nn.BatchNorm1d(3))
+    assert type(synchronise(network, torch.device("cpu"))[0]) is nn.BatchNorm1d
+
+
+def test_gradient_passes_finite_differences() -> None:
+    norm = SyncBatchNorm(3).double()
+    x = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(norm, (x,))

@@ -1,0 +1,83 @@
+"""Each step stands once in metrics.jsonl, whatever happened before; progress is readable without a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from vicreg.training.metrics import METRICS_FILE, Metrics, read_metrics
+
+TERMS = {"loss": 30.0, "invariance": 0.1, "variance": 0.9, "covariance": 2.0}
+TIMING = {"images_per_s": 1234.0, "data_wait_share": 0.02}
+
+
+def _metrics(run: Path, first_step: int, project: str = "") -> tuple[Metrics, io.StringIO]:
+    text = io.StringIO()
+    return Metrics(run, first_step, 20, 5, Console(file=text, width=200), project), text
+
+
+def test_a_resumed_run_replaces_the_steps_it_does_again(tmp_path: Path) -> None:
+    metrics, _ = _metrics(tmp_path, 0)
+    for step in range(6):
+        metrics.log(step, 0.1, TERMS, TIMING)
+    metrics.close()
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"step": 6, "unfini')
+    metrics, _ = _metrics(tmp_path, 4)
+    metrics.log(4, 0.2, TERMS, TIMING)
+    metrics.close()
+    lines = read_metrics(tmp_path)
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
+    assert [line["epoch"] for line in lines] == [0, 0, 0, 0, 0]
+    assert lines[-1]["learning_rate"] == 0.2
+    assert lines[-1]["elapsed_s"] >= lines[-2]["elapsed_s"]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_plain_lines_say_where_the_run_is(tmp_path: Path) -> None:
+    metrics, text = _metrics(tmp_path, 0)
+    metrics.log(6, 0.1, TERMS, TIMING)
+    metrics.close()
+    line = text.getvalue()
+    for part in (
+        "epoch 2/4",
+        "step 7/20",
+        "loss 30.000",
+        "inv 0.1000",
+        "var 0.9000",
+        "cov 2.000",
+        "1,234 img/s",
+        "wait 2%",
+    ):
+        assert part in line
+    assert "ETA 0:00:" in line
+
+
+def test_weights_and_biases_get_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, float]] = []
+    session = types.SimpleNamespace(log=lambda numbers, step: seen.append((step, numbers["loss"])))
+    fake = types.SimpleNamespace(init=lambda **settings: session)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    metrics, _ = _metrics(tmp_path, 0, project="p")
+    metrics.log(0, 0.1, TERMS, TIMING)
+    metrics.close()
+    assert seen == [(0, 30.0)]
+
+
+def test_a_missing_wandb_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[wandb\]'"):
+        _metrics(tmp_path, 0, project="p")
+
+
+def test_lines_are_json(tmp_path: Path) -> None:
+    metrics, _ = _metrics(tmp_path, 0)
+    metrics.log(0, 0.1, TERMS, TIMING)
+    metrics.close()
+    assert json.loads((tmp_path / METRICS_FILE).read_text())["loss"] == 30.0

@@ -1,0 +1,61 @@
+"""Arithmetic of the model in a step, and what a device can do at best: together the model FLOP utilisation (MFU).
+
+Counted are the matrix products and convolutions of encoder and expander, forward and backward, a multiplication and an
+addition apart; not the loss, the augmentation or the optimizer, which are no work of the model.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from vicreg.config import PretrainConfig
+from vicreg.cost.estimate import network_without_storage
+from vicreg.losses.forms import NUM_VIEWS
+
+PEAK_TFLOPS = {  # dense, of bf16 or fp16 with float32 sums; by NVIDIA's data sheets
+    "B200": 2250,
+    "H200": 989,
+    "H100 PCIe": 756,
+    "H100 NVL": 835,
+    "H100": 989,
+    "A100": 312,
+    "A40": 150,
+    "A10G": 70,
+    "A10": 125,
+    "L40S": 362,
+    "L4": 121,
+    "RTX 4090": 165,
+    "RTX 3090": 71,
+}
+PEAK_SHARES = {"bf16": 1.0, "fp16": 1.0, "auto": 1.0, "float32": 0.5}
+"""Of that peak, by the precision of a run: TF32, which PyTorch's convolutions use for float32, has half."""
+
+
+@functools.cache
+def step_flops(config: PretrainConfig, rows: int) -> float:
+    """Floating-point operations of a step on one rank with `rows` images, two views each."""
+    probe = 2  # batch norm wants more than one image
+    network, _ = network_without_storage(config, torch.float32)
+    side = config.data.image_size
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+        tensors = {
+            name: torch.empty(t.shape, dtype=t.dtype, requires_grad=t.requires_grad)
+            for name, t in [*network.named_parameters(), *network.named_buffers()]
+        }
+        functional_call(network, tensors, torch.empty(probe, 3, side, side)).sum().backward()
+    total: int = counter.get_total_flops()
+    return NUM_VIEWS * rows * total / probe
+
+
+def peak_flops(device: torch.device, precision: str) -> float:
+    """What a GPU can do per second at best at a run's precision; 0 where it is not known, as on CPUs."""
+    if device.type != "cuda":
+        return 0.0
+    name = torch.cuda.get_device_name(device)
+    known = next((tflops for kind, tflops in PEAK_TFLOPS.items() if kind in name), 0)
+    return known * PEAK_SHARES.get(precision, 0.0) * 1e12

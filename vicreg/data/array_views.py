@@ -1,0 +1,120 @@
+"""The loader for small data sets: decoded once, kept on the device as one uint8 array, cut there into views.
+
+Used for data of CIFAR's size, and on GPU machines without FFCV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from functools import partial
+from pathlib import Path
+from weakref import WeakSet
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dataprep.beton.contract import Beton
+from vicreg.config import DataConfig
+from vicreg.data.batches import Batch, Buffers, Drawn, Sampling, crop_job, crop_on_device, in_order, split_tasks
+from vicreg.data.decode import ImageReader
+from vicreg.views.resample import Interpolation, resize_centre_into
+
+MAX_ARRAY_SHARE = 0.5
+"""Share of the device's free memory that a data set may take as an array."""
+
+
+class ArrayViews:
+    """Decodes a small data set once and keeps it on the device as uint8.
+
+    Images of one size are kept as they are; others are brought to config.eval_resize x config.eval_resize: the shorter
+    side is resized to that, then the centre is cut out. ValueError when that takes more than half of the device's free
+    memory. On a GPU the crops are matrix products, on a CPU they are made in threads as for `BetonViews`. Locality is
+    of no use here, but an order with it is followed, so that both loaders give the same batches.
+    """
+
+    def __init__(
+        self,
+        beton: Beton,
+        sampling: Sampling,
+        config: DataConfig,
+        *,
+        device: torch.device,
+        workers: int,
+        interpolation: Interpolation = "bicubic",
+    ) -> None:
+        self.num_samples, self.num_batches = len(sampling.samples), sampling.num_batches
+        self._sampling, self._config, self._labels = sampling, config, beton.labels
+        self._device, self._workers, self._interpolation = device, workers, interpolation
+        self._held = np.unique(sampling.samples)
+        images = _load_array(beton, self._held, config, device, workers)
+        self._images = images if device.type == "cpu" else images.permute(0, 3, 1, 2).contiguous().to(device)
+        self._widths = np.full(beton.num_samples, images.shape[2], np.int64)
+        self._heights = np.full(beton.num_samples, images.shape[1], np.int64)
+        self._buffers = Buffers(pinned=False)
+        self._running: WeakSet[Generator[Batch, None, None]] = WeakSet()
+
+    def batches(self, epoch: int, first_batch: int = 0) -> Generator[Batch, None, None]:
+        """See `ViewLoader`; the batches are on the device."""
+        drawn = self._sampling.draw(epoch, self._sampling.places(epoch, first_batch), self._widths, self._heights)
+        if self._device.type == "cpu":
+            images = self._images.numpy()
+
+            def read(sample: int) -> NDArray[np.uint8]:
+                image: NDArray[np.uint8] = images[np.searchsorted(self._held, sample)]
+                return image
+
+            cut = partial(crop_job, read, self._buffers, self._config.image_size, self._interpolation)
+            running = in_order((cut(batch, self._labels) for batch in drawn), self._workers, self._config.batches_ahead)
+        else:
+            running = self._cropped_on_device(drawn)
+        self._running.add(running)
+        return running
+
+    def _cropped_on_device(self, drawn: Iterator[Drawn]) -> Generator[Batch, None, None]:
+        for batch in drawn:
+            rows = torch.from_numpy(np.searchsorted(self._held, batch.samples)).to(self._device, non_blocking=True)
+            views = crop_on_device(self._images[rows], batch, self._config.image_size, self._interpolation)
+            yield batch.batch(views, self._labels).to(self._device)
+
+    def close(self) -> None:
+        """See `ViewLoader`."""
+        for running in list(self._running):
+            running.close()
+        self._images = torch.empty(0)
+
+
+def _load_array(
+    beton: Beton, samples: NDArray[np.int64], config: DataConfig, device: torch.device, workers: int
+) -> Tensor:
+    """All images (len(samples), H, W, 3) uint8 on the CPU; see `ArrayViews` for their size."""
+    heights, widths = beton.heights[samples], beton.widths[samples]
+    one_size = heights.min() == heights.max() and widths.min() == widths.max()
+    shape = (int(heights[0]), int(widths[0])) if one_size else (config.eval_resize, config.eval_resize)
+    needed, free = len(samples) * shape[0] * shape[1] * 3, _free_bytes(device)
+    if needed > MAX_ARRAY_SHARE * free:
+        raise ValueError(
+            f"loader is 'array', but {beton.path} takes {needed:,} bytes as {len(samples):,} images of "
+            f"{shape[0]} x {shape[1]}, allowed: half of the {free:,} bytes that are free on {device}; "
+            "use loader 'beton' or a subset"
+        )
+    reader = ImageReader(beton)
+    images = torch.from_numpy(np.empty((len(samples), *shape, 3), np.uint8))
+
+    def load(number: int) -> None:
+        if one_size:
+            reader.read_into(images[number].numpy(), int(samples[number]))
+        else:
+            resize_centre_into(images[number], reader.read(int(samples[number])), shape[0], "bicubic")
+
+    for _ in in_order([(None, split_tasks(load, len(samples)))], workers, 0):
+        pass
+    return images
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

@@ -1,0 +1,239 @@
+"""What a batch is, which batches an epoch has, and how threads make them: in order, a few ahead.
+
+Stands apart from `data.py`, which says where the pixels come from. What a batch holds is a function of
+(seed, epoch, batch) alone; ranks, threads and the starting point have no part in it.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vicreg.config import ViewConfig, require
+from vicreg.data.decode import StoredBytes
+from vicreg.views.augment import ColourPlan
+from vicreg.views.order import batches_per_epoch, block_size, blocks_order, epoch_order, rank_batch
+from vicreg.views.resample import Interpolation, crop_resize, crop_resize_into
+from vicreg.views.view_parameters import Geometry, draw_colour, draw_geometry
+
+TASK_SAMPLES = 16
+"""Samples that a thread takes at a time."""
+
+T = TypeVar("T")
+Task = Callable[[], None]
+ReadImage = Callable[[int], NDArray[np.uint8]]
+"""A sample's image (H, W, 3), good until the same thread reads the next."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rank's part of a global batch: views of its samples, and what is still to be done to their colours."""
+
+    views: Tensor
+    """uint8 (num_views, B, 3, S, S) in any memory layout: cropped, resized, mirrored."""
+    colour: tuple[ColourPlan, ...]
+    """For each view the plan that `augment` carries out."""
+    labels: Tensor
+    """int64 (B,)."""
+    samples: Tensor
+    """int64 (B,): places in the beton."""
+
+    def to(self, device: torch.device, non_blocking: bool = True) -> Batch:
+        """The same batch on `device`."""
+        return Batch(
+            views=self.views.to(device, non_blocking=non_blocking),
+            colour=tuple(plan.to(device, non_blocking) for plan in self.colour),
+            labels=self.labels.to(device, non_blocking=non_blocking),
+            samples=self.samples.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A batch before it has pixels: which samples, cut out where, changed how."""
+
+    samples: NDArray[np.int64]
+    geometry: tuple[Geometry, ...]
+    colour: tuple[ColourPlan, ...]
+    stored: StoredBytes | None = None
+    """Where its samples are read ahead of decoding: what has been read of each."""
+
+    def batch(self, views: Tensor, labels: NDArray[np.int64]) -> Batch:
+        """The batch with these views; `labels` are those of the whole beton."""
+        return Batch(views, self.colour, torch.from_numpy(labels[self.samples]), torch.from_numpy(self.samples))
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which samples make up a rank's batches, and how their views are drawn.
+
+    ValueError: no samples, or the ranks do not divide the global batch, or the samples do not fill it.
+    """
+
+    samples: NDArray[np.int64]
+    """The samples to train on, as places in the beton."""
+    views: tuple[ViewConfig, ...]
+    seed: int
+    global_batch: int
+    rank: int = 0
+    world_size: int = 1
+    one_by_one: bool = False
+    """Plan colours sample by sample (see `ColourPlan.build`)."""
+    block_samples: int = 0
+    """Samples of a block in the order with locality (`views/order.py`), for which `samples` should be in the order of
+    the file; 0 for the full shuffle."""
+
+    def __post_init__(self) -> None:
+        rank_batch(self.samples, 0, self.global_batch, self.rank, self.world_size)  # raises what it objects to
+
+    @property
+    def num_batches(self) -> int:
+        """Batches per epoch, all of them full."""
+        return batches_per_epoch(len(self.samples), self.global_batch)
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a batch on one rank."""
+        return self.global_batch // self.world_size
+
+    @property
+    def block_size(self) -> int:
+        """Samples of a block as they are dealt; 0 where the order has no blocks."""
+        return self.block_samples and block_size(len(self.samples), self.global_batch, self.block_samples)
+
+    def places(self, epoch: int, first_batch: int = 0) -> NDArray[np.int64]:
+        """This rank's batches (num, batch_size) of an epoch from number `first_batch` on, as places in `samples`."""
+        require(0 <= first_batch <= self.num_batches, "first_batch", first_batch, f"0 to {self.num_batches}")
+        if self.block_samples:
+            order = blocks_order(len(self.samples), self.seed, epoch, self.global_batch, self.block_size)
+        else:
+            order = epoch_order(len(self.samples), self.seed, epoch)
+        whole = order[: self.num_batches * self.global_batch].reshape(self.num_batches, self.world_size, -1)
+        return whole[first_batch:, self.rank].copy()  # not a view: the other ranks' parts are let go
+
+    def draw(
+        self, epoch: int, places: NDArray[np.int64], widths: NDArray[np.integer], heights: NDArray[np.integer]
+    ) -> Generator[Drawn, None, None]:
+        """The batches of an epoch at these `places` (num, batch_size); widths and heights are of the whole beton."""
+        for row in places:
+            samples = self.samples[row]
+            geometry, colour = [], []
+            for number, view in enumerate(self.views):
+                drawn = draw_geometry(view, self.seed, epoch, samples, number, widths[samples], heights[samples])
+                colours = draw_colour(view, self.seed, epoch, samples, number)
+                geometry.append(drawn)
+                colour.append(ColourPlan.build(colours, drawn.angle_rad, self.one_by_one))
+            yield Drawn(samples, tuple(geometry), tuple(colour))
+
+
+def crop_job(
+    read: ReadImage,
+    buffers: Buffers,
+    size: int,
+    interpolation: Interpolation,
+    drawn: Drawn,
+    labels: NDArray[np.int64],
+) -> tuple[Batch, list[Task]]:
+    """A batch, and the tasks that fill its views on the CPU."""
+    views = buffers.take((len(drawn.geometry), len(drawn.samples), size, size, 3))
+    boxes = [geometry.boxes.tolist() for geometry in drawn.geometry]
+    flips = [geometry.flip.tolist() for geometry in drawn.geometry]
+
+    def cut(number: int) -> None:
+        image = read(int(drawn.samples[number]))
+        for view in range(len(boxes)):
+            crop_resize_into(views[view, number], image, boxes[view][number], flips[view][number], interpolation)
+
+    return drawn.batch(views.permute(0, 1, 4, 2, 3), labels), split_tasks(cut, len(drawn.samples))
+
+
+def crop_on_device(images: Tensor, drawn: Drawn, size: int, interpolation: Interpolation) -> Tensor:
+    """All views (num_views, B, 3, size, size) of images (B, 3, H, W) on their device."""
+    views = []
+    for geometry in drawn.geometry:
+        boxes = torch.from_numpy(geometry.boxes).to(images.device, non_blocking=True)
+        flip = torch.from_numpy(geometry.flip).to(images.device, non_blocking=True)
+        views.append(crop_resize(images, boxes, flip, size, interpolation))
+    return torch.stack(views)
+
+
+def split_tasks(work: Callable[[int], None], num: int) -> list[Task]:
+    """The calls work(0) .. work(num - 1) as tasks of `TASK_SAMPLES` calls each."""
+
+    def task(begin: int) -> Task:
+        def run() -> None:
+            for number in range(begin, min(begin + TASK_SAMPLES, num)):
+                work(number)
+
+        return run
+
+    return [task(begin) for begin in range(0, num, TASK_SAMPLES)]
+
+
+def in_order(jobs: Iterable[tuple[T, list[Task]]], workers: int, ahead: int) -> Generator[T, None, None]:
+    """The results of jobs in their order, each once its tasks are done; `ahead` more are in work meanwhile.
+
+    Tasks run in `workers` threads that live as long as this generator. An exception in a task is raised here. Leaving
+    the generator drops what has not begun, waits for what has, and ends the threads.
+    """
+    executor = ThreadPoolExecutor(workers, thread_name_prefix="vicreg-decode")
+    waiting: deque[tuple[T, list[Future[None]]]] = deque()
+    try:
+        for result, tasks in jobs:
+            waiting.append((result, [executor.submit(task) for task in tasks]))
+            del result  # a batch that was handed out is the consumer's alone
+            if len(waiting) > ahead:
+                yield _finished(waiting)
+        while waiting:
+            yield _finished(waiting)
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(waiting: deque[tuple[T, list[Future[None]]]]) -> T:
+    result, futures = waiting.popleft()
+    for future in futures:
+        future.result()
+    return result
+
+
+class Buffers:
+    """Memory for batches, used again as soon as nobody holds the batch that it was handed out for.
+
+    New memory costs a page fault for every 4 KiB, which is dearer than filling it.
+    """
+
+    def __init__(self, pinned: bool) -> None:
+        self._pinned = pinned
+        self._free: list[NDArray[np.uint8]] = []
+
+    def take(self, shape: Sequence[int]) -> Tensor:
+        """Memory for uint8 of this shape, of undefined content; pinned for copies to a GPU if so wished."""
+        if self._pinned:
+            return torch.empty(tuple(shape), dtype=torch.uint8, pin_memory=True)  # torch itself uses these again
+        size = math.prod(shape)
+        buffer = self._smallest_of(size)
+        window = buffer[:size].reshape(shape)
+        # The tensor's storage holds `window`; both end together, when the last view of the tensor does.
+        weakref.finalize(window, self._free.append, buffer).atexit = False
+        return torch.from_numpy(window)
+
+    def _smallest_of(self, size: int) -> NDArray[np.uint8]:
+        """The smallest free buffer of at least `size` bytes; a new one in the place of the smallest where none is."""
+        self._free.sort(key=len)
+        place = next((place for place, buffer in enumerate(self._free) if len(buffer) >= size), None)
+        if place is not None:
+            return self._free.pop(place)
+        if self._free:
+            del self._free[0]
+        return np.empty(size, np.uint8)

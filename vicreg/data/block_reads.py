@@ -1,0 +1,62 @@
+"""Stored images read by blocks, ahead of decoding: for data larger than memory, or behind a network.
+
+Stands apart from `data.py`, which decodes what was read here, and from `order.py`, which sees to it that the images of
+a block are asked for within some batches of each other. The file is not mapped: its blocks are read by requests of
+their own size, into memory that is given back with the last batch that needs it. So what is held is known (a block for
+each sample of a rank's batch, and those of the batches under way), and a slow disk costs waiting, never a crash.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataprep.beton.contract import Beton
+from vicreg.data.batches import Drawn
+
+BATCHES_AHEAD = 4
+"""Batches whose blocks are asked for before the decoding threads get to see them."""
+READING_THREADS = 4
+"""Requests under way at a time: a network file system answers several as fast as one."""
+
+Part = dict[int, NDArray[np.uint8]]
+"""What was read together: stored bytes by sample."""
+
+
+def read_ahead(
+    beton: Beton, drawn: Iterator[Drawn], samples: NDArray[np.int64], blocks: NDArray[np.int64]
+) -> Generator[Drawn, None, None]:
+    """The batches of `drawn` with `Drawn.stored`, which waits until a block has been read.
+
+    samples, blocks: sample and number of its block (num, batch_size) for all of these batches; down a column, samples
+    of one block stand together and are read together. Closing the generator ends its threads. `Drawn.stored` raises
+    BetonError when the file cannot be read or has been cut.
+    """
+    begins = np.ones_like(blocks, dtype=bool)
+    begins[1:] = blocks[1:] != blocks[:-1]
+    current: list[Future[Part]] = [Future()] * samples.shape[1]
+    waiting: deque[Drawn] = deque()
+    executor = ThreadPoolExecutor(READING_THREADS, thread_name_prefix="vicreg-read")
+    try:
+        for row, batch in enumerate(drawn):
+            for column in np.flatnonzero(begins[row]).tolist():
+                later = np.flatnonzero(begins[row + 1 :, column])
+                end = row + 1 + int(later[0]) if later.size else len(samples)
+                current[column] = executor.submit(beton.read_images, samples[row:end, column])
+            waiting.append(_with_bytes(batch, dict(zip(samples[row].tolist(), current, strict=True))))
+            if len(waiting) > BATCHES_AHEAD:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _with_bytes(drawn: Drawn, parts: dict[int, Future[Part]]) -> Drawn:
+    """The batch, which from now on keeps the parts of the file that hold its samples."""
+    return dataclasses.replace(drawn, stored=lambda sample: parts[sample].result()[sample])

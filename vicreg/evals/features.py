@@ -1,0 +1,230 @@
+"""Frozen features of a split: what the encoder says about every image, each exactly once, in the order of the beton.
+
+They stand apart because several evaluations ask for the same features: a `Splits` computes those of one encoder and
+split once and keeps them for as long as the encoder lives. A rank holds its own rows, so that 1.28 million features
+fit; whoever needs others' rows fetches them with `Features.rows`. Batches have the same composition on any number of
+ranks, and with it the features have the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dataprep.beton.contract import Beton, open_beton
+from vicreg.config import DataConfig
+from vicreg.data.loaders import centre_batches
+from vicreg.model import num_features
+from vicreg.ranks import distributed
+from vicreg.views.order import shard
+from vicreg.views.resample import Framing
+
+log = logging.getLogger(__name__)
+
+SplitName = Literal["train", "val"]
+SAY_EVERY_S = 30.0
+NUM_FINGERPRINT_IMAGES = 64
+
+
+class Pixels(nn.Module):
+    """The baseline without an encoder: the features of an image are its normalised pixels."""
+
+    def __init__(self, image_size: int) -> None:
+        super().__init__()
+        self.num_features = 3 * image_size * image_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, S, S) to (B, 3 * S * S)."""
+        return images.flatten(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """The features of one split: this rank's rows, and everybody's labels."""
+
+    values: Tensor
+    """float32 on the CPU: rows first_rows[rank] to first_rows[rank + 1] of (num_samples, num_features)."""
+    labels: Tensor
+    """On the CPU, complete on every rank: classes, int64 (num_samples,); where images have several classes,
+    int8 (num_samples, num_classes) with 1 for present, 0 for present but difficult only, -1 for absent."""
+    first_rows: tuple[int, ...]
+    """Where each rank's rows begin, and at the end the number of samples."""
+
+    @property
+    def first_row(self) -> int:
+        """Number of this rank's first row."""
+        return self.first_rows[distributed.rank()]
+
+    @property
+    def own_labels(self) -> Tensor:
+        """Labels of this rank's rows."""
+        return self.labels[self.first_row : self.first_row + len(self.values)]
+
+    def rows(self, samples: NDArray[np.int64], device: torch.device) -> Tensor:
+        """The features (len(samples), num_features) of these samples, in this order, on every rank's `device`.
+
+        All ranks must ask together and for the same samples.
+        """
+        by_sample = np.argsort(samples, kind="stable")
+        wanted = samples[by_sample]
+        edges = np.searchsorted(wanted, self.first_rows)
+        own = wanted[edges[distributed.rank()] : edges[distributed.rank() + 1]] - self.first_row
+        found = self.values[torch.from_numpy(own)].to(device)
+        gathered = distributed.gather_uneven_rows(found, np.diff(edges).tolist())
+        return gathered[torch.from_numpy(np.argsort(by_sample)).to(device)]
+
+    def all_rows(self, device: torch.device) -> Tensor:
+        """All features (num_samples, num_features), in order, on every rank's `device`."""
+        return self.rows(np.arange(len(self.labels), dtype=np.int64), device)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What an evaluation measures on: training and validation betons, and where the work is done."""
+
+    data: DataConfig
+    num_classes: int
+    device: torch.device
+    workers: int
+    """Decoding threads of this rank."""
+    batch: int = 128
+    """Images that pass through the encoder at once when features are computed."""
+    framing: Framing = "crop"
+    """How an image becomes a square when features are computed."""
+    multi_label: bool = False
+    """Whether an image may show several classes."""
+    _kept: WeakKeyDictionary[nn.Module, dict[str, Features]] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
+
+    def beton(self, split: SplitName) -> Path:
+        """The file of a split."""
+        return Path(self.data.train if split == "train" else self.data.val)
+
+    def require_multi_label(self, wanted: bool, evaluation: str) -> None:
+        """ValueError where the labels are not of the kind that an evaluation measures."""
+        if self.multi_label and not wanted:
+            raise ValueError(
+                f"{self.data.train} has images that show several of {self.num_classes} classes, allowed for "
+                f"{evaluation}: one class per image; the evaluation of such data is svm"
+            )
+        if wanted and not self.multi_label:
+            raise ValueError(
+                f"{self.data.train} has one class per image, allowed for {evaluation}: labels that say of each class "
+                "whether it is present (such as VOC2007's); evaluations of such data are linear, knn and few_labels"
+            )
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 images (B, 3, S, S) as the encoder's float32 input, on the device."""
+        images = images.to(self.device, non_blocking=True).to(torch.float32) / 255
+        mean, std = (
+            torch.tensor(values, device=self.device).view(3, 1, 1) for values in (self.data.mean, self.data.std)
+        )
+        return (images - mean) / std
+
+    def features(self, encoder: nn.Module, split: SplitName) -> Features:
+        """The encoder's features of a split, computed at the first call; all ranks must ask together."""
+        kept = self._kept.setdefault(encoder, {})
+        if split not in kept:
+            kept[split] = compute_features(encoder, self, split)
+        return kept[split]
+
+
+def open_splits(data: DataConfig, device: torch.device, workers: int) -> Splits:
+    """Both splits, with the number of classes taken from their labels.
+
+    Raises BetonError when a file is missing or damaged, ValueError when the labels are not classes, or of the two
+    splits not the same ones.
+    """
+    train, val = open_beton(Path(data.train)).labels, open_beton(Path(data.val)).labels
+    if train.ndim == 2 or val.ndim == 2:
+        _check_multi_labels(data, train, val)
+        return Splits(data, train.shape[1], device, workers, multi_label=True)
+    num_classes = int(train.max()) + 1
+    for path, labels in ((data.train, train), (data.val, val)):
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"{path} has labels from {low} to {high}, allowed: the training set's, 0 to {num_classes - 1}"
+            )
+    if num_classes < 2:
+        raise ValueError(f"{data.train} has {num_classes} class, allowed: 2 or more")
+    return Splits(data, num_classes, device, workers)
+
+
+def _check_multi_labels(data: DataConfig, train: NDArray[Any], val: NDArray[Any]) -> None:
+    """ValueError unless both are (num_samples, num_classes) of -1, 0 and 1, for equally many classes."""
+    if train.shape[1:] != val.shape[1:]:
+        columns = [f"{labels.shape[1]} numbers" if labels.ndim == 2 else "1 class" for labels in (train, val)]
+        raise ValueError(f"{data.train} has {columns[0]} per image and {data.val} {columns[1]}, allowed: the same")
+    for path, labels in ((data.train, train), (data.val, val)):
+        unknown = np.setdiff1d(labels, (-1, 0, 1))
+        if len(unknown):
+            found = ", ".join(map(str, unknown[:5]))
+            raise ValueError(f"{path} has labels {found}, allowed: 1 (present), 0 (difficult), -1 (absent)")
+
+
+@torch.no_grad()
+def compute_features(encoder: nn.Module, splits: Splits, split: SplitName) -> Features:
+    """Features of the whole split, the encoder in eval mode; ValueError when some are not finite."""
+    path = splits.beton(split)
+    stored = open_beton(path).labels
+    labels = torch.from_numpy(np.asarray(stored, dtype=np.int8 if stored.ndim == 2 else np.int64))
+    num_batches = -(-len(labels) // splits.batch)
+    world_size = distributed.world_size()
+    first_batches = [shard(num_batches, rank, world_size).start for rank in range(world_size)] + [num_batches]
+    first_rows = tuple(min(batch * splits.batch, len(labels)) for batch in first_batches)
+    own = range(first_rows[distributed.rank()], first_rows[distributed.rank() + 1])
+
+    encoder.eval().to(splits.device)
+    values = torch.empty((len(own), num_features(encoder)), dtype=torch.float32)
+    done, said = 0, time.monotonic()
+    for images, _, _ in centre_batches(
+        splits.data, path, own, batch_size=splits.batch, workers=splits.workers, framing=splits.framing
+    ):
+        values[done : done + len(images)] = encoder(splits.normalise(images)).to(torch.float32).cpu()
+        done += len(images)
+        if time.monotonic() - said > SAY_EVERY_S:
+            said = time.monotonic()
+            log.info("features of %s: %s of this rank's %s images", split, f"{done:,}", f"{len(own):,}")
+    assert done == len(own), (done, len(own))
+    if distributed.any_rank(not bool(torch.isfinite(values).all())):
+        raise ValueError(f"features of {path} are not all finite: the encoder is damaged or has diverged")
+    return Features(values, labels, first_rows)
+
+
+def fingerprint(beton: Beton) -> str:
+    """SHA-256 over labels, image sizes and some images: tells whether a result belongs to a beton, wherever it lies."""
+    digest = hashlib.sha256()
+    for column in (beton.labels, beton.sizes, beton.widths, beton.heights):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    for sample in np.linspace(0, beton.num_samples - 1, NUM_FINGERPRINT_IMAGES).astype(np.int64):
+        digest.update(beton.image_bytes(int(sample)).tobytes())
+    return digest.hexdigest()
+
+
+def describe(data: DataConfig) -> dict[str, Any]:
+    """What a result says about its data: files, numbers of images, fingerprints, and how images reach the encoder."""
+    described: dict[str, Any] = {}
+    for split, name in (("train", data.train), ("val", data.val)):
+        beton = open_beton(Path(name))
+        described[split] = {
+            "path": name,
+            "num_images": beton.num_samples,
+            "size_bytes": int(beton.memory.size),
+            "fingerprint": fingerprint(beton),
+        }
+    for name in ("image_size", "eval_resize", "mean", "std"):
+        value = getattr(data, name)
+        described[name] = list(value) if isinstance(value, tuple) else value
+    return described

@@ -1,0 +1,161 @@
+"""Encoders that others trained: the form of a file, which of its tensors are the encoder's, what is left out by name.
+
+It stands apart from the suite's own file (export.py) because here nothing may be taken for granted: files are read
+without running code from them, and nothing is left out or filled in that is not named.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vicreg import checkpoint
+from vicreg.config import ModelConfig
+from vicreg.config_json import from_json
+from vicreg.exchange.encoder_file import fill, listed, load_without_code
+
+CLASSIFIERS = ("fc", "head", "heads", "head_dist", "classifier", "aux1", "aux2", "AuxLogits")
+"""Where torchvision and timm keep classifiers, auxiliary ones included."""
+ENCODER_PREFIXES = ("module.backbone.", "backbone.", "module.")
+"""In facebookresearch/vicreg's `main_vicreg.py`: DistributedDataParallel's, then the method's name for its encoder."""
+_ALLOWED = (
+    "a state dict or a checkpoint with one (entry model or state_dict) in torch's format or .safetensors, "
+    "encoder.pt of a run, or a checkpoint folder of a run (RUN/checkpoints/step_N)"
+)
+
+
+def _not_called(*_arguments: Any) -> None:
+    """Stands where the official optimizer's state names a function, and does nothing."""
+
+
+_STAND_INS = tuple(
+    # In checkpoints of facebookresearch/vicreg and barlowtwins, started by hand or by its submitit script: what LARS
+    # asks whether a parameter is left out of weight decay and adaptation.
+    (_not_called, f"{module}.exclude_bias_and_norm")
+    for module in ("__main__", "main_vicreg", "main")
+)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a file says of an encoder."""
+
+    form: str
+    """What kind of file it is, in words."""
+    tensors: dict[str, Tensor]
+    """By the names in the encoder, and perhaps the classifier's."""
+    left_out: tuple[str, ...] = ()
+    """What else is in the file."""
+    model: ModelConfig | None = None
+    """The encoder, if the file names it."""
+    data: dict[str, Any] | None = None
+    """How images reached it, if the file says so: a `DataConfig` in JSON form, or its part of that."""
+
+
+def read(path: Path) -> Weights:
+    """Recognise a file and read it without running code from it; ValueError with the cure for what cannot be read."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such file")
+    if path.name == checkpoint.STATE_FILE:
+        path = path.parent
+    if path.is_dir() and not (path / checkpoint.STATE_FILE).exists():
+        raise ValueError(f"{path} is a folder, allowed: {_ALLOWED}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    content = checkpoint.load(path) if path.is_dir() else load_without_code(path, _ALLOWED, _STAND_INS)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, allowed: {_ALLOWED}")
+    if {"encoder", "model", "origin"} <= content.keys():
+        data = content["origin"].get("config", {}).get("data")
+        model = from_json(ModelConfig, content["model"])
+        return Weights("encoder.pt of this suite", dict(content["encoder"]), model=model, data=data)
+    if {"method", "config", "step"} <= content.keys():
+        return _own_checkpoint(content)
+    return _state_dict(path, content)
+
+
+def put_into(encoder: nn.Module, weights: Weights, complaint: str) -> list[str]:
+    """Copy the weights into the encoder; returns the names of the classifier's tensors, which are left out.
+
+    Raises ValueError that begins with `complaint` when anything else is missing, too many or of another shape. Batch
+    norm's counters of batches, which files from before PyTorch 0.4.1 lack, are set to zero: no result depends on them.
+    """
+    own = encoder.state_dict()
+    dropped = [name for name in weights.tensors if name not in own and name.split(".")[0] in CLASSIFIERS]
+    kept = {name: tensor for name, tensor in weights.tensors.items() if name not in dropped}
+    kept |= {
+        name: torch.zeros_like(tensor)
+        for name, tensor in own.items()
+        if name.endswith(".num_batches_tracked") and name not in kept
+    }
+    fill(encoder, kept, complaint)
+    return dropped
+
+
+def _read_safetensors(path: Path) -> Weights:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file, or it is damaged: {error}") from error
+    if "encoder" not in metadata:
+        return Weights("safetensors", tensors)
+    said = {name: json.loads(metadata[name]) for name in ("small_images", "image_size", "mean", "std")}
+    model = ModelConfig(metadata["encoder"], small_images=said.pop("small_images"))
+    return Weights("safetensors of this suite", tensors, model=model, data=said)
+
+
+def _own_checkpoint(content: Mapping[str, Any]) -> Weights:
+    mine = {name.removeprefix("encoder."): t for name, t in content["method"].items() if name.startswith("encoder.")}
+    others = [name for name in content["method"] if not name.startswith("encoder.")]
+    return Weights(
+        f"checkpoint of this suite, step {content['step']}",
+        mine,
+        (*_count_by_place(others), *sorted(content.keys() - {"method", "config", "step"})),
+        from_json(ModelConfig, content["config"]["model"]),
+        content["config"]["data"],
+    )
+
+
+def _state_dict(path: Path, content: Mapping[str, Any]) -> Weights:
+    """A state dict, alone or with company, whose names may have the prefixes of a method around the encoder."""
+    form, left_out = "state dict", []
+    for entry in ("model", "state_dict"):
+        if isinstance(content.get(entry), Mapping):
+            form = f"state dict in entry {entry}"
+            left_out = [str(name) for name in content if name != entry]
+            content = content[entry]
+            break
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    left_out += [str(name) for name in content if name not in tensors]
+    if not tensors:
+        raise ValueError(f"{path} has no tensors, only {listed(left_out) or 'nothing'}; allowed: {_ALLOWED}")
+    for prefix in ENCODER_PREFIXES:
+        inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        if inside:
+            others = [name.removeprefix("module.") for name in tensors if not name.startswith(prefix)]
+            form, left_out = f"{form}, under {prefix}", _count_by_place(others) + left_out
+            tensors = inside
+            break
+    return Weights(form, {_current_name(name): tensor for name, tensor in tensors.items()}, tuple(left_out))
+
+
+def _count_by_place(names: list[str]) -> list[str]:
+    counts = Counter(name.split(".")[0] for name in names)
+    return [f"{place} ({count} tensors)" for place, count in counts.items()]
+
+
+def _current_name(name: str) -> str:
+    """torchvision's DenseNet files still have the names of its first version, such as denselayer1.norm.1.weight."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)

@@ -1,0 +1,123 @@
+"""Variance, invariance and covariance of the global batch, exact on any number of ranks in value and gradient.
+
+Source: paper, section 4.1 (equations 1 to 6) and the official code's `VICReg.forward`. Two things differ in form, not
+in value. The covariance term needs no D x D matrix (`covariance.py`). And the gradient of each rank's own rows is
+written down and made in the forward pass, where all that it needs is at hand: the backward pass needs no communication,
+and of all steps between only the two gradients are kept.
+Statistics are float32 or better, outside autocast: half-precision sums of covariances overflow late in training.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from vicreg.config import LossConfig
+from vicreg.losses.covariance import FORMS
+from vicreg.losses.forms import DEFAULT_SPEEDS, Form, cheapest_form
+from vicreg.ranks import distributed
+
+EPSILON = 1e-4  # added to each variance before the root (paper, equation 1)
+TARGET_STD = 1.0  # gamma of the hinge (paper, equation 1)
+
+
+class _Loss(Function):
+    """The weighted sum and its parts, in the order of `PARTS`; only the sum has a gradient, and only once."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, config: LossConfig, form: Form) -> tuple[Tensor, ...]:
+        grad_a = a - b
+        count = grad_a.numel() * distributed.world_size()
+        invariance = distributed.sum_over_ranks(_square(grad_a)) / count
+        grad_a.mul_(2.0 * config.invariance_weight / count)
+        grad_b = grad_a.neg()
+        branches = [_regularise(z, grad, config, form) for z, grad in ((a, grad_a), (b, grad_b))]
+        variance, covariance, std, rank = (first + second for first, second in zip(*branches, strict=True))
+        variance = variance * _share_of_variance(config)
+        loss = (
+            config.invariance_weight * invariance
+            + config.variance_weight * variance
+            + config.covariance_weight * covariance
+        )
+        ctx.save_for_backward(grad_a, grad_b)
+        parts = (invariance, variance, covariance, std / 2, rank / 2)
+        ctx.mark_non_differentiable(*parts)
+        return loss, *parts
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        # In place: these are all the memory that the loss keeps. Autograd refuses a second time by itself.
+        grad_a, grad_b = ctx.saved_tensors
+        return grad_a.mul_(grad), grad_b.mul_(grad), None, None
+
+
+PARTS = ("loss", "invariance", "variance", "covariance", "embedding_std", "effective_rank")
+
+
+def _regularise(z: Tensor, grad: Tensor, config: LossConfig, form: Form) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Variance hinge, covariance term, mean std and effective rank of a branch (n x D); adds to its gradient."""
+    rows, dims = z.shape
+    total = rows * distributed.world_size()
+    centred = z - distributed.sum_over_ranks(z.sum(0)) / total
+    variance = distributed.sum_over_ranks(torch.linalg.vector_norm(centred, dim=0).square()) / (total - 1)
+    std = (variance + EPSILON).sqrt()
+    hinge = (TARGET_STD - std).clamp_min(0).mean()
+    weight = config.variance_weight * _share_of_variance(config) / (dims * (total - 1))
+    grad.addcmul_(centred, (std < TARGET_STD) / std, value=-weight)
+    scale = config.covariance_weight * 4.0 / (dims * (total - 1))
+    squares = FORMS[form](centred, variance, total, grad, scale)
+    covariance = (squares - variance.double().square().sum()) / dims
+    return hinge, covariance.to(z.dtype), std.mean(), _participation_ratio(variance, squares)
+
+
+def _share_of_variance(config: LossConfig) -> float:
+    return 0.5 if config.variance_reduction == "mean" else 1.0
+
+
+def _square(values: Tensor) -> Tensor:
+    """The sum of squares, without a copy of them."""
+    flat = values.view(-1)
+    return torch.dot(flat, flat)
+
+
+def _participation_ratio(variance: Tensor, squares: Tensor) -> Tensor:
+    """(trace C)^2 / ||C||_F^2 from the variances and the sum of all squared entries of C; 0 where all rows are equal.
+
+    In terms of C's eigenvalues (sum l)^2 / sum l^2: d where d directions have equal variance and the others none, so
+    at most min(N - 1, D). Source: Rajan, Abbott, Sompolinsky, NeurIPS 2010 (N_eff); Gao et al., bioRxiv 214262, 2017
+    (participation ratio). It is not Roy and Vetterli's effective rank (the exponential of the spectrum's entropy),
+    which needs the eigenvalues themselves.
+    """
+    ratio = variance.double().sum().square() / squares
+    return torch.where(squares > 0, ratio, 0.0).to(variance.dtype)
+
+
+def vicreg_loss(a: Tensor, b: Tensor, config: LossConfig) -> dict[str, Tensor]:
+    """The loss of two branches' embeddings, n x D each on every rank, with its terms apart.
+
+    Returns "loss" (weighted sum), "invariance", "variance" and "covariance" (unweighted, of the global batch), and
+    "embedding_std" (mean standard deviation over both branches and all dimensions; near 0 means collapse) and
+    "effective_rank" (participation ratio of the global batch's covariance, mean over both branches: how many
+    directions the embeddings use; near 1 means that they have collapsed to a line).
+    Only "loss" has a gradient, and can be differentiated once. Its form is `config.form`; "auto" is the cheapest one
+    with usual speeds. The variance terms of the branches are averaged ("mean", official code) or added ("sum", paper,
+    equation 6).
+    Raises ValueError when the shapes differ or the global batch has fewer than two rows.
+    """
+    if a.shape != b.shape or a.ndim != 2:
+        raise ValueError(f"embeddings have shapes {tuple(a.shape)} and {tuple(b.shape)}, allowed: twice the same n x D")
+    if len(a) * distributed.world_size() < 2:
+        raise ValueError("the global batch has 1 row, allowed: 2 or more (the loss needs a variance)")
+    with torch.autocast(a.device.type, enabled=False):
+        if a.dtype in (torch.float16, torch.bfloat16):
+            a, b = a.float(), b.float()
+        form = config.form
+        if form == "auto":
+            total = len(a) * distributed.world_size()
+            form = cheapest_form(total, a.shape[1], distributed.world_size(), DEFAULT_SPEEDS[a.device.type])
+        return dict(zip(PARTS, _Loss.apply(a, b, config, form), strict=True))

@@ -1,0 +1,46 @@
+"""Looks at the representation while it learns: the online head and nearest neighbours, every few epochs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from vicreg.config import PretrainConfig
+from vicreg.evals import knn
+from vicreg.evals.features import Splits, open_splits
+from vicreg.training.learner import Learner
+
+
+class OnlineProbe:
+    """Measures on the validation beton at the end of every `config.online.every_epochs`-th epoch; 0 is never."""
+
+    def __init__(self, config: PretrainConfig, device: torch.device, workers: int, steps_per_epoch: int) -> None:
+        self._config = config.online
+        self._every_steps = config.online.every_epochs * steps_per_epoch
+        self._splits: Splits | None = None
+        if self._every_steps:
+            self._splits = open_splits(config.data, device, workers)
+            self._splits.require_multi_label(False, "an online head")
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that an online head tells apart; 0 without one."""
+        return self._splits.num_classes if self._splits else 0
+
+    def measure_if_due(self, step: int, learner: Learner) -> dict[str, float]:
+        """Accuracies in percent after `step` steps, or nothing; all ranks call it together."""
+        if self._splits is None or step % self._every_steps:
+            return {}
+        assert learner.online is not None
+        splits = dataclasses.replace(self._splits)  # one that keeps no features of earlier weights
+        encoder = learner.method.encoder
+        val = splits.features(encoder, "val")
+        measured = {"online_top1": learner.online.top1(val.values, val.own_labels)}
+        if self._config.neighbours:
+            neighbours = knn.Config(neighbours=(self._config.neighbours,))
+            measured["knn_top1"] = knn.evaluate(encoder, splits, neighbours).metrics[
+                f"top1_{self._config.neighbours}_neighbours"
+            ]
+        learner.method.train()
+        return measured

@@ -1,0 +1,109 @@
+"""Checkpoints that training does not wait for: the state is copied between two steps, and written by a thread.
+
+Stands apart from `checkpoint.py`, which says what a checkpoint on disk is. The copy is that of a step's end, whatever
+the weights do afterwards. One checkpoint is written at a time: one that comes due before the last is on disk waits for
+it, so that checkpoints are of the steps that were asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from threading import Thread, get_native_id
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vicreg import checkpoint
+from vicreg.config import PretrainConfig
+from vicreg.config_json import to_json
+from vicreg.training.learner import Learner
+
+log = logging.getLogger(__name__)
+
+LOWEST_PRIORITY = 19
+"""Of the thread that writes: checksums must not take a core from training (setpriority, man 2)."""
+
+
+class Saver:
+    """Saves on rank 0, by step and by time; all other ranks hold the same state and need not wait."""
+
+    def __init__(
+        self, folder: Path, learner: Learner, config: PretrainConfig, steps_per_epoch: int, leads: bool
+    ) -> None:
+        self._folder, self._learner, self._config, self._leads = folder, learner, config, leads
+        self._every_steps = config.train.checkpoint_every_steps or steps_per_epoch
+        self._saved_step = -1
+        self._saved_at = time.monotonic()
+        self._buffers: dict[str, Tensor] = {}
+        self._thread: Thread | None = None
+        self._failure: OSError | None = None
+
+    def save_if_due(self, step: int) -> None:
+        """Begin to save the state after `step` steps if it is time to; raises OSError when the last one failed."""
+        self._raise_failure()
+        minutes = (time.monotonic() - self._saved_at) / 60
+        if step % self._every_steps == 0 or minutes >= self._config.train.checkpoint_every_min:
+            self._begin(step)
+
+    def finish(self, step: int) -> None:
+        """Return when the state after `step` steps is on disk; raises OSError when it, or the last one, failed."""
+        self.wait()
+        self._raise_failure()
+        self._begin(step)
+        self.wait()
+        self._raise_failure()
+
+    def wait(self) -> None:
+        """Return when nothing is being written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _begin(self, step: int) -> None:
+        if not self._leads or step == self._saved_step:
+            return
+        self.wait()
+        state = self._learner.state() | {"step": step, "config": to_json(self._config)}
+        copied = _copied(state, self._buffers)
+        done = torch.cuda.Event() if self._learner.device.type == "cuda" else None
+        if done is not None:
+            done.record()
+        self._thread = Thread(target=self._write, args=(step, copied, done), name="vicreg-checkpoint")
+        self._thread.start()
+        self._saved_step, self._saved_at = step, time.monotonic()
+
+    def _write(self, step: int, state: dict[str, Any], copied: torch.cuda.Event | None) -> None:
+        if hasattr(os, "sched_getaffinity"):  # on Linux a thread may be the only one to step back
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), LOWEST_PRIORITY)
+        if copied is not None:
+            copied.synchronize()
+        try:
+            checkpoint.save(self._folder, step, state, self._config.train.keep_checkpoints)
+        except OSError as error:
+            self._failure = error
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise OSError(
+                f"the checkpoint of step {self._saved_step} could not be written to {self._folder} ({self._failure}); "
+                "make room or mend the place, then start the run again: it goes on from the checkpoint before"
+            ) from self._failure
+
+
+def _copied(value: Any, buffers: dict[str, Tensor], name: str = "") -> Any:
+    """A state with all tensors copied to the host, into the buffers of the last time; copies of a GPU's may go on."""
+    if isinstance(value, dict):
+        return {key: _copied(entry, buffers, f"{name}/{key}") for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(entry, buffers, f"{name}/{number}") for number, entry in enumerate(value))
+    if not isinstance(value, Tensor):
+        return value
+    buffer = buffers.get(name)
+    if buffer is None or buffer.shape != value.shape or buffer.stride() != value.stride():
+        on_gpu = value.device.type == "cuda"
+        buffer = buffers[name] = torch.empty_like(value, device="cpu", requires_grad=False, pin_memory=on_gpu)
+    return buffer.copy_(value.detach(), non_blocking=True)

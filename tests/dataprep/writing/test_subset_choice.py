@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataprep.beton.contract import BetonError, manifest_path, manifest_samples, subset
+from dataprep.beton import subset
+from dataprep.beton.contract import BetonError, manifest_path, manifest_samples
 from dataprep.beton.keyed_choice import keys
 from dataprep.beton.subset import draw_per_class, read_subset
 from dataprep.sources import class_folders as sources

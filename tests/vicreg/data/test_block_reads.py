@@ -23,8 +23,9 @@ from benchmarks.synthetic_beton import write_synthetic
 from dataprep.beton.contract import Beton, BetonError, open_beton
 from tests.vicreg.photos import ROOT, photos, write_photos
 from vicreg.config import DataConfig, official_views
+from vicreg.data import block_reads
 from vicreg.data.decode import DecodeError
-from vicreg.data.loaders import BetonViews, ViewLoader, block_reads, open_views
+from vicreg.data.loaders import BetonViews, ViewLoader, open_views
 
 NUM = 48
 CPU = torch.device("cpu")

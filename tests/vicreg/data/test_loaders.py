@@ -22,13 +22,13 @@ from torchvision.transforms import CenterCrop, Resize
 from dataprep.beton.contract import open_beton
 from tests.vicreg.photos import ROOT, photos, write_photos
 from vicreg.config import DataConfig, ViewConfig, official_views
+from vicreg.data import array_views
 from vicreg.data.batches import Batch, Buffers, Sampling, in_order, split_tasks
 from vicreg.data.decode import DecodeError
 from vicreg.data.loaders import (
     ArrayViews,
     BetonViews,
     ViewLoader,
-    array_views,
     centre_batches,
     default_workers,
     open_views,

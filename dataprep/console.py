@@ -65,14 +65,16 @@ def show_summary(done: WriteProgress, target: Path, manifest: Path) -> None:
     """What was written, and the first of what was not."""
     num_written = done.num_done - len(done.rejected)
     kept = f" ({done.num_kept:,} JPEGs kept byte for byte)" if done.num_kept else ""
+    flawed = f", {len(done.flawed):,} flawed and encoded anew" if done.flawed else ""
     print(
-        f"{target}: {num_written:,} samples{kept}, {len(done.rejected):,} rejected, {done.num_bytes:,} bytes, "
+        f"{target}: {num_written:,} samples{kept}{flawed}, {len(done.rejected):,} rejected, {done.num_bytes:,} bytes, "
         f"{done.seconds:,.1f} s, {done.images_per_s:,.0f} images/s"
     )
-    for name, reason in done.rejected[:_REASONS_SHOWN]:
-        print(f"  rejected {name}: {reason}")
-    if len(done.rejected) > _REASONS_SHOWN:
-        print(f"  ... all of them under `rejected` in {manifest}")
+    for kind, names in (("rejected", done.rejected), ("flawed", done.flawed)):
+        for name, reason in names[:_REASONS_SHOWN]:
+            print(f"  {kind} {name}: {reason}")
+        if len(names) > _REASONS_SHOWN:
+            print(f"  ... all of them under `{kind}` in {manifest}")
     lost = [name for name, count in _samples_per_class(read_manifest(target)).items() if count == 0]
     if lost:
         print(f"  {len(lost):,} classes without a sample: {_shorten(lost)}")

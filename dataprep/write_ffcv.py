@@ -51,7 +51,7 @@ class Verify:
     file: tyro.conf.Positional[Path]
     """The beton."""
     decode: bool = False
-    """Also parse every JPEG to its last Huffman code, as --check decode does when writing."""
+    """Also read every JPEG to its last Huffman code, as is done when writing."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,6 @@ def write(command: source_options.Output) -> int:
         quality=command.quality,
         jpg_proportion=command.jpg_proportion,
         max_pixels=command.max_pixels,
-        check=command.check,
         limit=command.limit,
         shuffle_seed=command.shuffle_seed,
     )

@@ -58,8 +58,8 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/training": [{"guards", "metrics", "online_head"}, {"learner"}, {"online_probe", "saver"}, {"train"}],
     "dataprep": [{"beton"}, {"writing"}, {"sources"}, {"console"}, {"write_ffcv"}],
     "dataprep/beton": [
-        {"bytes", "jpeg_check", "keyed_choice", "layout"},
-        {"tables"},
+        {"bytes", "keyed_choice", "layout", "turbojpeg"},
+        {"jpeg_check", "tables"},
         {"contract"},
         {"subset", "verification"},
     ],

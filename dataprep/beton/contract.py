@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,18 @@ from dataprep.beton.tables import ROWS, image_sizes, read_fields, read_header, r
 MANIFEST_SCHEMA = 1
 IMAGE_JPEG = 0
 IMAGE_RAW = 1
+
+
+class BadSample(BetonError):
+    """A sample that cannot be used; one line names the beton, the sample, the reason and the cure."""
+
+    def __init__(self, beton: Path, sample: int, reason: str) -> None:
+        super().__init__(beton, sample, reason)
+        self.beton, self.sample, self.reason = beton, sample, reason
+
+    def __str__(self) -> str:
+        cure = f"`python dataprep/write_ffcv.py verify {shlex.quote(str(self.beton))}` lists every damaged sample"
+        return f"{self.beton}: sample {self.sample:,} cannot be used ({self.reason}); {cure}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +85,7 @@ class Beton:
         return found
 
     def decode(self, sample: int, stored: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """A sample's image as height x width x 3 RGB; BetonError when it does not decode to its stated size.
+        """A sample's image as height x width x 3 RGB; BadSample when it does not decode to its stated size.
 
         stored: its bytes, if they have been read already.
         """
@@ -84,10 +97,10 @@ class Beton:
             with Image.open(io.BytesIO(stored.tobytes()), formats=["JPEG"]) as image:
                 pixels = np.array(image.convert("RGB"))
         except (OSError, ValueError, SyntaxError) as error:
-            raise BetonError(f"{self.path}: sample {sample} does not decode ({error}); {REWRITE}") from error
+            raise BadSample(self.path, sample, f"it does not decode: {error}") from error
         if pixels.shape != (height, width, 3):
             found = f"{pixels.shape[1]} x {pixels.shape[0]}"
-            raise BetonError(f"{self.path}: sample {sample} is {found} pixels, stated {width} x {height}; {REWRITE}")
+            raise BadSample(self.path, sample, f"its JPEG is {found} pixels, stated {width} x {height}")
         return pixels
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from dataprep.beton.contract import (
     open_beton,
     read_manifest,
 )
-from dataprep.beton.jpeg_check import BadImage, decodes_cleanly, read_jpeg_header
+from dataprep.beton.jpeg_check import BadImage, flaw_of, read_jpeg_header
 from dataprep.beton.layout import ALLOCATION, HEADER
 
 
@@ -122,6 +122,6 @@ def _jpeg_problems(content: bytes, size: tuple[int, int], decode: bool) -> Itera
         if (header.width, header.height) != size:
             yield f"the JPEG is {header.width} x {header.height}, the metadata say {size[0]} x {size[1]}"
         elif decode:
-            decodes_cleanly(content, header)
+            flaw_of(content, header)
     except BadImage as error:
         yield str(error)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from dataprep.sources import class_folders as sources
 from dataprep.sources import digits, inat18, places205, voc07
-from dataprep.writing.images import Check, WriteMode
+from dataprep.writing.images import WriteMode
 from dataprep.writing.raw_source import Source
 
 # The lines of these texts end where a sentence ends, because the help keeps the line breaks.
@@ -35,10 +35,6 @@ class Output(ABC):
     """Share of the images that write mode proportion stores as JPEG, 0 to 1."""
     max_pixels: int = 1 << 26
     """Images of more pixels are rejected unread (decompression bombs)."""
-    check: Check = "markers"
-    """How JPEGs are checked.
-    markers: their structure, and in doubt as decode.
-    decode: every one is parsed to its last Huffman code; also finds data that ends early, at a third of the speed."""
     num_workers: int | None = None
     """Encoder processes; 0 encodes in the command's own process. Default: one per usable CPU core."""
     limit: int | None = None

@@ -3,9 +3,9 @@
 The rules, in order. What a file is, its content decides, never its name. A picture of more than `max_pixels`, or with
 a side over 65,535, is refused from its header, before any memory is taken for it. A JPEG is kept byte for byte in
 write mode `passthrough` when every decoder makes the same RGB of it: three components of 8 bits, Huffman-coded,
-whole, without EXIF rotation, no side over `max_resolution`. All else becomes RGB: EXIF orientation applied;
-transparency laid on white; gray and palettes expanded; CMYK through Pillow's plain formula (Adobe's inverted kind
-included); 16-bit gray divided by 257; of an animation the first frame; colour profiles are not applied (as in
+whole and without a flaw, no EXIF rotation, no side over `max_resolution`. All else becomes RGB: EXIF orientation
+applied; transparency laid on white; gray and palettes expanded; CMYK through Pillow's plain formula (Adobe's inverted
+kind included); 16-bit gray divided by 257; of an animation the first frame; colour profiles are not applied (as in
 torchvision's loader). Then the longer side is brought down to `max_resolution` (bicubic, antialiased) and the pixels
 are stored raw or as JPEG.
 """
@@ -13,6 +13,7 @@ are stored raw or as JPEG.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
 import warnings
@@ -25,18 +26,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from dataprep.beton.contract import IMAGE_JPEG, IMAGE_RAW
-from dataprep.beton.jpeg_check import (
-    BadImage,
-    JpegHeader,
-    decodes_cleanly,
-    is_jpeg,
-    markers_are_sound,
-    read_jpeg_header,
-)
+from dataprep.beton.jpeg_check import BadImage, JpegHeader, flaw_of, is_jpeg, read_jpeg_header
 
 WriteMode = Literal["passthrough", "jpg", "raw", "proportion"]
-Check = Literal["markers", "decode"]
-_SMALL_FILE_BYTES = 1 << 14  # so cheap to parse that there is nothing to save
 MAX_SIDE = 65_535  # width and height are 16-bit numbers in a beton
 # Formats that Pillow decodes by itself; not EPS and its like, which would start another program.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000")
@@ -60,7 +52,6 @@ class ImageOptions:
     max_resolution: int | None
     quality: int
     max_pixels: int
-    check: Check = "markers"
 
 
 @dataclass(frozen=True)
@@ -73,6 +64,8 @@ class StoredImage:
     data: bytes
     kept: bool = False
     """The source's own bytes, untouched."""
+    flaw: str = ""
+    """What was wrong with the source, although it decoded."""
 
 
 def store_image(content: bytes | NDArray[np.uint8], options: ImageOptions, *, as_jpeg: bool) -> StoredImage:
@@ -113,17 +106,16 @@ def _strict_pillow(max_pixels: int) -> Iterator[None]:
 
 def _store_file(content: bytes, options: ImageOptions, as_jpeg: bool) -> StoredImage:
     """Check, then keep or convert."""
-    clean, header = False, None
+    flaw, header = "", None
     if is_jpeg(content):
         header = read_jpeg_header(content)
         _check_size(header.width, header.height, options.max_pixels)
         if header.precision_bits != 8:
             raise BadImage(f"JPEG of {header.precision_bits} bits per channel, allowed: 8")
-        thorough = options.check == "decode" or len(content) <= _SMALL_FILE_BYTES or not markers_are_sound(content)
-        clean = not thorough or decodes_cleanly(content, header)
+        flaw = flaw_of(content, header)
     with _open(content) as image:
         _check_size(*image.size, options.max_pixels)
-        if options.write_mode == "passthrough" and header and clean and _is_plain(header, image, options):
+        if options.write_mode == "passthrough" and header and not flaw and _is_plain(header, image, options):
             return StoredImage(IMAGE_JPEG, header.width, header.height, content, kept=True)
         size = image.size
         _decode_small(image, options.max_resolution)
@@ -131,7 +123,8 @@ def _store_file(content: bytes, options: ImageOptions, as_jpeg: bool) -> StoredI
         image.load()
         upright = _apply_orientation(image)
         size = size if upright.size == lying else size[::-1]
-        return _encode(_shrink(_to_rgb(upright), options.max_resolution, size), options, as_jpeg)
+        stored = _encode(_shrink(_to_rgb(upright), options.max_resolution, size), options, as_jpeg)
+    return dataclasses.replace(stored, flaw=flaw)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -38,6 +38,8 @@ class Encoded:
     crc: int
     kept: bool
     data: bytes
+    flaw: str = ""
+    """What was wrong with the source, although it decoded."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def _encode_sample(content: Content, as_jpeg: bool, options: ImageOptions) -> Re
         stored = store_image(pixels_or_file, options, as_jpeg=as_jpeg)
     except BadImage as error:
         return Rejected(str(error))
-    return Encoded(stored.mode, stored.width, stored.height, zlib.crc32(stored.data), stored.kept, stored.data)
+    crc = zlib.crc32(stored.data)
+    return Encoded(stored.mode, stored.width, stored.height, crc, stored.kept, stored.data, stored.flaw)
 
 
 def _read(part: FilePart) -> bytes:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dataprep.beton.keyed_choice import chosen, permutation
 from dataprep.writing.beton_file import MAX_SAMPLE_BYTES
-from dataprep.writing.images import MAX_SIDE, Check, ImageOptions, WriteMode
+from dataprep.writing.images import MAX_SIDE, ImageOptions, WriteMode
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,12 @@ class WritePlan:
     quality: int = 90
     jpg_proportion: float = 0.5
     max_pixels: int = 1 << 26
-    check: Check = "markers"
     limit: int | None = None
     shuffle_seed: int | None = None
 
     def __post_init__(self) -> None:
         modes = ("passthrough", "jpg", "raw", "proportion")
         _require(self.write_mode in modes, "write-mode", self.write_mode, ", ".join(modes))
-        _require(self.check in ("markers", "decode"), "check", self.check, "markers, decode")
         fits = self.max_resolution is None or 1 <= self.max_resolution <= MAX_SIDE
         _require(fits, "max-resolution", self.max_resolution, f"1 to {MAX_SIDE:,} pixels")
         _require(1 <= self.quality <= 100, "quality", self.quality, "1 to 100")
@@ -40,7 +38,7 @@ class WritePlan:
     @property
     def image_options(self) -> ImageOptions:
         """The part that concerns a single image."""
-        return ImageOptions(self.write_mode, self.max_resolution, self.quality, self.max_pixels, self.check)
+        return ImageOptions(self.write_mode, self.max_resolution, self.quality, self.max_pixels)
 
     def order(self, num_listed: int) -> NDArray[np.int64]:
         """Positions in the source, in the order in which they are read: shuffled first, then limited."""

@@ -49,6 +49,8 @@ class WriteProgress:
     num_bytes: int = 0
     rejected: list[tuple[str, str]] = field(default_factory=list)
     """Relative path and reason."""
+    flawed: list[tuple[str, str]] = field(default_factory=list)
+    """Relative path and flaw of images that decoded whole in spite of it, and were encoded anew."""
     started_s: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     """Duration of the whole write, once it is over."""
@@ -69,13 +71,20 @@ def already_written(source: Source, target: Path, plan: WritePlan) -> bool:
     except BetonError as error:
         raise BetonError(f"{target} exists and is not whole ({error}); --overwrite replaces it") from error
     wanted = identity(source, plan)
-    differing = [key for key, value in wanted.items() if manifest.get(key) != value]
+    differing = [key for key, value in wanted.items() if _differs(manifest.get(key), value)]
     if manifest.get("beton_bytes") != beton.memory.size:
         differing.append("size")
     if differing:
         found = "; ".join(f"{key}: {_difference(manifest.get(key), wanted.get(key))}" for key in differing)
         raise BetonError(f"{target} exists and is another ({found}); --overwrite replaces it, or choose another --out")
     return True
+
+
+def _differs(found: object, wanted: object) -> bool:
+    """Do two parts of a manifest differ in anything that this version knows?"""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        return any(found.get(key) != value for key, value in wanted.items())
+    return found != wanted
 
 
 def _difference(found: object, wanted: object) -> str:
@@ -115,7 +124,8 @@ def write_beton(
                 _fill(beton, source, results, on_bad, progress, report)
                 head_crc, table_crc = beton.finish()
             head = _manifest_head(source, plan, beton, progress)
-            head |= {"head_crc32": head_crc, "table_crc32": table_crc, "rejected": progress.rejected}
+            head |= {"head_crc32": head_crc, "table_crc32": table_crc}
+            head |= {"flawed": progress.flawed, "rejected": progress.rejected}
             names = map(source.relative_path, map(int, beton.indices))
             write_manifest(partial_manifest, head, zip(names, map(int, beton.crcs), strict=False))
             open_beton(partial)
@@ -163,6 +173,7 @@ def _fill(
 ) -> None:
     """Append every usable sample; keep the names and reasons of the others."""
     for position, result in results:
+        name = source.relative_path(position)
         if isinstance(result, SourceUnreadable):
             raise WriteError(f"cannot read {result.path}: {result.error}; the source must be readable as a whole")
         if isinstance(result, Encoded) and len(result.data) > MAX_SAMPLE_BYTES:
@@ -171,8 +182,9 @@ def _fill(
             beton.append(result, source.labels[position], position)
             progress.num_kept += result.kept
             progress.num_bytes = beton.num_bytes
+            if result.flaw:
+                progress.flawed.append((name, result.flaw))
         else:
-            name = source.relative_path(position)
             if on_bad == "fail":
                 raise WriteError(f"{name}: {result.reason}; --on-bad skip would leave it out and go on")
             progress.rejected.append((name, result.reason))

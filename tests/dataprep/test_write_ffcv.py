@@ -153,7 +153,7 @@ def test_help_and_unknown_options() -> None:
     assert shown.returncode == 0
     for option in ("--root", "--out", "--split", "--write-mode", "--max-resolution", "--quality", "--num-workers"):
         assert option in shown.stdout
-    for option in ("--limit", "--shuffle-seed", "--on-bad", "--overwrite", "--check"):
+    for option in ("--limit", "--shuffle-seed", "--on-bad", "--overwrite"):
         assert option in shown.stdout
     unknown = run("digits", "--out", "x", "--sizee", "3")
     assert unknown.returncode == 2

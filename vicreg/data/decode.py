@@ -1,50 +1,49 @@
 """Decode the images of a beton, each once for all of its views, from any number of threads.
 
-JPEGs are decoded by libturbojpeg, the library that FFCV's own operations call, reached through FFCV's compiled part
-(or by its name where FFCV is absent; Pillow where it is missing too: the same pixels, more slowly). Not through FFCV's
-`imdecode`: that throws the library's return code away, so that a destroyed image is silently trained on as whatever
-was in the buffer before, and it cannot place rows in a padded batch. The accurate inverse DCT is used instead of
-FFCV's fast one: it costs 2 % of the time (measured) and gives Pillow's pixels exactly instead of up to 7 levels off.
-FFCV is not imported for this, which saves the seconds that its import takes. Calls release the GIL.
+JPEGs are decoded by libturbojpeg, the library that FFCV's own operations call (Pillow where it is missing: the same
+pixels, more slowly). Not through FFCV's `imdecode`: that throws the library's return code away, so that a destroyed
+image is silently trained on as whatever was in the buffer before, and it cannot place rows in a padded batch. The
+accurate inverse DCT is used instead of FFCV's fast one: it costs 2 % of the time (measured) and gives Pillow's pixels
+exactly instead of up to 7 levels off.
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import importlib.util
 import logging
 import threading
 import zlib
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dataprep.beton.contract import IMAGE_RAW, Beton, BetonError, manifest_samples
+from dataprep.beton.contract import IMAGE_RAW, BadSample, Beton, BetonError, manifest_samples
+from dataprep.beton.turbojpeg import (
+    COLOURS_GRAY,
+    COLOURS_YCBCR,
+    RGB,
+    SUBSAMPLING_420,
+    SUBSAMPLING_GRAY,
+    Complaint,
+    Jpeg,
+    turbojpeg,
+)
 
 logger = logging.getLogger(__name__)
 
 StoredBytes = Callable[[int], NDArray[np.uint8]]
 """What a beton's file holds of a sample's image; may wait for it."""
 
-_TJPF_RGB = 0
-_TJSAMP_420, _TJSAMP_GRAY = 2, 3
-_TJCS_YCBCR, _TJCS_GRAY = 1, 2
-_TJFLAG_ACCURATEDCT = 4096
-_TJERR_WARNING = 0
 _GREY = 128  # Cb and Cr of what has no colour
 _MIN_CHROMA_WIDTH = 3  # libjpeg enlarges narrower planes in another way (jdsample.c)
 
 
-class DecodeError(RuntimeError):
-    """A sample that cannot be decoded; the message names the beton, the sample and the cure."""
+DecodeError = BadSample
+"""What every method of an `ImageReader` raises for a sample: it has the beton, the sample and the reason."""
 
 
 class ImageReader:
-    """Reads images of one beton into given memory; one object serves all threads."""
+    """Reads images of one beton into given memory; one object serves all threads, and goes on after a bad image."""
 
     def __init__(self, beton: Beton) -> None:
         self.beton = beton
@@ -73,10 +72,7 @@ class ImageReader:
         elif self._library is not None:
             self._decompress(out, sample, content)
         else:
-            try:
-                out[...] = self.beton.decode(sample, content)
-            except BetonError as error:
-                raise self._error(sample, str(error)) from error
+            out[...] = self.beton.decode(sample, content)
 
     def read(self, sample: int, stored: StoredBytes | None = None) -> NDArray[np.uint8]:
         """A sample's image (height, width, 3) in memory of this thread that the thread's next `read` overwrites."""
@@ -107,41 +103,34 @@ class ImageReader:
 
     def _decompress(self, out: NDArray[np.uint8], sample: int, content: NDArray[np.uint8]) -> None:
         """Decode one JPEG, `content`, to RGB."""
-        library, handle, height, width = self._library, self._decompressor(), *out.shape[:2]
-        assert library is not None
-        self._header(sample, content, handle)
-        target = (out.ctypes.data, width, out.strides[0], height, _TJPF_RGB, _TJFLAG_ACCURATEDCT)
-        if library.tjDecompress2(handle, content.ctypes.data, content.size, *target):
-            self._judge(sample, content, handle)
+        jpeg, (height, width) = Jpeg(self._library, content.ctypes.data, content.size), out.shape[:2]
+        self._kind(jpeg, sample, content)
+        self._judge(sample, content, jpeg.pixels(out.ctypes.data, width, out.strides[0], height, RGB))
 
     def _decompress_planes(
         self, luma: NDArray[np.uint8], chroma: NDArray[np.uint8], sample: int, content: NDArray[np.uint8]
     ) -> bool:
         """Decode one JPEG, `content`, to its planes; False where it does not have these."""
-        handle = self._decompressor()
-        kind = self._header(sample, content, handle)
-        if kind == (_TJSAMP_GRAY, _TJCS_GRAY):
+        jpeg = Jpeg(self._library, content.ctypes.data, content.size)
+        kind = self._kind(jpeg, sample, content)
+        if kind == (SUBSAMPLING_GRAY, COLOURS_GRAY):
             chroma[...] = _GREY
-        elif kind != (_TJSAMP_420, _TJCS_YCBCR):
+        elif kind != (SUBSAMPLING_420, COLOURS_YCBCR):
             return False
-        addresses = (ctypes.c_void_p * 3)(luma.ctypes.data, chroma[0].ctypes.data, chroma[1].ctypes.data)
-        strides = (ctypes.c_int * 3)(luma.strides[0], chroma.strides[1], chroma.strides[1])
-        target = (addresses, 0, strides, 0, _TJFLAG_ACCURATEDCT)
-        if self._library.tjDecompressToYUVPlanes(handle, content.ctypes.data, content.size, *target):
-            self._judge(sample, content, handle)
+        addresses = [luma.ctypes.data, chroma[0].ctypes.data, chroma[1].ctypes.data]
+        pitches = [luma.strides[0], chroma.strides[1], chroma.strides[1]]
+        self._judge(sample, content, jpeg.planes(addresses, pitches))
         return True
 
-    def _header(self, sample: int, content: NDArray[np.uint8], handle: ctypes.c_void_p) -> tuple[int, int]:
+    def _kind(self, jpeg: Jpeg, sample: int, content: NDArray[np.uint8]) -> tuple[int, int]:
         """A JPEG's kind of subsampling and of colours; DecodeError when it is not of the size that is stated."""
-        width, height, subsampling, colours = (ctypes.c_int() for _ in range(4))
-        found = tuple(ctypes.byref(value) for value in (width, height, subsampling, colours))
-        if self._library.tjDecompressHeader3(handle, content.ctypes.data, content.size, *found):
-            self._judge(sample, content, handle)
-        stated = self.shape(sample)
-        if (height.value, width.value) != stated:
-            reason = f"its JPEG is {width.value} x {height.value} pixels, stated {stated[1]} x {stated[0]}"
-            raise self._error(sample, reason)
-        return subsampling.value, colours.value
+        found, complaint = jpeg.header()
+        self._judge(sample, content, complaint)
+        height, width = self.shape(sample)
+        if (found.height, found.width) != (height, width):
+            reason = f"its JPEG is {found.width} x {found.height} pixels, stated {width} x {height}"
+            raise DecodeError(self.beton.path, sample, reason)
+        return found.subsampling, found.colours
 
     def _read_stored(self, sample: int) -> NDArray[np.uint8]:
         """A sample's stored bytes, good until this thread reads the next.
@@ -161,19 +150,20 @@ class ImageReader:
             setattr(self._threads, name, scratch)
         return scratch[:size]
 
-    def _judge(self, sample: int, content: NDArray[np.uint8], handle: ctypes.c_void_p) -> None:
+    def _judge(self, sample: int, content: NDArray[np.uint8], complaint: Complaint | None) -> None:
         """Raise DecodeError for what libturbojpeg complains of, unless the image decoded and is as it was written.
 
         Some photos, ImageNet's among them, decode whole while a strict decoder complains (of stray bytes, say). But
         damage on the disk looks the same, so the bytes must have the checksum that the writer's manifest states.
         """
-        assert self._library is not None
-        reason = self._library.tjGetErrorStr2(handle).decode("ascii", "replace")
-        if self._library.tjGetErrorCode(handle) != _TJERR_WARNING or not self._is_as_written(sample, content):
-            raise self._error(sample, reason)
+        if complaint is None:
+            return
+        if complaint.fatal or not self._is_as_written(sample, content):
+            raise DecodeError(self.beton.path, sample, complaint.reason)
         if sample not in self._flawed:
             self._flawed.add(sample)
-            logger.warning("%s: sample %d was written with a flaw (%s); used as it is", self.beton.path, sample, reason)
+            what = f"sample {sample} was written with a flaw ({complaint.reason})"
+            logger.warning("%s: %s; used as it is", self.beton.path, what)
 
     def _is_as_written(self, sample: int, content: NDArray[np.uint8]) -> bool:
         """Has the stored image the checksum of the manifest? False where there is no manifest to tell."""
@@ -185,68 +175,3 @@ class ImageReader:
                     self._checksums = np.empty(0, np.uint32)
         found = zlib.crc32(content.tobytes())
         return sample < len(self._checksums) and found == int(self._checksums[sample])
-
-    def _decompressor(self) -> ctypes.c_void_p:
-        """This thread's decompressor, given back when the thread ends."""
-        owner: _Decompressor | None = getattr(self._threads, "decompressor", None)
-        if owner is None:
-            owner = self._threads.decompressor = _Decompressor(self._library)
-        return owner.handle
-
-    def _error(self, sample: int, reason: str) -> DecodeError:
-        path = self.beton.path
-        return DecodeError(
-            f"{path}: sample {sample} cannot be decoded ({reason}); "
-            f"`python dataprep/write_ffcv.py verify {path}` lists every damaged sample"
-        )
-
-
-class _Decompressor:
-    """Owner of one libturbojpeg decompressor."""
-
-    def __init__(self, library: Any) -> None:
-        self._library = library
-        self.handle = ctypes.c_void_p(library.tjInitDecompress())
-        if not self.handle:
-            raise MemoryError("libturbojpeg gave no decompressor")
-
-    def __del__(self) -> None:
-        if getattr(self, "handle", None):
-            self._library.tjDestroy(self.handle)
-
-
-@functools.cache
-def turbojpeg() -> Any:
-    """libturbojpeg with its functions declared, as a ctypes library; None (said once) where it cannot be found."""
-    for name in (*_ffcv_libraries(), "libturbojpeg.so.0", "libturbojpeg.so", "libturbojpeg.dylib"):
-        try:
-            library = ctypes.CDLL(name)
-            _declare(library)
-        except (OSError, AttributeError):
-            continue
-        return library
-    logger.warning("libturbojpeg not found: Pillow decodes the images, the same pixels at about 0.7 times the speed")
-    return None
-
-
-def _ffcv_libraries() -> list[str]:
-    """FFCV's compiled part: through it the symbols of the libturbojpeg that it was linked to are found."""
-    spec = importlib.util.find_spec("ffcv")
-    folders = (spec.submodule_search_locations or []) if spec is not None else []
-    return [str(path) for folder in folders for path in sorted(Path(folder).glob("_libffcv*.so"))]
-
-
-def _declare(library: Any) -> None:
-    """State the C types of turbojpeg.h (TurboJPEG API 2.0 and later); AttributeError when a function is missing."""
-    handle, address, size, number = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_int
-    reference = ctypes.POINTER(ctypes.c_int)
-    library.tjInitDecompress.restype, library.tjInitDecompress.argtypes = handle, []
-    library.tjDestroy.restype, library.tjDestroy.argtypes = number, [handle]
-    library.tjGetErrorCode.restype, library.tjGetErrorCode.argtypes = number, [handle]
-    library.tjGetErrorStr2.restype, library.tjGetErrorStr2.argtypes = ctypes.c_char_p, [handle]
-    library.tjDecompressHeader3.restype = number
-    library.tjDecompressHeader3.argtypes = [handle, address, size, reference, reference, reference, reference]
-    library.tjDecompressToYUVPlanes.restype = number
-    library.tjDecompressToYUVPlanes.argtypes = [handle, address, size, address, number, address, number, number]
-    library.tjDecompress2.restype = number
-    library.tjDecompress2.argtypes = [handle, address, size, address, number, number, number, number, number]

@@ -97,5 +97,5 @@ def test_names_are_checked(beton: Path, name: str) -> None:
 
 
 def test_no_torch_is_imported() -> None:
-    code = "import sys, dataprep.subset; assert 'torch' not in sys.modules"
+    code = "import sys, dataprep.beton.subset; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

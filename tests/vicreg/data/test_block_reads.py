@@ -200,7 +200,7 @@ def test_a_damaged_sample_is_named(jpegs: Path, tmp_path: Path) -> None:
     content[start : start + 200] = bytes(200)
     path = tmp_path / "damaged.beton"
     path.write_bytes(content)
-    with pytest.raises(DecodeError, match="sample 13 cannot be decoded"):
+    with pytest.raises(DecodeError, match="sample 13 cannot be used"):
         list(_open(path, BLOCKS).batches(0))
 
 

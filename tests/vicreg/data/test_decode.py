@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import subprocess
 import sys
 import zlib
@@ -73,7 +74,7 @@ def test_without_the_library_pillow_decodes(jpegs: Path, monkeypatch: pytest.Mon
     with_library = ImageReader(open_beton(jpegs))
     monkeypatch.setattr(decode, "turbojpeg", lambda: None)
     assert np.array_equal(ImageReader(open_beton(jpegs)).read(2), with_library.read(2))
-    with pytest.raises(DecodeError, match=r"sample 5 cannot be decoded .*verify"):
+    with pytest.raises(DecodeError, match=r"sample 5 cannot be used .*verify"):
         ImageReader(_damaged(jpegs, tmp_path, 5, "all")).read(5)
 
 
@@ -84,7 +85,7 @@ def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     monkeypatch.setattr("ctypes.CDLL", missing)
     with caplog.at_level(logging.WARNING):
         assert decode.turbojpeg.__wrapped__() is None
-    assert "Pillow decodes" in caplog.text
+    assert "Pillow checks and decodes" in caplog.text
 
 
 def test_many_threads_share_a_reader(jpegs: Path) -> None:
@@ -109,10 +110,26 @@ def test_damage_is_an_error_that_names_file_sample_and_cure(
     reader = ImageReader(beton)
     with pytest.raises(DecodeError) as error:
         reader.read(sample)
-    for part in (str(beton.path), f"sample {sample} ", "write_ffcv.py verify"):
+    for part in (str(beton.path), f"sample {sample} ", error.value.reason, "write_ffcv.py verify"):
         assert part in str(error.value)
+    assert "\n" not in str(error.value)
+    assert (error.value.beton, error.value.sample) == (beton.path, sample)
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)  # noqa: S301
     intact = (sample + 1) % NUM
     assert np.array_equal(reader.read(intact), open_beton(jpegs).decode(intact))
+
+
+def test_no_image_is_decoded_with_the_tables_of_the_one_before(jpegs: Path, tmp_path: Path) -> None:
+    beton = open_beton(jpegs)
+    content, stored = bytearray(jpegs.read_bytes()), beton.image_bytes(5).tobytes()
+    place = stored.index(b"\xff\xdb") + 1
+    content[int(beton.pointers[5]) + place] = 0xEF  # a remark instead of the quantization table
+    path = tmp_path / "damaged.beton"
+    path.write_bytes(content)
+    reader = ImageReader(open_beton(path))
+    reader.read(4)
+    with pytest.raises(DecodeError, match="Quantization table 0x00 was not defined"):
+        reader.read(5)
 
 
 def test_flaws_that_were_there_when_written_are_only_warned_of(

@@ -234,7 +234,7 @@ def test_a_damaged_sample_is_an_exception_in_the_consumer(mixed: Path, tmp_path:
     sampling = Sampling(np.arange(NUM), official_views(), seed=1, global_batch=4)
     loader = BetonViews(open_beton(path), sampling, CONFIG, device=CPU, workers=2, crop_on_device=crop_on_device)
     seen: list[int] = []
-    with pytest.raises(DecodeError, match=rf"damaged.beton: sample {sample} cannot be decoded .*verify"):
+    with pytest.raises(DecodeError, match=rf"damaged.beton: sample {sample} cannot be used .*verify"):
         seen.extend(sample for batch in loader.batches(0) for sample in batch.samples.tolist())
     assert sample not in seen
     assert not _decoding_threads()

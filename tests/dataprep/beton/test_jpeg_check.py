@@ -1,0 +1,177 @@
+"""What the check lets pass, training decodes without a complaint; what it refuses has a reason; damage is named."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dataprep.beton.jpeg_check import BadImage, flaw_of, read_jpeg_header
+from dataprep.beton.turbojpeg import RGB, Jpeg, turbojpeg
+from tests.dataprep.raw_images import encoded, picture
+
+pytestmark = pytest.mark.skipif(turbojpeg() is None, reason="needs libturbojpeg")
+
+NOISE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+PHOTOS = {
+    "baseline": encoded(NOISE, quality=90),
+    "small": encoded(picture(1, 33, 21), quality=80),
+    "progressive": encoded(NOISE, quality=85, progressive=True),
+    "restarts": encoded(NOISE, quality=90, restart_marker_blocks=7),
+    "4:4:4": encoded(NOISE, quality=90, subsampling="4:4:4"),
+    "own tables": encoded(picture(2, 200, 150), quality=95, optimize=True),
+    "grey": encoded(NOISE[..., 0], quality=90),
+}
+DHT, SOF, SOS, DQT, DRI, APP0 = (0xC4,), (0xC0, 0xC2), (0xDA,), (0xDB,), (0xDD,), (0xE0,)
+
+
+def segments(content: bytes) -> list[tuple[int, int, int]]:
+    """Marker, first byte and end of each segment up to the first scan's header."""
+    found, position = [], 2
+    while not found or found[-1][0] != 0xDA:
+        end = position + 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+        found.append((content[position + 1], position, end))
+        position = end
+    return found
+
+
+def scan(content: bytes) -> tuple[int, int]:
+    """Where the data of the first scan begin, and where the file's end marker stands."""
+    return segments(content)[-1][2], len(content) - 2
+
+
+def judge(content: bytes) -> str:
+    return flaw_of(content, read_jpeg_header(content))
+
+
+def decode_as_training_does(content: bytes) -> np.ndarray:
+    """RGB of a JPEG; a complaint of any kind is a failure of the test."""
+    jpeg = Jpeg(turbojpeg(), content, len(content))
+    header, complaint = jpeg.header()
+    assert complaint is None
+    pixels = np.zeros((header.height, header.width, 3), np.uint8)
+    assert jpeg.pixels(pixels.ctypes.data, header.width, header.width * 3, header.height, RGB) is None
+    return pixels
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_whole_photos_have_no_flaw(name: str) -> None:
+    content = PHOTOS[name]
+    assert judge(content) == ""
+    with Image.open(io.BytesIO(content)) as image:
+        assert np.array_equal(decode_as_training_does(content), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+@given(share=st.floats(0.0, 0.97))
+@settings(max_examples=25, deadline=None)
+def test_a_photo_that_was_cut_and_closed_is_named(name: str, share: float) -> None:
+    start, end = scan(PHOTOS[name])
+    if name == "progressive":  # between two scans nothing is missing but sharpness
+        end = PHOTOS[name].index(b"\xff", start)
+    cut = start + int((end - start) * share)
+    with pytest.raises(BadImage, match=r"premature end|missing SOS"):
+        judge(PHOTOS[name][:cut] + b"\xff\xd9")
+
+
+def mutations(draw: st.DrawFn, content: bytes) -> bytes:
+    """The content with a few bits flipped in one kind of segment or anywhere, a part cut out, or a part repeated."""
+    kinds = [kinds for kinds in (DHT, SOF, SOS, DQT, DRI, APP0) if any(s[0] in kinds for s in segments(content))]
+    changed = bytearray(content)
+    match draw(st.sampled_from(["segment", "anywhere", "cut out", "repeat", "drop segment"])):
+        case "segment":
+            chosen = draw(st.sampled_from(kinds))
+            _, start, end = draw(st.sampled_from([s for s in segments(content) if s[0] in chosen]))
+            places = st.integers(start + 2, end - 1)
+        case "anywhere":
+            places = st.integers(2, len(content) - 1)
+        case "drop segment":
+            _, start, end = draw(st.sampled_from(segments(content)))
+            return content[:start] + content[end:]
+        case how:
+            start, end = sorted((draw(st.integers(2, len(content))), draw(st.integers(2, len(content)))))
+            return content[:start] + (content[end:] if how == "cut out" else content[start:end] + content[start:])
+    for place in draw(st.lists(places, min_size=1, max_size=3)):
+        changed[place] ^= 1 << draw(st.integers(0, 7))
+    return bytes(changed)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    return mutations(draw, draw(st.sampled_from(list(PHOTOS.values()))))
+
+
+@given(content=damaged())
+@settings(max_examples=400, deadline=None)
+def test_what_passes_without_a_flaw_is_decoded_without_a_complaint(content: bytes) -> None:
+    try:
+        header = read_jpeg_header(content)
+        if header.width * header.height > 1 << 22 or header.precision_bits != 8:
+            return  # refused before it is checked
+        flaw = flaw_of(content, header)
+    except BadImage:
+        return
+    if not flaw:
+        decode_as_training_does(content)
+
+
+def with_remark(content: bytes, remark: bytes) -> bytes:
+    return content[:2] + remark + content[2:]
+
+
+BAD_JFIF = b"\xff\xe0\x00\x10JFIF\x00\x09\x01\x00\x00\x01\x00\x01\x00\x00"
+
+
+def test_a_remark_that_is_complained_of_does_not_hide_what_follows() -> None:
+    """Only the first complaint is told; the photo behind it may be cut."""
+    content = PHOTOS["baseline"]
+    start, end = scan(content)
+    assert "JFIF revision" in judge(with_remark(content, BAD_JFIF))
+    with pytest.raises(BadImage, match="premature end"):
+        judge(with_remark(content[: (start + end) // 2] + b"\xff\xd9", BAD_JFIF))
+
+
+def test_scan_statements_that_mean_nothing_are_a_flaw_and_hide_nothing() -> None:
+    content = PHOTOS["baseline"]
+    _, _, end = segments(content)[-1]
+    odd = content[: end - 3] + b"\x00\x00\x00" + content[end:]
+    assert "Invalid SOS parameters" in judge(odd)
+    with pytest.raises(BadImage, match="premature end"):
+        judge(odd[: len(odd) // 2] + b"\xff\xd9")
+
+
+def test_tables_are_those_of_the_photo_itself() -> None:
+    """A decompressor that is used again still has the tables of the photo before."""
+    content = PHOTOS["baseline"]
+    _, start, end = next(segment for segment in segments(content) if segment[0] in DQT)
+    assert judge(content) == ""
+    with pytest.raises(BadImage, match="Quantization table 0x00 was not defined"):
+        judge(content[:start] + content[end:])
+
+
+def test_stray_bytes_between_restarts_are_lost_data() -> None:
+    content = PHOTOS["restarts"]
+    place = content.index(b"\xff\xd0")
+    with pytest.raises(BadImage, match="3 extraneous bytes before marker 0xd0"):
+        judge(content[:place] + b"\x12\x34\x56" + content[place:])
+
+
+def test_a_second_scan_of_the_same_is_refused() -> None:
+    content = PHOTOS["baseline"]
+    start = segments(content)[-1][1]
+    with pytest.raises(BadImage, match="more than one scan"):
+        judge(content[:-2] + content[start:])
+
+
+def test_unusual_sampling_is_not_kept_where_training_cannot_name_it() -> None:
+    content = bytearray(encoded(picture(1, 8, 8), quality=90, subsampling="4:2:0"))
+    _, start, _ = next(segment for segment in segments(bytes(content)) if segment[0] in SOF)
+    assert content[start + 11] == 0x22
+    content[start + 11] = 0x14  # four rows in one column for each colour sample, which libturbojpeg names from 3.0 on
+    header, complaint = Jpeg(turbojpeg(), bytes(content), len(content)).header()
+    assert complaint is None
+    assert (judge(bytes(content)) == "") == (header.subsampling >= 0)

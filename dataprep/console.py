@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from dataprep.writing.writer import WriteProgress
 _LINE_EVERY_S = 10.0
 _REDRAW_EVERY_S = 0.1
 _REASONS_SHOWN = 5
+_PROBLEMS_SHOWN = 20
 _CLASSES_SHOWN = 12
 
 
@@ -92,8 +94,8 @@ def _shorten(names: list[str]) -> str:
 
 
 def show_verification(path: Path, decode: bool) -> int:
-    """Print every problem of a beton; returns the exit code, 1 when there is any."""
-    count = 0
+    """Print the problems of a beton, of each kind the first; returns the exit code, 1 when there is any."""
+    counts: Counter[str] = Counter()
     with _bar() as bar:
         task = bar.add_task(f"verify {path.name}", total=None, rate="") if bar else None
 
@@ -102,10 +104,14 @@ def show_verification(path: Path, decode: bool) -> int:
                 bar.update(task, total=total, completed=done)
 
         for problem in problems(path, decode=decode, report=report):
-            count += 1
-            print(problem, flush=True)
-    if count:
-        print(f"{path}: {count:,} problems; copy the file again, or write it again with --overwrite")
+            counts[problem.kind] += 1
+            if counts[problem.kind] <= _PROBLEMS_SHOWN:
+                print(problem.text, flush=True)
+    for kind, count in counts.items():
+        if count > _PROBLEMS_SHOWN:
+            print(f"... and {count - _PROBLEMS_SHOWN:,} more {kind}")
+    if counts:
+        print(f"{path}: {counts.total():,} problems; copy the file again, or write it again with --overwrite")
         return 1
     print(f"{path}: whole; {open_beton(path).num_samples:,} samples, every byte as it was written")
     return 0
@@ -120,7 +126,7 @@ def describe(path: Path) -> None:
     table = Table(title=escape(str(path)), show_header=False, title_justify="left")
     rows = {
         "samples": f"{beton.num_samples:,} ({num_jpeg:,} JPEG, {beton.num_samples - num_jpeg:,} raw)",
-        "bytes": f"{beton.memory.size:,} ({stored.mean():,.0f} per image, largest {stored.max():,.0f})",
+        "bytes": f"{beton.file.size:,} ({stored.mean():,.0f} per image, largest {stored.max():,.0f})",
         "width x height": f"{sides}, mean {beton.widths.mean():.0f} x {beton.heights.mean():.0f}",
         "fields": ", ".join(beton.field_names),
         "page size": f"{beton.page_size:,} bytes",

@@ -11,6 +11,8 @@ import itertools
 import mmap
 import os
 import weakref
+import zlib
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from numpy.typing import NDArray
 REWRITE = "write it again with dataprep/write_ffcv.py"
 MAX_GAP_BYTES = 1 << 18
 """Bytes between two ranges that are read along rather than asked for the second range on its own."""
+PART_BYTES = 1 << 20
+"""Bytes that are held at a time where a file is looked through: what fits a core's cache."""
 MAX_RUN_BYTES = 1 << 25
 """Ranges that begin in different stretches of this many bytes are not read in one go."""
 
@@ -64,6 +68,21 @@ class BetonBytes:
                 what = f"cut off while it was open, from {self.size:,} bytes to {length:,}"
                 raise BetonError(f"{self.path}: {what}; copy or {REWRITE}, and do not change it while it is used")
             done += got
+
+    def parts(self, start: int, end: int) -> Iterator[NDArray[np.uint8]]:
+        """The bytes from `start` to `end`, some at a time; each part is good until the next is asked for."""
+        buffer = np.empty(min(max(end - start, 0), PART_BYTES), np.uint8)
+        for first in range(start, end, PART_BYTES):
+            part = buffer[: end - first]
+            self.read_into(part, first)
+            yield part
+
+    def crc32(self, start: int, end: int) -> int:
+        """CRC-32 of the bytes from `start` to `end`."""
+        crc = 0
+        for part in self.parts(start, end):
+            crc = zlib.crc32(part.data, crc)
+        return crc
 
     @cached_property
     def mapped(self) -> NDArray[np.uint8]:

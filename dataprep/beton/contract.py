@@ -1,17 +1,19 @@
-"""The file contract of a beton: header checks, per-sample metadata, decoding, and the manifest beside it.
+"""The file contract of a beton: header checks, per-sample metadata, decoding.
 
 FFCV's own reader accepts a file whose writer never finished (it takes the whole file for the allocation table) and
 fails on a cut one with numpy's "negative dimensions". This reader checks first and says what is wrong. It needs numpy
 and Pillow only, so betons open on machines where FFCV cannot be installed. Metadata are read in parts, and what is kept
-of them is 29 bytes per sample, however large the file.
+of them is 29 bytes per sample, however large the file. A flipped bit in them would be another label or another image,
+so they must have the checksum that the manifest states, whenever a beton is opened.
 """
 
 from __future__ import annotations
 
+import functools
 import io
-import json
+import logging
 import shlex
-from collections.abc import Iterator
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,13 @@ from PIL import Image
 from dataprep.beton.bytes import REWRITE, BetonBytes, runs
 from dataprep.beton.bytes import BetonError as BetonError
 from dataprep.beton.layout import FIELD_METADATA, IMAGE_METADATA
+from dataprep.beton.manifest import manifest_path as manifest_path
+from dataprep.beton.manifest import manifest_samples as manifest_samples
+from dataprep.beton.manifest import read_manifest as read_manifest
 from dataprep.beton.tables import ROWS, image_sizes, read_fields, read_header, read_vectors, table
 
-MANIFEST_SCHEMA = 1
+logger = logging.getLogger(__name__)
+
 IMAGE_JPEG = 0
 IMAGE_RAW = 1
 
@@ -49,6 +55,8 @@ class Beton:
     path: Path
     num_samples: int
     page_size: int
+    table_start: int
+    """Where the allocation table begins, and the data end."""
     field_names: tuple[str, ...]
     file: BetonBytes
     modes: NDArray[np.uint8]
@@ -68,6 +76,11 @@ class Beton:
         """The stored bytes of a sample's image: a JPEG file, or height x width x 3 values."""
         start = int(self.pointers[sample])
         return self.memory[start : start + int(self.sizes[sample])]
+
+    def checksum(self, sample: int, stored: NDArray[np.uint8]) -> int:
+        """The CRC-32 that the manifest states of a sample: of its stored bytes and, if it has one, its label vector."""
+        own = zlib.crc32(stored.data)
+        return zlib.crc32(self.labels[sample].data, own) if self.labels.ndim == 2 else own
 
     def read_images(self, samples: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
         """The stored bytes of some images, read in the order of the file, neighbours by one request; nothing is mapped.
@@ -110,6 +123,13 @@ class Beton:
 
 def open_beton(path: Path) -> Beton:
     """Open a beton with the fields `image` and `label`; BetonError names what is wrong and its cure."""
+    beton = read_beton(path)
+    check_head(beton)
+    return beton
+
+
+def read_beton(path: Path) -> Beton:
+    """`open_beton` without a look at the manifest: what the file says of itself."""
     path = Path(path)
     if not path.is_file():
         raise BetonError(f"{path}: no such file; write it with dataprep/write_ffcv.py")
@@ -127,6 +147,7 @@ def open_beton(path: Path) -> Beton:
         path=path,
         num_samples=num_samples,
         page_size=int(header["page_size"]),
+        table_start=table_start,
         field_names=tuple(fields.kinds),
         file=file,
         modes=columns["mode"],
@@ -136,13 +157,50 @@ def open_beton(path: Path) -> Beton:
         sizes=image_sizes(file, table_start, columns["data_ptr"]),
         labels=read_vectors(file, table_start, labels, fields.label_length) if fields.label_length else labels,
     )
-    _check_images(beton, table_start)
+    _check_images(beton)
     return beton
 
 
-def _check_images(beton: Beton, table_start: int) -> None:
+def check_head(beton: Beton, manifest: Path | None = None) -> None:
+    """BetonError when header, metadata, labels or tables are not as they were written; 0.1 s for ImageNet.
+
+    manifest: where it lies, if not beside the beton. Without one, or in an old one without these checksums, there is
+    nothing to compare with, which is said once.
+    """
+    place = manifest or manifest_path(beton.path)
+    if not place.exists():
+        return _say_once(f"{beton.path}: no {place.name} beside it, so damage to its labels and tables cannot be seen")
+    stated = read_manifest(beton.path, place)
+    if not {"head_bytes", "head_crc32", "table_crc32"} <= stated.keys():
+        return _say_once(f"{place}: an old one without checksums of labels and tables, so damage to them is not seen")
+    head_bytes = stated["head_bytes"]
+    if not isinstance(head_bytes, int) or not 0 < head_bytes <= beton.table_start:
+        raise BetonError(f"{place}: damaged (its head_bytes are {head_bytes!r}); copy it again or {REWRITE}")
+    found = {
+        "head_crc32": beton.file.crc32(0, head_bytes),
+        "table_crc32": beton.file.crc32(beton.table_start, beton.file.size),
+    }
+    if "labels_crc32" in stated:
+        found["labels_crc32"] = labels_crc32(beton.labels)
+    changed = [name for name, value in found.items() if stated[name] != value]
+    if changed:
+        what = f"its header, labels or tables are not those that were written ({', '.join(changed)} in {place.name})"
+        raise BetonError(f"{beton.path}: {what}; copy both files again or {REWRITE}")
+
+
+def labels_crc32(labels: NDArray[Any]) -> int:
+    """CRC-32 of all labels, which label vectors, in the midst of the data, have no other of their own."""
+    return zlib.crc32(np.ascontiguousarray(labels).data)
+
+
+@functools.cache
+def _say_once(what: str) -> None:
+    logger.warning("%s", what)
+
+
+def _check_images(beton: Beton) -> None:
     """Every image must lie inside the data, be of a known mode and, if raw, be of its stated size."""
-    num_bad, first_bad = 0, 0
+    num_bad, first_bad, table_start = 0, 0, beton.table_start
     for first in range(0, beton.num_samples, ROWS):
         part = slice(first, first + ROWS)
         modes, sizes = beton.modes[part], beton.sizes[part]
@@ -154,49 +212,3 @@ def _check_images(beton: Beton, table_start: int) -> None:
             num_bad += int(bad.sum())
     if num_bad:
         raise BetonError(f"{beton.path}: {num_bad} samples have damaged metadata, the first is {first_bad}; {REWRITE}")
-
-
-def manifest_path(beton: Path) -> Path:
-    """Where a beton's manifest lies: train.beton -> train.beton.json."""
-    return beton.with_name(beton.name + ".json")
-
-
-def read_manifest(beton: Path) -> dict[str, Any]:
-    """A beton's manifest without its `samples` (see `manifest_samples`); BetonError when missing or damaged."""
-    path = manifest_path(beton)
-    try:
-        with path.open(encoding="utf-8") as file:
-            head = []
-            for line in file:
-                if line.startswith('"samples":'):
-                    head.append('"samples": []}')
-                    break
-                head.append(line)
-        manifest: dict[str, Any] = json.loads("".join(head))
-    except FileNotFoundError as error:
-        raise BetonError(f"{path}: no such file; a beton written by this suite has its manifest beside it") from error
-    except ValueError as error:
-        raise BetonError(f"{path}: damaged ({error}); {REWRITE}") from error
-    if manifest.get("schema") != MANIFEST_SCHEMA:
-        found = manifest.get("schema")
-        raise BetonError(f"{path}: manifest schema is {found!r}, this version reads {MANIFEST_SCHEMA}; {REWRITE}")
-    del manifest["samples"]
-    return manifest
-
-
-def manifest_samples(beton: Path) -> Iterator[tuple[str, int]]:
-    """Relative path and CRC-32 of each sample, one line at a time: the list of a million samples is never held."""
-    path = manifest_path(beton)
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.startswith('"samples":'):
-                break
-        for line in file:
-            if line.startswith("]"):
-                return
-            try:
-                name, crc = json.loads(line.rstrip().rstrip(","))
-            except ValueError as error:
-                raise BetonError(f"{path}: damaged line {line[:80]!r}; {REWRITE}") from error
-            yield name, crc
-    raise BetonError(f"{path}: ends before its list of samples does; {REWRITE}")

@@ -19,8 +19,8 @@ import PIL
 from numpy.typing import NDArray
 from PIL import features
 
-from dataprep.beton.contract import MANIFEST_SCHEMA
 from dataprep.beton.jpeg_check import checker_name
+from dataprep.beton.manifest import MANIFEST_SCHEMA
 from dataprep.writing.raw_source import LABEL_VALUES, Source
 from dataprep.writing.write_plan import WritePlan
 

@@ -21,7 +21,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dataprep.beton.contract import BetonError, manifest_path, open_beton, read_manifest
+from dataprep.beton.contract import (
+    BetonError,
+    check_head,
+    labels_crc32,
+    manifest_path,
+    open_beton,
+    read_beton,
+    read_manifest,
+)
 from dataprep.writing.beton_file import MAX_SAMPLE_BYTES, BetonFile
 from dataprep.writing.encoder_pool import EncoderPool, WorkerDied
 from dataprep.writing.manifest import identity, samples_per_class, software, write_manifest
@@ -67,12 +75,12 @@ def already_written(source: Source, target: Path, plan: WritePlan) -> bool:
         return False
     try:
         manifest = read_manifest(target)
-        beton = open_beton(target)
+        num_bytes = open_beton(target).file.size
     except BetonError as error:
         raise BetonError(f"{target} exists and is not whole ({error}); --overwrite replaces it") from error
     wanted = identity(source, plan)
     differing = [key for key, value in wanted.items() if _differs(manifest.get(key), value)]
-    if manifest.get("beton_bytes") != beton.memory.size:
+    if manifest.get("beton_bytes") != num_bytes:
         differing.append("size")
     if differing:
         found = "; ".join(f"{key}: {_difference(manifest.get(key), wanted.get(key))}" for key in differing)
@@ -124,11 +132,11 @@ def write_beton(
                 _fill(beton, source, results, on_bad, progress, report)
                 head_crc, table_crc = beton.finish()
             head = _manifest_head(source, plan, beton, progress)
-            head |= {"head_crc32": head_crc, "table_crc32": table_crc}
+            head |= {"head_crc32": head_crc, "table_crc32": table_crc, "labels_crc32": labels_crc32(beton.labels)}
             head |= {"flawed": progress.flawed, "rejected": progress.rejected}
             names = map(source.relative_path, map(int, beton.indices))
             write_manifest(partial_manifest, head, zip(names, map(int, beton.crcs), strict=False))
-            open_beton(partial)
+            check_head(read_beton(partial), partial_manifest)
             _publish(partial, partial_manifest, target)
         except OSError as error:
             raise WriteError(_describe_failure(error, target, progress)) from error

@@ -68,6 +68,23 @@ def test_verify_names_problems(tree: Path, tmp_path: Path, capsys: pytest.Captur
     assert "1 problems" in output
 
 
+def test_verify_shows_twenty_problems_of_a_kind_and_counts_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["digits", "--out", str(tmp_path), "--split", "val", "--num-workers", "0"]) == 0
+    path = tmp_path / "val.beton"
+    beton, content = open_beton(path), bytearray(path.read_bytes())
+    for sample in range(100):
+        content[int(beton.pointers[sample])] ^= 1
+    path.write_bytes(content + bytes(24))
+    capsys.readouterr()
+    assert main(["verify", str(path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("its bytes have changed" in line for line in lines) == 20
+    assert "... and 80 more samples whose bytes have changed" in lines
+    assert re.search(r"10\d problems", lines[-1])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from benchmarks.synthetic_beton import tiny_jpeg, write_synthetic
 from dataprep.beton.bytes import MAX_GAP_BYTES, MAX_RUN_BYTES, runs
 from dataprep.beton.contract import BetonError, manifest_path, manifest_samples, open_beton, read_manifest
 from dataprep.beton.layout import HEADER
+from dataprep.beton.manifest import class_names, sample_checksums
 from dataprep.sources import class_folders as sources
 from dataprep.sources import digits
 from dataprep.writing.write_plan import WritePlan
@@ -82,6 +86,7 @@ def test_label_vectors_outside_the_data_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "digits.beton"
     write_beton(digits.open_split("val", multi_label=True), path, WritePlan("raw", limit=9), num_workers=0)
     whole, beton = path.read_bytes(), open_beton(path)
+    manifest_path(path).unlink()
     table_start = int(np.frombuffer(whole, HEADER, 1)["alloc_table_ptr"][0])
     first_vector = int(beton.pointers[8] + beton.sizes[8])
     place = whole.index(first_vector.to_bytes(8, "little"))
@@ -182,6 +187,121 @@ def test_runs_hold_every_range_once_and_no_large_gap(ranges: list[tuple[int, int
         assert len(starts[run]) > 0
         assert starts[run][-1] - starts[run][0] < MAX_RUN_BYTES
         assert (starts[run][1:] - (starts + sizes)[run][:-1] <= MAX_GAP_BYTES).all()
+
+
+@pytest.fixture(scope="module", params=["classes", "vectors"])
+def whole_beton(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "digits.beton"
+    source = digits.open_split("val", multi_label=request.param == "vectors")
+    write_beton(source, path, WritePlan("raw", limit=40), num_workers=0)
+    return path
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_a_flipped_bit_of_head_labels_or_tables_is_seen_when_a_beton_is_opened(
+    whole_beton: Path, data: st.DataObject
+) -> None:
+    whole, beton = whole_beton.read_bytes(), open_beton(whole_beton)
+    behind_images = int(beton.pointers[-1] + beton.sizes[-1])
+    head = st.integers(0, read_manifest(whole_beton)["head_bytes"] - 1)
+    labels = st.integers(behind_images, behind_images + beton.labels.size - 1)
+    tables = st.integers(beton.table_start, len(whole) - 1)
+    place = data.draw(st.one_of(head, tables, labels) if beton.labels.ndim == 2 else st.one_of(head, tables))
+    damaged = bytearray(whole)
+    damaged[place] ^= 1 << data.draw(st.integers(0, 7))
+    whole_beton.write_bytes(damaged)
+    try:
+        with pytest.raises(BetonError, match=re.escape(str(whole_beton))):
+            open_beton(whole_beton)
+    finally:
+        whole_beton.write_bytes(whole)
+
+
+def test_the_manifest_of_another_beton_is_refused(beton_path: Path, tree: Path) -> None:
+    other = beton_path.with_name("other.beton")
+    write_beton(sources.folder(tree), other, WritePlan("passthrough", shuffle_seed=1), num_workers=0)
+    manifest_path(other).replace(manifest_path(beton_path))
+    with pytest.raises(BetonError, match=r"not those that were written \(head_crc32, table_crc32, labels_crc32"):
+        open_beton(beton_path)
+
+
+@pytest.mark.parametrize("age", ["without a manifest", "without checksums"])
+def test_betons_without_checksums_open_and_that_is_said_once(
+    beton_path: Path, age: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = manifest_path(beton_path)
+    if age == "without a manifest":
+        manifest.unlink()
+    else:
+        manifest.write_text(manifest.read_text().replace("head_crc32", "of another name"))
+    for _ in range(3):
+        assert open_beton(beton_path).num_samples == 18
+    [said] = caplog.messages
+    assert str(beton_path) in said
+    assert "labels and tables" in said
+
+
+STRUCTURES = [
+    b"null",
+    b"[]",
+    b"3",
+    b'"x"',
+    b"{}",
+    b"",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b"\xef\xbb\xbf{}",
+    b'{"schema": 1}',
+]
+
+
+@pytest.mark.parametrize("content", STRUCTURES)
+def test_a_manifest_of_another_structure_is_one_line(beton_path: Path, content: bytes) -> None:
+    path = manifest_path(beton_path)
+    path.write_bytes(content)
+    readers = [read_manifest, class_names, lambda beton: list(manifest_samples(beton)), sample_checksums]
+    for reader in [*readers, open_beton]:
+        if content == STRUCTURES[-1] and reader in (read_manifest, open_beton):
+            continue  # old, and without checksums
+        with pytest.raises(BetonError, match=re.escape(str(path))) as error:
+            reader(beton_path)
+        assert "\n" not in str(error.value)
+
+
+@given(
+    values=st.dictionaries(
+        st.sampled_from(["head_bytes", "head_crc32", "table_crc32", "labels_crc32", "classes"]),
+        st.none() | st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2),
+        min_size=1,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_other_values_in_a_manifest_are_one_line(whole_beton: Path, values: dict[str, object]) -> None:
+    path, whole = manifest_path(whole_beton), manifest_path(whole_beton).read_text()
+    try:
+        path.write_text("".join(json.dumps(json.loads(whole) | values | {"samples": []})))
+        for reader in (open_beton, class_names):
+            with contextlib.suppress(BetonError):
+                reader(whole_beton)
+    finally:
+        path.write_text(whole)
+
+
+def test_class_names_are_those_of_the_manifest(beton_path: Path) -> None:
+    assert class_names(beton_path) == ("ant", "bee", "cow")
+    manifest = manifest_path(beton_path)
+    manifest.write_text(manifest.read_text().replace('"bee", "cow"]', '"ant", "cow"]'))
+    with pytest.raises(BetonError, match="different names"):
+        class_names(beton_path)
+    manifest.unlink()
+    assert class_names(beton_path) is None
+
+
+def test_checksums_are_those_of_the_samples(whole_beton: Path) -> None:
+    beton, found = open_beton(whole_beton), sample_checksums(whole_beton)
+    assert found.tolist() == [crc for _, crc in manifest_samples(whole_beton)]
+    assert found.tolist() == [beton.checksum(sample, beton.image_bytes(sample)) for sample in range(40)]
 
 
 def test_names_a_missing_file(tmp_path: Path) -> None:

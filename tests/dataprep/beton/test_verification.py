@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dataprep.beton import verification
 from dataprep.beton.contract import manifest_path, open_beton
 from dataprep.beton.layout import HEADER
-from dataprep.beton.verification import problems
 from dataprep.sources import class_folders as sources
 from dataprep.sources import digits
 from dataprep.writing.write_plan import WritePlan
@@ -24,6 +25,10 @@ def path(request: pytest.FixtureRequest, tree: Path, tmp_path: Path) -> Path:
     return path
 
 
+def problems(path: Path, **options: object) -> list[str]:
+    return [problem.text for problem in verification.problems(path, **options)]
+
+
 def flip(path: Path, place: int) -> None:
     content = bytearray(path.read_bytes())
     content[place] ^= 0x10
@@ -32,7 +37,7 @@ def flip(path: Path, place: int) -> None:
 
 def test_a_whole_file_has_no_problems(path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    assert list(problems(path, decode=True, report=lambda done, total: seen.append((done, total)))) == []
+    assert problems(path, decode=True, report=lambda done, total: seen.append((done, total))) == []
     assert seen[-1] == (18, 18)
 
 
@@ -40,7 +45,7 @@ def test_a_flipped_byte_of_a_sample_is_named(path: Path) -> None:
     beton = open_beton(path)
     for sample in (2, 11):
         flip(path, int(beton.pointers[sample] + beton.sizes[sample] // 2))
-    found = list(problems(path))
+    found = problems(path)
     assert [line.split(":")[0] for line in found] == ["sample 2 (ant/002.jpg)", "sample 11 (bee/005.jpg)"]
     assert all("have changed" in line for line in found)
 
@@ -54,7 +59,7 @@ def test_a_flipped_byte_anywhere_is_found(path: Path) -> None:
     places = [*range(24), 30, 500, 3147, 3160, 3180, data - 1, *rng.integers(data, table, 10), table, len(whole) - 1]
     for place in places:
         flip(path, int(place))
-        assert list(problems(path)), f"a change of byte {place} went unnoticed"
+        assert problems(path), f"a change of byte {place} went unnoticed"
         path.write_bytes(whole)
 
 
@@ -62,7 +67,7 @@ def test_a_changed_label_vector_is_named(tmp_path: Path) -> None:
     path = tmp_path / "digits.beton"
     source = digits.open_split("val", multi_label=True)
     write_beton(source, path, WritePlan("raw", limit=300), num_workers=0)
-    assert list(problems(path)) == []
+    assert problems(path) == []
     whole, beton = path.read_bytes(), open_beton(path)
     vectors = whole.index(beton.labels.tobytes(), int(beton.pointers[299]))  # behind the images, one after the other
     for sample in (0, 7, 299):
@@ -73,7 +78,7 @@ def test_a_changed_label_vector_is_named(tmp_path: Path) -> None:
     table = int(np.frombuffer(whole, HEADER, 1)["alloc_table_ptr"][0])
     for place in (3164, 3172, table + 300 * 24, len(whole) - 1):  # pointers in the metadata, rows of vectors
         flip(path, place)
-        assert list(problems(path)), f"a change of byte {place} went unnoticed"
+        assert problems(path), f"a change of byte {place} went unnoticed"
         path.write_bytes(whole)
 
 
@@ -97,7 +102,7 @@ def test_a_missing_or_foreign_manifest(path: Path, tree: Path) -> None:
     assert "no such file" in problem
     assert "checksum" in problem
     manifest.write_text(whole.replace('["cow/005.jpg"', '["cow/005.jpg", 1],\n["cow/more.jpg"'))
-    found = list(problems(path))
+    found = problems(path)
     assert any("lists 19 samples, the beton has 18" in line for line in found)
 
 
@@ -111,6 +116,24 @@ def test_a_jpeg_of_another_size_is_named(tree: Path, tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[start : start + len(other)] = other
     path.write_bytes(content)
-    found = list(problems(path))
+    found = problems(path)
     assert len(found) == 2
     assert "sample 5 (ant/005.jpg): the JPEG is 33 x 22, the metadata say 45 x 30" in found
+
+
+def test_a_file_that_shrinks_meanwhile_is_a_problem(path: Path) -> None:
+    def shrink(done: int, total: int) -> None:
+        if done == 5:
+            os.truncate(path, 4096)
+
+    [problem] = problems(path, report=shrink)
+    assert "cut off while it was open" in problem
+
+
+def test_a_file_that_was_appended_to_itself(path: Path) -> None:
+    whole = path.read_bytes()
+    whole += bytes(-(len(whole) - open_beton(path).table_start + len(whole)) % 24)  # so that it may be a table
+    path.write_bytes(whole + path.read_bytes())
+    found = problems(path)
+    assert len(found) < 10
+    assert any("was something appended to the file?" in line for line in found)

@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 
 from dataprep.beton.contract import Beton, manifest_path, open_beton
+from dataprep.sources import digits
+from dataprep.writing.write_plan import WritePlan
+from dataprep.writing.writer import write_beton
 from tests.vicreg.photos import ROOT, photos, write_photos
 from vicreg.data import decode
-from vicreg.data.decode import DecodeError, ImageReader
+from vicreg.data.decode import COMPARED_EVERY, DecodeError, ImageReader
 
 NUM = 8
 
@@ -146,6 +149,34 @@ def test_flaws_that_were_there_when_written_are_only_warned_of(
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(reader.read(sample), reader.read(sample))
     assert caplog.text.count(f"sample {sample} was written with a flaw") == 1
+
+
+@pytest.mark.parametrize("write_mode", ["passthrough", "raw"])
+@pytest.mark.parametrize("planes", [False, True])
+def test_damage_that_decodes_is_found_by_the_checksums_of_some(tmp_path: Path, write_mode: str, planes: bool) -> None:
+    path = write_photos(tmp_path, photos(NUM, 64), write_mode)
+    content, beton = bytearray(path.read_bytes()), open_beton(path)
+    content[int(beton.pointers[3]) + int(beton.sizes[3]) // 2] ^= 4
+    path.write_bytes(content)
+    reader, found = ImageReader(open_beton(path)), []
+    luma, chroma = np.zeros((64, 64), np.uint8), np.zeros((2, 33, 33), np.uint8)
+    for sample in [3, 2] * 16 * COMPARED_EVERY:
+        try:
+            reader.read_planes_into(luma, chroma, sample) if planes else reader.read(sample)
+        except DecodeError as error:
+            found.append((error.sample, error.reason))
+    assert set(found) == {(3, "its bytes have changed since they were written")}
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_no_whole_sample_is_suspected(tmp_path: Path, multi_label: bool) -> None:
+    """The checksum of a sample is also that of its label vector."""
+    path = tmp_path / "val.beton"
+    write_beton(digits.open_split("val", multi_label), path, WritePlan("jpg", limit=50), num_workers=0)
+    reader = ImageReader(open_beton(path))
+    for _ in range(COMPARED_EVERY):
+        for sample in range(50):
+            reader.read(sample)
 
 
 def test_ffcv_is_not_imported(jpegs: Path) -> None:

@@ -1,0 +1,118 @@
+"""The manifest beside a beton, as it is read: classes, checksums, and the list of samples, one line at a time.
+
+Stands apart from `contract.py`, which is about the beton itself: betons of other writers have no manifest. It was
+written by another process, perhaps on another disk, so nothing of it is believed before it is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataprep.beton.bytes import REWRITE, BetonError
+
+MANIFEST_SCHEMA = 1
+_SAMPLES = b'"samples":'
+
+
+def manifest_path(beton: Path) -> Path:
+    """Where a beton's manifest lies: train.beton -> train.beton.json."""
+    return beton.with_name(beton.name + ".json")
+
+
+def read_manifest(beton: Path, path: Path | None = None) -> dict[str, Any]:
+    """A beton's manifest without its `samples` (see `manifest_samples`); BetonError when missing or damaged.
+
+    path: where it lies, if not beside the beton.
+    """
+    path = path or manifest_path(beton)
+    head = []
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if line.startswith(_SAMPLES):
+                    head.append(b'"samples": []}')
+                    break
+                head.append(line)
+        manifest: dict[str, Any] = json.loads(b"".join(head).decode("utf-8"))
+    except FileNotFoundError as error:
+        raise BetonError(f"{path}: no such file; a beton written by this suite has its manifest beside it") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(manifest, dict):
+        raise _damaged(path, f"it holds a {type(manifest).__name__}, expected an object")
+    if manifest.get("schema") != MANIFEST_SCHEMA:
+        found = manifest.get("schema")
+        raise BetonError(f"{path}: manifest schema is {found!r}, this version reads {MANIFEST_SCHEMA}; {REWRITE}")
+    manifest.pop("samples", None)
+    return manifest
+
+
+def class_names(beton: Path) -> tuple[str, ...] | None:
+    """What a beton's labels 0, 1, ... are called; None where no manifest lies beside it, BetonError for a damaged one.
+
+    Splits that were written apart may number the same classes in another way: a missing folder shifts all that follow.
+    """
+    path = manifest_path(beton)
+    if not path.exists():
+        return None
+    names = read_manifest(beton).get("classes")
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_list or not names or len(set(names)) < len(names):
+        raise _damaged(path, "its classes must be a list of different names")
+    return tuple(names)
+
+
+def manifest_samples(beton: Path) -> Iterator[tuple[str, int]]:
+    """Relative path and CRC-32 of each sample, one line at a time: the list of a million samples is never held."""
+    path = manifest_path(beton)
+    for line in _sample_lines(path):
+        try:
+            name, crc = json.loads(line.rstrip().rstrip(b","))
+            if not isinstance(name, str) or not isinstance(crc, int):
+                raise ValueError
+        except (ValueError, TypeError, RecursionError) as error:
+            raise _damaged_line(path, line) from error
+        yield name, crc
+
+
+def sample_checksums(beton: Path) -> NDArray[np.uint32]:
+    """The CRC-32 of each sample, all at once: half a second for a million."""
+    path, found = manifest_path(beton), array("I")
+    for line in _sample_lines(path):
+        try:
+            found.append(int(line.rstrip(b"],\n").rpartition(b" ")[2]))
+        except (ValueError, OverflowError) as error:
+            raise _damaged_line(path, line) from error
+    return np.frombuffer(found, np.uint32)
+
+
+def _sample_lines(path: Path) -> Iterator[bytes]:
+    """The lines of the list of samples."""
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if line.startswith(_SAMPLES):
+                    break
+            for line in file:
+                if line.startswith(b"]"):
+                    return
+                yield line
+    except OSError as error:
+        raise _damaged(path, error) from error
+    raise BetonError(f"{path}: ends before its list of samples does; {REWRITE}")
+
+
+def _damaged_line(path: Path, line: bytes) -> BetonError:
+    return BetonError(f"{path}: damaged line {line[:80].decode('utf-8', 'replace')!r}; {REWRITE}")
+
+
+def _damaged(path: Path, what: object) -> BetonError:
+    cure = "copy it again from where the beton was written, or write the beton again with dataprep/write_ffcv.py"
+    return BetonError(f"{path}: damaged ({what}); {cure}")

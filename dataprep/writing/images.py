@@ -24,6 +24,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from dataprep.beton.contract import IMAGE_JPEG, IMAGE_RAW
 from dataprep.beton.jpeg_check import BadImage, JpegHeader, flaw_of, is_jpeg, read_jpeg_header
@@ -118,6 +119,7 @@ def _store_file(content: bytes, options: ImageOptions, as_jpeg: bool) -> StoredI
         if options.write_mode == "passthrough" and header and not flaw and _is_plain(header, image, options):
             return StoredImage(IMAGE_JPEG, header.width, header.height, content, kept=True)
         size = image.size
+        _state_transparency_as_pixels(image)
         _decode_small(image, options.max_resolution)
         lying = image.size
         image.load()
@@ -181,6 +183,17 @@ def _decode_small(image: Image.Image, max_resolution: int | None) -> None:
         image.draft(image.mode, (image.width // factor, image.height // factor))
 
 
+def _state_transparency_as_pixels(image: Image.Image) -> None:
+    """Scale a PNG's transparent value as Pillow scales pixels of 2, 4 and three times 16 bits, but not this value."""
+    if not isinstance(image, PngImageFile) or not image.tile:
+        return
+    value, kind = image.info.get("transparency"), image.tile[0].args
+    if isinstance(value, int) and kind in ("L;2", "L;4"):
+        image.info["transparency"] = value * (85 if kind == "L;2" else 17)
+    elif isinstance(value, tuple) and kind == "RGB;16B":
+        image.info["transparency"] = tuple(channel >> 8 for channel in value)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Any mode to RGB, by the rules in this module's docstring."""
     mode = image.mode
@@ -190,7 +203,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65_535:
             raise BadImage("integer pixels outside 0..65,535 have no stated range")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+        gray = ((values + 128) // 257).astype(np.uint8)
+        gray[values == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(gray).convert("RGB")
     if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
         canvas = Image.new("RGBA", layer.size, (255, 255, 255, 255))

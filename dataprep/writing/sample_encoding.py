@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
+import stat
 import zlib
 from dataclasses import dataclass
 
@@ -24,6 +26,9 @@ class FilePart:
     listed_below: str = ""
     """Folder below which a list names this file, which may therefore never have been there."""
 
+
+_BYTES_PER_PIXEL = 16  # of the most lavish format, four channels of 32 bits
+_MIN_BYTES = 1 << 20  # for what a small picture's file may hold besides
 
 Content = FilePart | NDArray[np.uint8]
 
@@ -70,17 +75,12 @@ def encode_chunk(chunk: Chunk, options: ImageOptions) -> list[Result]:
 def _encode_sample(content: Content, as_jpeg: bool, options: ImageOptions) -> Result:
     """Read, check and encode one sample."""
     try:
-        pixels_or_file = _read(content) if isinstance(content, FilePart) else content
-    except FileNotFoundError as error:
-        assert isinstance(content, FilePart)
-        if os.path.islink(content.path):
-            return Rejected("link to a missing file")
-        if os.path.isdir(content.listed_below):  # else all of them have gone: a disk that is no longer there
-            return Rejected("listed, but there is no such file")
-        return SourceUnreadable(content.path, str(error))
+        pixels_or_file = _read(content, options) if isinstance(content, FilePart) else content
     except OSError as error:
         assert isinstance(content, FilePart)
-        return SourceUnreadable(content.path, str(error))
+        return _without_content(content, error)
+    except BadImage as error:
+        return Rejected(str(error))
     try:
         stored = store_image(pixels_or_file, options, as_jpeg=as_jpeg)
     except BadImage as error:
@@ -89,15 +89,37 @@ def _encode_sample(content: Content, as_jpeg: bool, options: ImageOptions) -> Re
     return Encoded(stored.mode, stored.width, stored.height, crc, stored.kept, stored.data, stored.flaw)
 
 
-def _read(part: FilePart) -> bytes:
-    """The bytes of a file or of a tar's member."""
+def _without_content(part: FilePart, error: OSError) -> Result:
+    """Is it this sample's fault that its file cannot be read, or the disk's?"""
+    if error.errno in (errno.ENOENT, errno.ELOOP):
+        if os.path.islink(part.path):
+            return Rejected("link to a missing file" if error.errno == errno.ENOENT else "link to itself")
+        if os.path.isdir(part.listed_below):  # else all of them have gone: a disk that is no longer there
+            return Rejected("listed, but there is no such file")
+    return SourceUnreadable(part.path, str(error))
+
+
+def _read(part: FilePart, options: ImageOptions) -> bytes:
+    """The bytes of a file or of a tar's member; BadImage for what no image can be, before memory is taken for it."""
     if part.size < 0:
-        with open(part.path, "rb", buffering=0) as file:
+        with open(os.open(part.path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:  # a pipe must not block
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise BadImage("no regular file")
+            _check_bytes(found.st_size, options)
             return file.read()
+    _check_bytes(part.size, options)
     content = os.pread(_archive(part.path), part.size, part.offset)
     if len(content) < part.size:
         raise OSError(f"ends at byte {part.offset + len(content):,}, needed {part.offset + part.size:,}: cut off?")
     return content
+
+
+def _check_bytes(num_bytes: int, options: ImageOptions) -> None:
+    """Refuse files that would fill the memory."""
+    most = max(options.max_pixels * _BYTES_PER_PIXEL, _MIN_BYTES)
+    if num_bytes > most:
+        raise BadImage(f"file of {num_bytes:,} bytes, allowed: {most:,} ({_BYTES_PER_PIXEL} for each of --max-pixels)")
 
 
 @functools.lru_cache(maxsize=1)

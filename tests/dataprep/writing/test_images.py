@@ -169,6 +169,33 @@ def png_16_bit() -> tuple[bytes, np.ndarray]:
     return encoded(values, "PNG"), np.repeat(gray[..., None], 3, axis=2)
 
 
+def png(depth: int, colour: int, rows: list[str], transparent: bytes) -> bytes:
+    """A PNG of gray (colour 0) or RGB (2) values, given bit by bit, one of which is transparent."""
+    width = len(rows[0]) // (depth * (3 if colour else 1))
+    lines = b"".join(b"\0" + int(f"{row:0<{-(-len(row) // 8) * 8}}", 2).to_bytes(-(-len(row) // 8)) for row in rows)
+    header = struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0)
+    return _png([(b"IHDR", header), (b"tRNS", transparent), (b"IDAT", zlib.compress(lines))])
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_a_transparent_gray_is_white_at_any_depth(depth: int, share: float) -> None:
+    most = (1 << depth) - 1
+    transparent, values = round(share * most), [0, most, most // 2, round(share * most)]
+    content = png(depth, 0, ["".join(f"{value:0{depth}b}" for value in values)] * 2, struct.pack(">H", transparent))
+    expected = [255 if value == transparent else value * 255 / most for value in values]
+    assert np.abs(pixels(store(content))[..., 0] - expected).max() <= 0.5
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_transparent_colour_is_white_at_any_depth(depth: int) -> None:
+    scale = ((1 << depth) - 1) // 255
+    colours = [(0, 0, 0), (70, 50, 30), (255, 255, 255), (71, 50, 30)]
+    row = "".join(f"{channel * scale:0{depth}b}" for colour in colours for channel in colour)
+    content = png(depth, 2, [row], struct.pack(">HHH", *(channel * scale for channel in colours[1])))
+    assert pixels(store(content))[0].tolist() == [[0, 0, 0], [255, 255, 255], [255, 255, 255], [71, 50, 30]]
+
+
 def bilevel_png() -> tuple[bytes, np.ndarray]:
     dark = np.arange(64).reshape(8, 8) % 2 == 0
     expected = np.where(dark, 0, 255).astype(np.uint8)
@@ -224,7 +251,12 @@ def test_modes() -> None:
 
 def png_header(width: int, height: int) -> bytes:
     """A PNG that states a size and holds a few bytes."""
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(1000)))]
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return _png([(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000)))])
+
+
+def _png(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """A PNG of these chunks."""
     body = b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in [*chunks, (b"IEND", b"")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -255,6 +256,35 @@ def test_dangling_links_are_rejected_and_vanished_files_stop_the_write(tree: Pat
     (tree / "cow" / "002.jpg").unlink()
     with pytest.raises(WriteError, match=r"cannot read .*cow/002\.jpg"):
         write_beton(source, tmp_path / "y.beton", WritePlan("raw"), num_workers=1)
+
+
+def test_what_is_no_image_file_is_named_and_left_out(tree: Path, tmp_path: Path) -> None:
+    """None of these may fill the memory, wait for ever or end the write."""
+    with (tree / "ant" / "huge.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    (tree / "ant" / "itself.jpg").symlink_to("itself.jpg")
+    (tree / "ant" / "zeros.jpg").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe")
+    (tree / "ant" / "zz_pipe.jpg").symlink_to(tmp_path / "pipe")
+    done = write_beton(sources.folder(tree), tmp_path / "x.beton", WritePlan("passthrough"), num_workers=1)
+    assert done.rejected == [
+        ("ant/huge.jpg", f"file of {1 << 40:,} bytes, allowed: {1 << 30:,} (16 for each of --max-pixels)"),
+        ("ant/itself.jpg", "link to itself"),
+        ("ant/zeros.jpg", "no regular file"),
+        ("ant/zz_pipe.jpg", "no regular file"),
+    ]
+    assert open_beton(tmp_path / "x.beton").num_samples == 18
+
+
+def test_flawed_images_are_named(tree: Path, tmp_path: Path) -> None:
+    whole = (tree / "bee" / "001.jpg").read_bytes()
+    (tree / "bee" / "001.jpg").write_bytes(whole[:-2] + b"\x12" * 40 + whole[-2:])
+    path = tmp_path / "x.beton"
+    done = write_beton(sources.folder(tree), path, WritePlan("passthrough"), num_workers=1)
+    assert (done.num_kept, done.rejected) == (17, [])
+    [[name, flaw]] = read_manifest(path)["flawed"]
+    assert name == "bee/001.jpg"
+    assert "extraneous bytes before marker 0xd9" in flaw
 
 
 def test_already_written(tree: Path, tmp_path: Path) -> None:

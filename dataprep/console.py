@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -26,6 +28,18 @@ _REDRAW_EVERY_S = 0.1
 _REASONS_SHOWN = 5
 _PROBLEMS_SHOWN = 20
 _CLASSES_SHOWN = 12
+
+
+def quietly(run: Callable[[], int]) -> int:
+    """The exit code of `run`; that of SIGPIPE, without a word, when whoever reads the output has seen enough (head)."""
+    try:
+        try:
+            return run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed when the process ends
+        return 128 + signal.SIGPIPE
 
 
 @contextlib.contextmanager
@@ -67,17 +81,20 @@ def show_summary(done: WriteProgress, target: Path, manifest: Path) -> None:
     """What was written, and the first of what was not."""
     num_written = done.num_done - len(done.rejected)
     kept = f" ({done.num_kept:,} JPEGs kept byte for byte)" if done.num_kept else ""
+    per_class = _samples_per_class(read_manifest(target))
+    lost = [name for name, count in per_class.items() if count == 0]
+    num_classes = len(per_class) - len(lost)
+    of_classes = f" of {num_classes:,} {'class' if num_classes == 1 else 'classes'}"
     flawed = f", {len(done.flawed):,} flawed and encoded anew" if done.flawed else ""
     print(
-        f"{target}: {num_written:,} samples{kept}{flawed}, {len(done.rejected):,} rejected, {done.num_bytes:,} bytes, "
-        f"{done.seconds:,.1f} s, {done.images_per_s:,.0f} images/s"
+        f"{target}: {num_written:,} samples{of_classes}{kept}{flawed}, {len(done.rejected):,} rejected, "
+        f"{done.num_bytes:,} bytes, {done.seconds:,.1f} s, {done.images_per_s:,.0f} images/s"
     )
     for kind, names in (("rejected", done.rejected), ("flawed", done.flawed)):
         for name, reason in names[:_REASONS_SHOWN]:
             print(f"  {kind} {name}: {reason}")
         if len(names) > _REASONS_SHOWN:
             print(f"  ... all of them under `{kind}` in {manifest}")
-    lost = [name for name, count in _samples_per_class(read_manifest(target)).items() if count == 0]
     if lost:
         print(f"  {len(lost):,} classes without a sample: {_shorten(lost)}")
 

@@ -13,10 +13,10 @@ from typing import Annotated
 import tyro
 
 from dataprep.beton.contract import BetonError, manifest_path, open_beton
-from dataprep.console import describe, show_progress, show_summary, show_verification
+from dataprep.console import describe, quietly, show_progress, show_summary, show_verification
 from dataprep.sources import options as source_options
 from dataprep.sources import published
-from dataprep.writing.raw_source import SourceError
+from dataprep.writing.raw_source import SourceError, doubts
 from dataprep.writing.subset_choice import write_drawn, write_listed
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import WriteError, already_written, write_beton
@@ -96,8 +96,12 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def write(command: source_options.Output) -> int:
     """Write one beton; returns the exit code."""
     source = command.open_source()
-    for difference in published.differences(source):
-        logger.warning("warning: %s", difference)
+    differences = published.differences(source)
+    if differences and not command.allow_partial:
+        cure = "get what is missing, or add --allow-partial to write what is there"
+        raise SourceError(f"{'; '.join(differences)}; {cure}")
+    for doubt in (*differences, *doubts(source)):
+        logger.warning("warning: %s", doubt)
     plan = WritePlan(
         write_mode=command.write_mode or source.default_write_mode,
         max_resolution=command.max_resolution,
@@ -140,6 +144,10 @@ def choose_subset(command: Subset) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; user errors become one line on stderr and exit code 1 (2 for the command line itself)."""
+    return quietly(lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = (tyro.conf.FlagCreatePairsOff,)
     command = tyro.cli(Command, args=arguments, prog="write_ffcv.py", description=__doc__, config=config)

@@ -22,7 +22,8 @@ from dataprep.writing.sample_encoding import FilePart
 
 logger = logging.getLogger(__name__)
 
-_SPLIT_NAMES = frozenset({"train", "val", "test", "valid", "validation"})
+_SPLIT_NAMES = frozenset({"train", "training", "trainval", "val", "valid", "validation", "test", "testing"})
+_NAMES_SHOWN = 10
 _WNID = re.compile(r"n\d{8}")
 
 
@@ -37,20 +38,26 @@ def folder(root: Path, split: str | None = None, name: str = "folder") -> Source
     if not classes:
         hint = f" ({strays} files lie in it directly)" if strays else ""
         raise SourceError(f"{base} holds no class folders{hint}; expected: {base}/<class>/<image files>")
-    if not split and set(classes) <= _SPLIT_NAMES:
+    if not split and {name.lower() for name in classes} <= _SPLIT_NAMES:
         raise SourceError(f"{base} holds splits ({', '.join(classes)}), not classes; add --split {classes[0]}")
     if strays:
         logger.warning("%s: %d files outside the class folders are left out", base, strays)
     paths: list[str] = []
-    counts = []
+    counts, without_files = [], []
     for class_name in classes:
         before = len(paths)
         _list_files(base, class_name, paths)
         counts.append(len(paths) - before)
+        if counts[-1] and all(path.count("/") > 1 for path in paths[before:]):
+            without_files.append(class_name)
     empty = [class_name for class_name, count in zip(classes, counts, strict=True) if count == 0]
     if empty:
-        shown = ", ".join(empty[:10])
+        shown = ", ".join(empty[:_NAMES_SHOWN])
         raise SourceError(f"{len(empty)} class folders in {base} hold no files: {shown}; fill them or remove them")
+    if without_files:
+        shown = ", ".join(without_files[:_NAMES_SHOWN])
+        what = "hold only folders; if those are the classes, give their parent as --root, or add --split"
+        logger.warning("warning: %d of %d classes in %s %s: %s", len(without_files), len(classes), base, what, shown)
     prefix = str(base)
     return Source(
         name=name,
@@ -96,20 +103,37 @@ def cifar10(root: Path, split: str) -> Source:
 
 def _subfolders(base: Path) -> tuple[list[str], int]:
     """Sorted names of the folders in a folder, and how many other entries it has; hidden ones do not count."""
-    with os.scandir(base) as entries:
-        kinds = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
-    return sorted(name for name, is_dir in kinds if is_dir), sum(not is_dir for _, is_dir in kinds)
+    kinds = [(entry.name, _is_class(base, entry)) for entry in _visible(base)]
+    return [name for name, is_dir in kinds if is_dir], sum(not is_dir for _, is_dir in kinds)
+
+
+def _is_class(base: Path, entry: os.DirEntry[str]) -> bool:
+    """Is it a folder, or a link to one elsewhere? One that leads back above the classes would hold all of them."""
+    if not entry.is_symlink():
+        return entry.is_dir()
+    target = Path(os.path.realpath(entry.path))
+    is_circle = not os.path.exists(target) or base.resolve().is_relative_to(target)
+    if is_circle:
+        logger.warning("%s: link to nothing, to itself or to a folder that it lies in, left out", entry.path)
+    return not is_circle and target.is_dir()
+
+
+def _visible(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds, sorted by name, without what is hidden."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise SourceError(f"{folder} cannot be listed ({error.strerror}); make it readable or remove it") from error
 
 
 def _list_files(base: Path, relative: str, paths: list[str]) -> None:
     """Append the files under `base/relative`, depth first in sorted order, as paths relative to `base`."""
-    with os.scandir(base / relative) as entries:
-        visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in visible:
+    for entry in _visible(base / relative):
         path = f"{relative}/{entry.name}"
         if entry.is_dir(follow_symlinks=False):
             _list_files(base, path, paths)
-        elif entry.is_dir():  # a link to a folder inside a class may lead in circles
+        elif entry.is_symlink() and os.path.isdir(entry.path):  # inside a class it may lead in circles
             logger.warning("%s/%s: link to a folder, left out", base, path)
-        elif entry.is_file() or entry.is_symlink():  # no pipes or sockets; a dangling link is rejected by name later
+        elif entry.is_symlink() or entry.is_file():  # no pipes or sockets; a link to no file is rejected by name later
             paths.append(path)

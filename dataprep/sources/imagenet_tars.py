@@ -23,6 +23,7 @@ from dataprep.writing.sample_encoding import FilePart
 
 TAR_NAMES = {split: archive.name for split, archive in published.IMAGENET.items()}
 DEVKIT = "ILSVRC2012_devkit_t12"
+_PART_BYTES = 1 << 20
 _META = "data/meta.mat"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 
@@ -115,7 +116,17 @@ def _list_tar(file: BinaryIO, start: int, end: int) -> list[tuple[str, int, int]
                 raise tarfile.ReadError(f"{member.name} is cut off at byte {end:,}")
             if member.isfile():
                 found.append((member.name.removeprefix("./"), member.offset_data, member.size))
+        last = archive.offset
+    _check_nothing_follows(file, last, end)
     return found
+
+
+def _check_nothing_follows(file: BinaryIO, start: int, end: int) -> None:
+    """ReadError unless the rest of a tar is zeros: tarfile takes a damaged header for the end of the archive."""
+    file.seek(start)
+    while part := file.read(min(_PART_BYTES, max(0, end - file.tell()))):
+        if part.count(0) < len(part):
+            raise tarfile.ReadError(f"the header at byte {start:,} is damaged, {end - start:,} bytes lie behind it")
 
 
 def _size(file: BinaryIO) -> int:

@@ -43,6 +43,8 @@ class Output(ABC):
     """Shuffle the samples with this seed. Default: the source's order."""
     on_bad: Literal["skip", "fail"] = "skip"
     """An image that cannot be used: skip leaves it out and names it in the manifest, fail stops the write."""
+    allow_partial: bool = False
+    """Write a data set that has other numbers of images or classes than are published of it, too."""
     overwrite: bool = False
     """Replace a beton that is already there."""
 

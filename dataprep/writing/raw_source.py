@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from dataprep.writing.images import WriteMode
 from dataprep.writing.sample_encoding import Content, FilePart
 
+SPLITS = ("train", "val", "test", "trainval")
+"""Names of splits that say what a beton is for."""
 LABEL_VALUES = (-1, 0, 1)
 """In a label vector, for each class: absent, there but only in objects marked as difficult, present."""
 
@@ -52,6 +54,18 @@ class Source:
     def label_length(self) -> int:
         """Length of the label vectors; 0 when labels are classes."""
         return len(self.classes) if self.labels.ndim == 2 else 0
+
+
+def doubts(source: Source) -> list[str]:
+    """What is allowed but seldom meant, one sentence each."""
+    found = []
+    if len(source.classes) == 1:
+        found.append(f"{source.root} has one class only, {source.classes[0]}: no evaluation can tell it from others")
+    if source.split and source.split not in SPLITS:
+        names = ", ".join(SPLITS)
+        what = f"the beton will be {source.split}.beton; recipes and evaluations look for train.beton and val.beton"
+        found.append(f"--split is {source.split!r}, none of {names}: {what}")
+    return found
 
 
 def existing_folder(root: Path) -> Path:

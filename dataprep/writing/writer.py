@@ -138,6 +138,8 @@ def write_beton(
             write_manifest(partial_manifest, head, zip(names, map(int, beton.crcs), strict=False))
             check_head(read_beton(partial), partial_manifest)
             _publish(partial, partial_manifest, target)
+        except BrokenPipeError:  # of the progress that is reported, never of a file
+            raise
         except OSError as error:
             raise WriteError(_describe_failure(error, target, progress)) from error
     progress.num_bytes = beton.num_bytes

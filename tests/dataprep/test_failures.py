@@ -165,6 +165,15 @@ def test_no_space_left_leaves_the_old_file(
     assert len(list(target.parent.iterdir())) == 2
 
 
+def test_progress_that_nobody_reads_any_more_is_no_fault_of_the_disk(tree: Path, tmp_path: Path) -> None:
+    def closed(progress: WriteProgress) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        write_beton(sources.folder(tree), tmp_path / "x.beton", WritePlan("raw"), num_workers=0, report=closed)
+    assert not list(tmp_path.glob("*.beton*")) + list(tmp_path.glob(".*"))
+
+
 def test_an_unwritable_place(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(WriteError, match="cannot write"):

@@ -30,7 +30,7 @@ def test_write_verify_info_and_again(tree: Path, tmp_path: Path) -> None:
     first = run(*arguments)
     assert (first.returncode, first.stderr) == (0, "")
     beton = out / "raw.beton"
-    assert f"{beton}: 18 samples (18 JPEGs kept byte for byte), 1 rejected, " in first.stdout
+    assert f"{beton}: 18 samples of 3 classes (18 JPEGs kept byte for byte), 1 rejected, " in first.stdout
     assert "images/s" in first.stdout
     assert "  rejected cow/bad.jpg: not an image" in first.stdout
     written = beton.stat().st_mtime_ns
@@ -119,7 +119,7 @@ def test_label_vectors_from_writing_to_a_subset(tmp_path: Path) -> None:
     written = run("digits", "--multi-label", "--split", "val", "--out", tmp_path, "--limit", 200, "--shuffle-seed", 3)
     assert (written.returncode, written.stderr) == (0, "")
     beton = tmp_path / "val.beton"
-    assert f"{beton}: 200 samples, 0 rejected" in written.stdout
+    assert f"{beton}: 200 samples of 5 classes, 0 rejected" in written.stdout
     verified = run("verify", beton)
     assert (verified.returncode, verified.stdout) == (
         0,
@@ -142,14 +142,57 @@ def test_label_vectors_from_writing_to_a_subset(tmp_path: Path) -> None:
     assert (chosen.returncode, chosen.stdout) == (0, f"{tmp_path}/val.few.json: 36 of 360 samples\n")
 
 
-def test_other_counts_than_published_are_a_warning(tmp_path: Path) -> None:
+def test_other_counts_than_published_are_refused_unless_that_is_wished(tmp_path: Path) -> None:
     make_tree(tmp_path / "val", 2, ("n01440764", "n01443537"))
-    written = run("imagenet", "--root", tmp_path, "--split", "val", "--out", tmp_path, "--num-workers", 0)
+    arguments = ("imagenet", "--root", tmp_path, "--split", "val", "--out", tmp_path / "out", "--num-workers", 0)
+    refused = run(*arguments)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"error: imagenet val: 4 images in {tmp_path}, published are 50,000; ")
+    assert "--allow-partial" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    written = run(*arguments, "--allow-partial")
     assert written.returncode == 0
     assert written.stderr.splitlines() == [
         f"warning: imagenet val: 4 images in {tmp_path}, published are 50,000",
         f"warning: imagenet val: 2 classes with images in {tmp_path}, published are 1,000",
     ]
+
+
+def test_what_is_seldom_meant_is_said(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "one" / "Training" / "all", 2, ("cat", "dog"))
+    root = tree.parents[1]
+    (root / "Training" / "loop").symlink_to("loop")
+    written = run("folder", "--root", root, "--split", "Training", "--out", tmp_path, "--num-workers", 0)
+    assert (
+        f"{root}/Training/loop: link to nothing, to itself or to a folder that it lies in, left out" in written.stderr
+    )
+    assert written.returncode == 0
+    assert "Training.beton: 4 samples of 1 class (4 JPEGs" in written.stdout
+    only_folders, one_class, split = (line for line in written.stderr.splitlines() if line.startswith("warning: "))
+    assert "1 of 1 classes" in only_folders
+    assert "hold only folders" in only_folders
+    assert "has one class only, all" in one_class
+    assert "--split is 'Training', none of train, val" in split
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"), [(["verify"], 0), (["verify"], 1), (["info"], 1), (["folder", "--help"], 1)]
+)
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(
+    tree: Path, tmp_path: Path, arguments: list[str], lines: int
+) -> None:
+    assert main(["folder", "--root", str(tree), "--out", str(tmp_path), "--num-workers", "0"]) == 0
+    command = [sys.executable, "dataprep/write_ffcv.py", *arguments]
+    command += [str(tmp_path / "raw.beton")] if "--help" not in arguments else []
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    for _ in range(lines):
+        process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(timeout=60) in (0, 1, 141)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pickle
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.io import savemat
 
 from dataprep.sources import class_folders as sources
@@ -63,6 +66,39 @@ def test_folder_says_what_is_wrong(tree: Path, tmp_path: Path) -> None:
     splits = make_tree(tmp_path / "splits", classes=("train", "val"))
     with pytest.raises(SourceError, match="add --split train"):
         sources.folder(splits)
+    splits = make_tree(tmp_path / "more splits", classes=("Testing", "Training"))
+    with pytest.raises(SourceError, match="add --split Testing"):
+        sources.folder(splits)
+
+
+def test_links_that_lead_in_circles_are_named_and_left_out(
+    tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = names(sources.folder(tree))
+    circles = {"self": "self", "here": ".", "up": "..", "a": "b", "b": "a", "nowhere": "absent"}
+    for name, target in circles.items():
+        (tree / name).symlink_to(target)
+    (tree / "bee" / "back").symlink_to("..")
+    (make_tree(tmp_path / "elsewhere", classes=("dodo",)) / "dodo").rename(tmp_path / "dodo")
+    (tree / "dodo").symlink_to(tmp_path / "dodo")
+    source = sources.folder(tree)
+    assert source.classes == ("ant", "bee", "cow", "dodo")
+    assert names(source)[: len(expected)] == expected
+    said = [message.split(":")[0] for message in caplog.messages if ": link to" in message]
+    assert sorted(said) == sorted(str(tree / name) for name in (*circles, "bee/back"))
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.scandir
+
+    def denied(folder: Path) -> object:
+        if Path(folder).name == "bee":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(SourceError, match=r"/bee cannot be listed \(Permission denied\)"):
+        sources.folder(tree)
 
 
 def test_imagenet_folders(tmp_path: Path) -> None:
@@ -165,6 +201,34 @@ def test_cut_tars_are_refused(tmp_path: Path, name: str) -> None:
     path.write_bytes(b"<html>not found</html>" * 100)
     with pytest.raises(SourceError, match="download it again"):
         sources.imagenet(tmp_path, split)
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tars")
+    write_train_tar(root)
+    write_val_tar(root)
+    write_devkit(root)
+    return root
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_flipped_bit_of_a_header_never_drops_photos(tars: Path, split: str, data: st.DataObject) -> None:
+    """tarfile takes a header that is damaged, unless it is the first, for the end of the archive."""
+    path = tars / f"ILSVRC2012_img_{split}.tar"
+    whole, found = path.read_bytes(), names(sources.imagenet(tars, split))
+    headers = [place - 257 for place in range(len(whole)) if whole[place : place + 5] == b"ustar"]
+    damaged = bytearray(whole)
+    damaged[data.draw(st.sampled_from(headers)) + data.draw(st.integers(0, 511))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(damaged)
+    try:
+        assert names(sources.imagenet(tars, split)) == found
+    except SourceError as error:
+        assert str(tars) in str(error)  # noqa: PT017
+    finally:
+        path.write_bytes(whole)
 
 
 def write_cifar(base: Path) -> None:

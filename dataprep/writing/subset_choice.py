@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dataprep.beton.contract import Beton, BetonError, manifest_samples, open_beton, read_manifest
 from dataprep.beton.subset import OFFICIAL_LISTS, SUBSET_SCHEMA, draw_per_class, samples_crc32, subset_path
-from dataprep.writing.partial_file import partial_path, remove_stale_partials
+from dataprep.writing.partial_file import failure, partial_path, publish, remove_stale_partials
 from dataprep.writing.writer import WriteError
 
 _NAMES_SHOWN = 3
@@ -114,8 +114,8 @@ def _write(path: Path, beton: Beton, made_from: dict[str, Any], indices: NDArray
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        publish(partial, path)
     except OSError as error:
-        raise WriteError(f"cannot write {path}: {error}") from error
+        raise WriteError(failure(error, path, len(text), "link the beton into another folder")) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -9,9 +9,7 @@ of workers, and memory holds only the metadata: about 60 bytes, a label vector a
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -33,14 +31,13 @@ from dataprep.beton.contract import (
 from dataprep.writing.beton_file import MAX_SAMPLE_BYTES, BetonFile
 from dataprep.writing.encoder_pool import EncoderPool, WorkerDied
 from dataprep.writing.manifest import identity, samples_per_class, software, write_manifest
-from dataprep.writing.partial_file import partial_path, remove_stale_partials
+from dataprep.writing.partial_file import failure, partial_path, publish, remove_stale_partials
 from dataprep.writing.raw_source import Source
 from dataprep.writing.sample_encoding import Chunk, Encoded, FilePart, Rejected, Result, SourceUnreadable
 from dataprep.writing.write_plan import WritePlan
 
 _FILES_PER_CHUNK = 32
 _ARRAYS_PER_CHUNK = 256
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class WriteError(RuntimeError):
@@ -141,7 +138,10 @@ def write_beton(
         except BrokenPipeError:  # of the progress that is reported, never of a file
             raise
         except OSError as error:
-            raise WriteError(_describe_failure(error, target, progress)) from error
+            needed = progress.num_bytes * progress.num_total / max(progress.num_done, 1)
+            _remove(partial)  # so that what is free is what a next try will find
+            cure = "choose another --out or a lower --max-resolution"
+            raise WriteError(failure(error, target, needed, cure)) from error
     progress.num_bytes = beton.num_bytes
     progress.seconds = time.monotonic() - progress.started_s
     return progress
@@ -223,29 +223,11 @@ def _manifest_head(source: Source, plan: WritePlan, beton: BetonFile, progress: 
 def _publish(partial: Path, partial_manifest: Path, target: Path) -> None:
     """Move both files to their places: at no moment does a beton have the manifest of another."""
     target.unlink(missing_ok=True)
-    os.replace(partial_manifest, manifest_path(target))
-    os.replace(partial, target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    publish(partial_manifest, manifest_path(target))
+    publish(partial, target)
 
 
 def _remove(path: Path) -> None:
     """Remove a file if it is there; what cannot be removed must not hide why it should be."""
     with contextlib.suppress(OSError):
         path.unlink()
-
-
-def _describe_failure(error: OSError, target: Path, progress: WriteProgress) -> str:
-    """A failed write in the user's terms: where, how much is needed and how much is free."""
-    if error.errno not in _DISK_FULL:
-        return f"cannot write {target}: {error}"
-    expected = progress.num_bytes * progress.num_total / max(progress.num_done, 1)
-    free = shutil.disk_usage(target.parent).free
-    return (
-        f"cannot write {target}: {os.strerror(error.errno)}; about {expected / 1e6:,.1f} MB are needed, "
-        f"{progress.num_bytes / 1e6:,.1f} MB were written, {free / 1e6:,.1f} MB are free now; "
-        "make room, choose another --out, or lower --max-resolution"
-    )

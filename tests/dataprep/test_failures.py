@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -142,8 +143,8 @@ def test_a_full_disk(slow_tree: Path, tmp_path: Path) -> None:
     assert process.returncode == 1
     [message] = errors.splitlines()
     assert f"cannot write {tmp_path / 'raw.beton'}: File too large" in message
-    assert "MB are needed" in message
-    assert "MB are free now" in message
+    assert re.search(r"about [1-9]\d*\.\d MB are needed, [\d,]+\.\d MB are free now; make room on the disk of", message)
+    assert message.endswith("or choose another --out or a lower --max-resolution")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -159,10 +160,23 @@ def test_no_space_left_leaves_the_old_file(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(BetonFile, method, full)
-    with pytest.raises(WriteError, match="No space left on device"):
+    with pytest.raises(WriteError, match=r"No space left on device; .* needed|not even .*; make room on the disk of"):
         write_beton(sources.folder(tree), target, WritePlan("raw"), num_workers=1)
     assert (target.read_bytes(), manifest_path(target).read_bytes()) == old
     assert len(list(target.parent.iterdir())) == 2
+
+
+def test_no_space_for_a_folder_names_the_disk(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(WriteError) as error:
+        write_beton(sources.folder(tree), tmp_path / "a" / "b" / "x.beton", WritePlan("raw"), num_workers=0)
+    assert f"cannot write {tmp_path}/a/b/x.beton: {os.strerror(errno.EDQUOT)}; not even its first bytes" in str(
+        error.value
+    )
+    assert f"make room on the disk of {tmp_path} (or in your quota" in str(error.value)
 
 
 def test_progress_that_nobody_reads_any_more_is_no_fault_of_the_disk(tree: Path, tmp_path: Path) -> None:

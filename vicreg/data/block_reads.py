@@ -42,6 +42,7 @@ def read_ahead(
     current: list[Future[Part]] = [Future()] * samples.shape[1]
     waiting: deque[Drawn] = deque()
     executor = ThreadPoolExecutor(READING_THREADS, thread_name_prefix="vicreg-read")
+    left_early = True
     try:
         for row, batch in enumerate(drawn):
             for column in np.flatnonzero(begins[row]).tolist():
@@ -53,8 +54,9 @@ def read_ahead(
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
+        left_early = False
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        executor.shutdown(wait=True, cancel_futures=left_early)  # else what was handed out waits for its blocks
 
 
 def _with_bytes(drawn: Drawn, parts: dict[int, Future[Part]]) -> Drawn:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,6 +166,23 @@ def test_memory_is_a_block_for_each_sample_of_a_batch(scattered: Path, monkeypat
     ahead = block_reads.BATCHES_AHEAD + config.batches_ahead + 3  # batches that are drawn and not yet handed out
     assert most <= 5 * 10 + 5 * ahead * 2
     assert alive == 0
+
+
+def test_a_slow_disk_delays_the_end_of_an_epoch_and_loses_none_of_it(
+    scattered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last batches are handed out before their blocks have been read."""
+
+    def slow(beton: Beton, samples: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
+        time.sleep(0.02)
+        return read_images(beton, samples)
+
+    read_images = Beton.read_images
+    monkeypatch.setattr(Beton, "read_images", slow)
+    config = dataclasses.replace(BLOCKS, block_samples=1)
+    loader = _open(scattered, config, subset=np.arange(40))
+    seen = [sample for batch in loader.batches(0) for sample in batch.samples.tolist()]
+    assert sorted(seen) == list(range(40))
 
 
 @pytest.mark.parametrize("crop_on_device", [False, True])

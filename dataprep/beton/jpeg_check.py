@@ -2,9 +2,9 @@
 
 A photo that was cut and closed with an end marker, or whose tables were damaged, looks sound from outside: only its
 Huffman codes tell. So libjpeg-turbo, which training decodes with, reads all of them, at an eighth of the size, where
-nearly nothing is left to do for the pixels: 0.8 ms for an ImageNet photo, two thirds of a full decode. Unlike Pillow it tells of data that end early
-and of impossible codes. Where libturbojpeg is missing, Pillow checks: it sees files that are cut off, not the rest.
-A flipped bit that leaves possible codes is nobody's to see.
+nearly nothing is left to do for the pixels: 0.8 ms for an ImageNet photo, two thirds of a full decode. Unlike Pillow
+it tells of data that end early and of impossible codes. Where libturbojpeg is missing, Pillow checks: it sees files
+that are cut off, not the rest. A flipped bit that leaves possible codes is nobody's to see.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The worker: a process that receives chunks of samples over one pipe, encodes them, and sends the results back.
 
-Started by encoder_pool.py as `python -m dataprep.writing.encoder_process FD`. It leaves by itself when the pipe closes, so that
-no worker outlives a parent that was killed.
+Started by encoder_pool.py as `python -m dataprep.writing.encoder_process FD`. It leaves by itself when the pipe closes,
+so that no worker outlives a parent that was killed.
 """
 
 from __future__ import annotations

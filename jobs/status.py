@@ -26,6 +26,7 @@ from jobs.watching.job_states import JobState as State
 from jobs.watching.job_traces import Progress
 from slurm import chain, scheduler
 from slurm.attempts import CANCELLED, FINISHED
+from slurm.calls import SchedulerError
 from slurm.cluster import load
 
 WATCH_EVERY_S = 5.0
@@ -216,7 +217,7 @@ def cancel(run: Path, console: Console) -> None:
     known = chain.read_jobs(run)
     on_slurm = [job for job in jobs if OF_SLURM.fullmatch(job.job_id) and not job.is_over]
     if on_slurm and view.trouble:
-        raise scheduler.SchedulerError(f"nothing cancelled: SLURM does not answer ({view.trouble})")
+        raise SchedulerError(f"nothing cancelled: SLURM does not answer ({view.trouble})")
     if on_slurm:
         scheduler.cancel([job.job_id for job in on_slurm])
     here = [job for job in jobs if job.pid]

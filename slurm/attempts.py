@@ -71,6 +71,13 @@ def read(folder: Path) -> list[Attempt]:
     return list(found.values())
 
 
+def of_submission(attempts: Sequence[Attempt], job_id: str) -> list[Attempt]:
+    """The attempts of the newest submission with this id, which a cluster that was set up anew may give again."""
+    own = [attempt for attempt in attempts if attempt.job_id == job_id]
+    first = max((number for number, attempt in enumerate(own) if attempt.restart == 0), default=0)
+    return own[first:]
+
+
 def close_forgotten(folder: Path, progress: int) -> None:
     """Note of an attempt that was killed without a word that it is over; called when the next one starts."""
     past = read(folder)

@@ -2,7 +2,8 @@
 
 submitit's own handler runs on rank 0 only, leaves the others running, counts every preemption of a short job as a
 timeout, and is gone when rank 0 is. This process is none of the ranks: it sees every one of them end, knows why, and is
-the only one that asks for a requeue. As a program: python -m slurm.batch JOB_FOLDER.
+the only one that asks for a requeue. As a program: python -m slurm.batch JOB_FOLDER, and once more with its exit code
+when it has ended badly, for what it could not do itself (slurm/executor.py has the shell that does so).
 """
 
 from __future__ import annotations
@@ -10,60 +11,28 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
-from slurm import attempts, scheduler
-from slurm.attempts import CANCELLED, FAILED, FINISHED, STOPPED, Attempt
+from slurm import attempts, owner, scheduler, srun
+from slurm.attempts import CANCELLED, FAILED, FINISHED, RUNNING, STOPPED, Attempt
+from slurm.calls import Patience, SchedulerError
+from slurm.owner import Claim
 from slurm.requeue import Decision, decide
-from slurm.scheduler import SchedulerError, Verdict
-from slurm.task import ERROR, FINISHED_FILE, HOSTS_VARIABLE, LEFT, SIGNAL, JobSpec, read_notes
+from slurm.scheduler import Verdict
+from slurm.srun import KILLED, Srun
+from slurm.task import CLAIM_VARIABLE, ERROR, FINISHED_FILE, HOSTS_VARIABLE, LEFT, SIGNAL, JobSpec, read_notes
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2
-ENDED = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.+)")
-OUT_OF_MEMORY = re.compile(r"memory limit|oom[-_ ]kill", re.IGNORECASE)
-LOG_END_BYTES = 8192
-KILLED = ("Killed", "Out Of Memory", "Segmentation fault", "Aborted", "Bus error", "Illegal instruction")
-
-
-@dataclass
-class Srun:
-    """The ranks of one start, and what srun says of them on its standard error."""
-
-    process: subprocess.Popen[str]
-    said: list[str] = field(default_factory=list)
-
-    @classmethod
-    def start(cls, command: list[str], environment: dict[str, str]) -> Srun:
-        """Start srun; its words are passed on to this process's output as they come."""
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, bufsize=1)
-        started = cls(process)
-        threading.Thread(target=started._listen, daemon=True).start()
-        return started
-
-    def _listen(self) -> None:
-        assert self.process.stderr
-        for line in self.process.stderr:
-            self.said.append(line.rstrip())
-            print(line, end="", file=sys.stderr, flush=True)
-
-    def first_death(self) -> tuple[str, str]:
-        """What became of the rank that died first, in words, and its node; empty when srun has said nothing of it."""
-        deaths = [found.groups() for line in self.said if (found := ENDED.match(line))]
-        deaths.sort(key=lambda death: not death[2].startswith(KILLED))
-        if not deaths:
-            return next((line for line in self.said if "error" in line), ""), ""
-        node, ranks, how = deaths[0]
-        return f"rank {ranks} on {node}: {how}", node
+LOOK_S = 1.0  # so often it is looked whether another attempt has taken over
+SUPERSEDED = "another attempt has taken over: the scheduler took this one's nodes for dead"
 
 
 class Batch:
@@ -78,16 +47,29 @@ class Batch:
         self.attempt = Attempt(self.job_id, self.restart, self.nodes, time.time())
         self.start_folder = folder / f"start_{self.job_id}_{self.restart}"
         self.log_sizes = {path.name: path.stat().st_size for path in folder.glob("rank_*.log")}
+        self.patience = Patience(self.spec.patience_s, self._note_trouble)
         self.terminating = False
         signal.signal(signal.SIGTERM, self._note_termination)
-        for number in (signal.SIGUSR1, signal.SIGUSR2):  # these are for the ranks
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):  # these are for the ranks
             signal.signal(number, lambda *_: None)
 
     def _note_termination(self, *_: object) -> None:
         self.terminating = True
 
+    def _note_trouble(self, said: str) -> None:
+        """The scheduler does not answer: whoever looks at the job is told that it waits, and why."""
+        log.warning("%s", said)
+        reason = f"{self.attempt.reason}; " if self.attempt.reason else ""
+        attempts.begin(self.folder, replace(self.attempt, reason=f"{reason}waits for an answer of SLURM: {said}"))
+
+    @property
+    def past(self) -> list[Attempt]:
+        """The attempts of this submission: what is typed anew has all its tries again, and all nodes."""
+        return attempts.of_submission(attempts.read(self.folder), self.job_id)
+
     def run(self) -> int:
         """The whole attempt; returns the exit code of the job."""
+        self.claim = owner.claim(self.folder, f"job {self.job_id}, attempt {self.restart + 1}", take_over=True)
         attempts.close_forgotten(self.folder, self._progress())
         attempts.begin(self.folder, self.attempt)
         log.info("attempt %d of job %s on %s", self.restart + 1, self.job_id, ", ".join(self.nodes))
@@ -96,27 +78,54 @@ class Batch:
         for stale in self.folder.glob("start_*"):
             shutil.rmtree(stale, ignore_errors=True)
         self.start_folder.mkdir(parents=True)
+        told = {HOSTS_VARIABLE: json.dumps(self.nodes), CLAIM_VARIABLE: str(self.claim.path)}
         try:
-            self._stage()
-            ranks = Srun.start(self._command(), os.environ | {HOSTS_VARIABLE: json.dumps(self.nodes)})
+            srun.stage(self.spec)
+            ranks = Srun.start(srun.command(self.spec, self.folder, self.start_folder), os.environ | told)
         except (OSError, SchedulerError, subprocess.CalledProcessError) as error:
             return self._failed(f"the ranks could not be started: {error}", "")
+        looked = time.monotonic()
         while ranks.process.poll() is None:
             time.sleep(POLL_S)
+            if time.monotonic() - looked > LOOK_S:
+                looked = time.monotonic()
+                if not self.claim.holds():
+                    ranks.process.terminate()
+                    return self._superseded()
             if self.terminating:
                 self.terminating = False
-                said = self._ask_scheduler()
+                said = self._ask_scheduler(Patience(0))
                 if said is not Verdict.RUNNING:
                     return self._comply(said)
         return self._judge(ranks)
 
+    def run_post_mortem(self, code: int) -> int:
+        """What is left to do when the process of `run` has ended with an exit code other than 0.
+
+        If it could still decide what happens next, that holds. Else it has been killed, or met an error of its own:
+        a failure like any other. Ranks that are still there get the scheduler's signal, and save.
+        """
+        past = self.past
+        if past and past[-1].restart == self.restart:
+            if past[-1].outcome != RUNNING:
+                return code
+            self.attempt = past[-1]
+        self.claim = Claim(owner.newest(self.folder))
+        how = f"was killed by {signal.Signals(code - 128).name}" if code > 128 else f"ended with exit code {code}"
+        code = self._failed(f"the batch step on {self.nodes[0]} {how}", "")
+        if code == 0 and self.start_folder.exists():
+            self._await_ranks()
+        return code
+
     def _judge(self, ranks: Srun) -> int:
         """All ranks have left: find out why, and act."""
+        if not self.claim.holds():
+            return self._superseded()
         if (self.start_folder / FINISHED_FILE).exists():
-            attempts.end(self.folder, self.attempt, FINISHED, progress=self._progress())
+            self._record(FINISHED)
             shutil.rmtree(self.start_folder, ignore_errors=True)
             return 0
-        said = self._ask_scheduler()
+        said = self._ask_scheduler(self.patience)
         if said is not Verdict.RUNNING:
             return self._comply(said)
         if ranks.process.returncode == 0:
@@ -127,20 +136,9 @@ class Batch:
         if errors and not any(word in reason for word in KILLED):
             first = errors[0]
             reason, node = f"rank {first.rank} on {first.node}: {first.message}", first.node
-        elif memory := self._memory_complaint():
+        elif memory := srun.memory_complaint(self.folder, self.log_sizes):
             reason = f"{reason} ({memory})"
         return self._failed(reason or f"srun ended with exit code {ranks.process.returncode}", node)
-
-    def _memory_complaint(self) -> str:
-        """What SLURM wrote into a rank's log if it killed the rank for taking too much memory."""
-        for log_file in sorted(self.folder.glob("rank_*.log")):
-            with log_file.open("rb") as file:
-                file.seek(max(0, log_file.stat().st_size - LOG_END_BYTES, self.log_sizes.get(log_file.name, 0)))
-                lines = file.read().decode(errors="replace").splitlines()
-            for line in lines:
-                if OUT_OF_MEMORY.search(line):
-                    return line.split("error: ")[-1]
-        return ""
 
     def _comply(self, said: Verdict) -> int:
         """The scheduler ends this attempt: keep its reason, and come back where it would not bring the job back."""
@@ -150,58 +148,79 @@ class Batch:
             self._await_ranks()
             return code
         outcome = CANCELLED if said is Verdict.CANCELLED else STOPPED
-        attempts.end(self.folder, self.attempt, outcome, said.value, progress=self._progress())
+        self._record(outcome, said.value)
         self._await_ranks()
-        attempts.end(self.folder, self.attempt, outcome, said.value, progress=self._progress())
+        self._record(outcome, said.value)
         return int(outcome == CANCELLED)
+
+    def _superseded(self) -> int:
+        """Leave without a word to the scheduler: the job is no longer this process's."""
+        log.error("%s", SUPERSEDED)
+        self._record(STOPPED, SUPERSEDED)
+        return 1
+
+    def _record(self, outcome: str, reason: str = "", node: str = "") -> None:
+        self.attempt = replace(self.attempt, reason=reason)
+        attempts.end(self.folder, self.attempt, outcome, reason, node, self._progress())
 
     def _await_ranks(self) -> None:
         """Stay until every rank has saved and left: when the batch step ends, SLURM kills the others at once.
 
         srun leaves early on SIGTERM and cannot be asked. If a rank does not leave, SLURM ends this process in time.
         """
-        while len(list(self.start_folder.glob(f"{LEFT}_*"))) < self.spec.num_ranks:
+        while len(list(self.start_folder.glob(f"{LEFT}_*"))) < self.spec.num_ranks and self.claim.holds():
             time.sleep(POLL_S)
 
     def _failed(self, reason: str, node: str) -> int:
         """Record a failure; try again unless it has failed too often without getting further."""
-        attempts.end(self.folder, self.attempt, FAILED, reason, node, self._progress())
-        decision = decide(attempts.read(self.folder), self.spec.max_failures)
+        self._record(FAILED, reason, node)
+        decision = decide(self.past, self.spec.max_failures)
         log.error("failed: %s", reason)
         if not decision.try_again:
             log.error("given up: %d failures in a row without getting further", self.spec.max_failures)
             return 1
-        return self._requeue(FAILED, reason, decision)
+        return self._requeue(FAILED, reason, decision, node)
 
-    def _requeue(self, outcome: str, reason: str, decision: Decision | None = None) -> int:
-        if outcome == STOPPED:
-            attempts.end(self.folder, self.attempt, STOPPED, reason, progress=self._progress())
+    def _requeue(self, outcome: str, reason: str, decision: Decision | None = None, node: str = "") -> int:
+        self._record(outcome, reason, node)
         log.info("back to the queue: %s", reason)
+        left_out = self._nodes_to_leave_out(decision.exclude) if decision else ()
+        if not self.claim.holds():
+            return self._superseded()
         try:
-            left_out = self._nodes_to_leave_out(decision.exclude) if decision else ()
-            scheduler.requeue(self.job_id, self.restart)
-            if left_out:  # possible only now that the job waits again; it cannot start before this process ends
-                scheduler.exclude_nodes(self.job_id, left_out)
+            scheduler.requeue(self.job_id, self.restart, self.patience)
         except SchedulerError as error:
             log.error("cannot requeue (%s); the same command goes on from the last checkpoint", error)
+            self._record(outcome, f"{reason}; it could not be sent back to the queue: {error}", node)
             return 1
+        self._record(outcome, reason, node)
+        if left_out:  # possible only now that the job waits again; it cannot start before this process ends
+            try:
+                scheduler.exclude_nodes(self.job_id, left_out, self.patience)
+            except SchedulerError as error:
+                log.warning("%s cannot be left out: %s", ", ".join(left_out), error)
         return 0
 
     def _nodes_to_leave_out(self, nodes: tuple[str, ...]) -> tuple[str, ...]:
-        """The nodes that failed twice, if enough others are left."""
+        """The nodes that failed twice, if enough others take jobs."""
         if not nodes:
             return ()
-        partition = os.environ.get("SLURM_JOB_PARTITION", "")
-        in_partition = [found.num_nodes for found in scheduler.partitions() if found.name == partition]
-        if in_partition and in_partition[0] - len(nodes) < self.spec.num_nodes:
-            log.warning("%s failed twice, but too few other nodes are left to leave it out", ", ".join(nodes))
+        names = ", ".join(nodes)
+        try:
+            others = scheduler.usable_nodes(os.environ.get("SLURM_JOB_PARTITION", ""), Patience(0)) - {*nodes}
+            others -= {*scheduler.excluded_nodes(self.job_id, Patience(0))}
+        except SchedulerError as error:
+            log.warning("%s failed twice, and stays: nobody says which other nodes there are (%s)", names, error)
             return ()
-        log.warning("left out of the next start, after two failures: %s", ", ".join(nodes))
+        if len(others) < self.spec.num_nodes:
+            log.warning("%s failed twice, but too few other nodes are left to leave it out", names)
+            return ()
+        log.warning("left out of the next start, after two failures: %s", names)
         return nodes
 
-    def _ask_scheduler(self) -> Verdict:
+    def _ask_scheduler(self, patience: Patience) -> Verdict:
         try:
-            return scheduler.verdict(self.job_id, self.restart)
+            return scheduler.verdict(self.job_id, self.restart, patience)
         except SchedulerError as error:
             log.warning("the scheduler does not answer: %s", error)
             return Verdict.RUNNING
@@ -210,33 +229,6 @@ class Batch:
         heartbeat = attempts.read_heartbeat(self.folder)
         return heartbeat.progress if heartbeat else -1
 
-    def _stage(self) -> None:
-        """Copy files to every node."""
-        for source in (self.spec.stage or {}).values():
-            command = ["srun", f"--nodes={self.spec.num_nodes}", f"--ntasks={self.spec.num_nodes}"]
-            command += ["--ntasks-per-node=1", "--kill-on-bad-exit=1", sys.executable, "-m", "slurm.stage_data"]
-            subprocess.run([*command, source, self.spec.stage_folder], check=True)
-
-    def _command(self) -> list[str]:
-        spec = self.spec
-        cpus = [f"--cpus-per-task={spec.cpus_per_rank}"] if spec.cpus_per_rank else []
-        return [
-            "srun",
-            f"--nodes={spec.num_nodes}",
-            f"--ntasks={spec.num_ranks}",
-            f"--ntasks-per-node={spec.ranks_per_node}",
-            *cpus,
-            "--kill-on-bad-exit=1",
-            f"--output={scheduler.file_name(self.folder)}/rank_%t.log",
-            "--open-mode=append",
-            sys.executable,
-            "-u",
-            "-m",
-            "slurm.task",
-            str(self.folder),
-            str(self.start_folder),
-        ]
-
 
 def _why_stopped(signal_name: str) -> str:
     """A stop signal in words; SIGUSR2 is what the job's script asks SLURM for."""
@@ -244,11 +236,11 @@ def _why_stopped(signal_name: str) -> str:
     return f"asked to stop by {said}"
 
 
-def main(folder: Path) -> int:
-    """Body of the batch step; returns the job's exit code."""
+def main(folder: Path, code: int = 0) -> int:
+    """Body of the batch step; returns the job's exit code. `code`: that of the process that this one follows."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
-    return Batch(folder).run()
+    return Batch(folder).run_post_mortem(code) if code else Batch(folder).run()
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), *map(int, sys.argv[2:])))

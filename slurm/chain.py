@@ -6,21 +6,20 @@ jobs.json in the run folder holds what was submitted. A job whose predecessors f
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from slurm import executor, scheduler
+from slurm import executor, owner, scheduler
 from slurm.attempts import write_whole
-from slurm.cluster import Cluster
+from slurm.calls import SchedulerError
+from slurm.cluster import Cluster, unused_variables
 from slurm.local import JobFailed
+from slurm.scheduler import WAITING, QueuedJob
 from slurm.task import JobSpec
 
 log = logging.getLogger(__name__)
@@ -74,25 +73,73 @@ def read_jobs(run: Path) -> dict[str, Submitted]:
 
 def submit(run: Path, members: Sequence[Member], cluster: Cluster, after_job: str = "") -> list[Submitted]:
     """Submit a chain; jobs that wait or run already are left as they are. `after_job`: an id that all wait for."""
-    with _only_one(run):
-        known = read_jobs(run)
-        alive = scheduler.queued(entry.job_id for entry in known.values())
-        chain: list[Submitted] = []
-        for member in members:
-            name = member.spec.name
-            if name in known and known[name].job_id in alive:
-                chain.append(known[name])
-                continue
-            waits_for = [known[other].job_id for other in member.after if other in known]
-            dependency = _dependency(member.condition, [job_id for job_id in waits_for if job_id in alive], after_job)
-            job_id = executor.submit(member.spec, job_folder(run, name), cluster, dependency)
-            entry = Submitted(name, job_id, cluster.name, dependency, time.time())
-            known.pop(name, None)
-            known[name] = entry
-            alive[job_id] = scheduler.QueuedJob("PENDING", "", "", "", "", 0)
-            chain.append(entry)
-            _write(run, list(known.values()))  # after each: what is submitted is never forgotten
-    return chain
+    if unused := unused_variables(cluster):
+        log.warning("not used, for the plan holds: %s", ", ".join(unused))
+    with owner.alone(run):
+        submission = _Submission(run, cluster, after_job, read_jobs(run), scheduler.queue())
+        for number, member in enumerate(members):
+            try:
+                submission.add(member)
+            except SchedulerError as error:
+                there = ", ".join(f"{job.name} ({job.job_id})" for job in submission.chain) or "nothing"
+                rest = ", ".join(member.spec.name for member in members[number:])
+                cure = "the same command submits the rest when SLURM takes it"
+                raise SchedulerError(f"{error}; in the queue: {there}; not submitted: {rest}; {cure}") from error
+    return submission.chain
+
+
+@dataclass
+class _Submission:
+    """A chain while it is submitted."""
+
+    run: Path
+    cluster: Cluster
+    after_job: str
+    known: dict[str, Submitted]
+    queue: dict[str, QueuedJob]
+    chain: list[Submitted] = field(default_factory=list)
+
+    def add(self, member: Member) -> None:
+        """Submit a job, unless it is in the queue; what is submitted is kept at once, and never forgotten."""
+        name = member.spec.name
+        there = self._find(name)
+        news = {job.name for job in self.chain if job.is_new}.intersection(member.after)
+        if there and not news:
+            self._keep(there)
+            return
+        dependency = self._dependency(member)
+        if there and self.queue[there.job_id].state == WAITING:  # for others than it should
+            scheduler.wait_for(there.job_id, dependency)
+            self._keep(replace(there, dependency=dependency))
+            return
+        job_id = executor.submit(member.spec, job_folder(self.run, name), self.cluster, dependency)
+        self._keep(Submitted(name, job_id, self.cluster.name, dependency, time.time()))
+
+    def _find(self, name: str) -> Submitted | None:
+        """The job of this name in the queue: by its id or, if a command died before it kept that, by its script."""
+        entry = self.known.get(name)
+        if entry and entry.job_id in self.queue:
+            return entry
+        script = str(executor.script_of(job_folder(self.run, name)))
+        lost = [job_id for job_id, job in self.queue.items() if job.script == script]
+        return Submitted(name, max(lost, key=int), self.cluster.name, "", time.time(), is_new=False) if lost else None
+
+    def _dependency(self, member: Member) -> str:
+        before = [self.known[other].job_id for other in member.after if other in self.known]
+        parts = [f"afterok:{self.after_job}"] if self.after_job else []
+        if waits_for := [job_id for job_id in before if job_id in self.queue]:
+            parts.append(":".join([member.condition, *waits_for]))
+        return ",".join(parts)
+
+    def _keep(self, entry: Submitted) -> None:
+        self.known.pop(entry.name, None)
+        self.known[entry.name] = entry
+        self.chain.append(entry)
+        self.queue.setdefault(entry.job_id, QueuedJob(WAITING, "", "", "", "", ""))
+        kept = [asdict(entry) for entry in self.known.values()]
+        for fields in kept:
+            del fields["is_new"]
+        write_whole(self.run / JOBS_FILE, json.dumps(kept, indent=1))
 
 
 def run_here(run: Path, members: Sequence[Member], cluster: Cluster) -> bool:
@@ -123,30 +170,3 @@ def run_here(run: Path, members: Sequence[Member], cluster: Cluster) -> bool:
     if failures:
         raise JobFailed(f"failed: {'; '.join(failures)}")
     return not unfinished
-
-
-def _dependency(condition: str, job_ids: Sequence[str], after_job: str) -> str:
-    parts = [f"afterok:{after_job}"] if after_job else []
-    if job_ids:
-        parts.append(":".join([condition, *job_ids]))
-    return ",".join(parts)
-
-
-def _write(run: Path, entries: Sequence[Submitted]) -> None:
-    kept = [{name: value for name, value in asdict(entry).items() if name != "is_new"} for entry in entries]
-    write_whole(run / JOBS_FILE, json.dumps(kept, indent=1))
-
-
-@contextmanager
-def _only_one(run: Path) -> Iterator[None]:
-    """Hold the run's lock: two submissions at the same time would submit everything twice."""
-    descriptor = os.open(run / ".jobs.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("waiting for another command that submits jobs of %s", run)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

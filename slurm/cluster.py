@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from slurm.calls import FLAGS_AS_VARIABLES as FLAGS
+
 FILE_VARIABLE = "VICREG_CLUSTERS"  # names the file with the profiles
 NAME_VARIABLE = "VICREG_CLUSTER"  # names the profile where the command line does not
 FILE_NAME = "clusters.toml"
@@ -27,6 +29,7 @@ FILE_BESIDE_PACKAGE = Path(__file__).parents[1] / FILE_NAME
 BUILT_IN: dict[str, dict[str, Any]] = {"slurm": {}, "local": {"scheduler": "local"}}  # exist without any file
 TIME_FORMS = "MM, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS"
 SAFE_FLAG = "printable text without spaces and without a dash in front"
+FROM_ENVIRONMENT = ("partition", "account", "qos", "constraint", "reservation")  # $SBATCH_PARTITION and so on
 MAX_SIGNAL_LEAD_S = 65535  # sbatch --signal
 
 
@@ -139,9 +142,26 @@ def load(name: str, path: Path | None = None) -> Cluster:
         allowed = f"{', '.join(known)}{_did_you_mean(name, known)}, or add a table [{name}] to {file or FILE_NAME}"
         raise ValueError(f"{where}: cluster is {name!r}, allowed: {allowed}")
     try:
-        return Cluster(name, **_checked_types(BUILT_IN.get(name, {}) | tables.get(name, {})))
+        cluster = Cluster(name, **_checked_types(BUILT_IN.get(name, {}) | tables.get(name, {})))
     except ValueError as error:
         raise ValueError(f"{where}: [{name}]: {error}") from None
+    return _completed(cluster) if cluster.scheduler == "slurm" else cluster
+
+
+def _completed(cluster: Cluster) -> Cluster:
+    """The profile with what it leaves open from sbatch's own variables; all others of them are not used (calls.py)."""
+    found = {key: os.environ.get(f"{FLAGS}{key.upper()}") for key in FROM_ENVIRONMENT if not getattr(cluster, key)}
+    try:
+        return dataclasses.replace(cluster, **_checked_types({key: text for key, text in found.items() if text}))
+    except ValueError as error:
+        raise ValueError(f"in the environment, SBATCH_ in front and in capitals: {error}") from None
+
+
+def unused_variables(cluster: Cluster) -> list[str]:
+    """What of sbatch's variables in the environment, NAME=VALUE, is not in the profile and so will not hold."""
+    used = {f"{FLAGS}{key.upper()}": getattr(cluster, key) for key in FROM_ENVIRONMENT}
+    found = {name: text for name, text in sorted(os.environ.items()) if name.startswith(FLAGS)}
+    return [f"{name}={text}" for name, text in found.items() if used.get(name) != text]
 
 
 def override(cluster: Cluster, **values: str | int | float | None) -> Cluster:

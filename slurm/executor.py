@@ -25,6 +25,11 @@ log = logging.getLogger(__name__)
 
 SCRIPT_FILE = "sbatch.sh"
 OUTPUT_FILE = "batch_%j.log"
+COMMAND = """\
+trap : TERM USR1 USR2 HUP  # they reach the process below, too; the shell stays, and looks after it when it is killed
+{batch} &
+while wait $!; code=$?; kill -0 $! 2> /dev/null; do :; done
+[ $code -eq 0 ] || exec {batch} $code"""
 
 
 class _Script(submitit.SlurmExecutor):
@@ -61,17 +66,21 @@ def run_here(spec: JobSpec, folder: Path, cluster: Cluster) -> bool:
 def submit(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str = "") -> str:
     """Hand a job to SLURM; returns its id. `dependency` is sbatch's, such as "afterok:17"."""
     for_cluster(spec, cluster).write(folder)
-    script = folder / SCRIPT_FILE
+    script = script_of(folder)
     write_whole(script, sbatch_script(spec, folder, cluster, dependency))
     return scheduler.submit(script)
+
+
+def script_of(folder: Path) -> Path:
+    """The file that sbatch is given for the job of a folder; by its path the job is known in the queue."""
+    return folder / SCRIPT_FILE
 
 
 def sbatch_script(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str = "") -> str:
     """The script that SLURM gets."""
     executor = _Script(folder=folder)
     executor.update_parameters(**_parameters(spec, folder, cluster, dependency))
-    # exec: a shell in between would die of the first SIGTERM, and SLURM would take the rest for a leftover.
-    command = "exec " + shlex.join([sys.executable, "-u", "-m", "slurm.batch", str(folder)])
+    command = COMMAND.format(batch=shlex.join([sys.executable, "-u", "-m", "slurm.batch", str(folder)]))
     lines = executor.text(command).splitlines()
     omitted = tuple(f"#SBATCH --{flag}" for flag in cluster.omit_flags)
     kept = [line for line in lines if not (line.startswith(omitted) and line.split("=")[0] in omitted)]

@@ -18,8 +18,10 @@ import uuid
 from dataclasses import asdict
 from pathlib import Path
 
-from slurm import attempts
+from slurm import attempts, owner
 from slurm.attempts import FAILED, FINISHED, STOPPED, Attempt
+from slurm.owner import Claim
+from slurm.requeue import wanted_signals
 from slurm.stage_data import stage
 from slurm.task import ERROR, FINISHED_FILE, SIGNAL, JobSpec, Task, read_notes, run
 
@@ -35,8 +37,17 @@ def launch(spec: JobSpec, folder: Path) -> bool:
     """Run a job's ranks on this machine and wait for them; whether the job is finished (it may have been stopped).
 
     Logs of the ranks above 0 go to `folder/rank_N.log`, rank 0 has the terminal. Raises JobFailed when a rank fails,
-    after the others have been ended; KeyboardInterrupt when it failed by Ctrl-C.
+    after the others have been ended; KeyboardInterrupt when it failed by Ctrl-C; Owned when the job runs already.
     """
+    claim = owner.claim(folder)
+    try:
+        return _attempt(spec, folder, claim)
+    finally:
+        claim.release()
+
+
+def _attempt(spec: JobSpec, folder: Path, claim: Claim) -> bool:
+    """`launch`, in a folder that is this process's."""
     spec.write(folder)
     for stale in folder.glob("start_*"):
         shutil.rmtree(stale, ignore_errors=True)
@@ -48,14 +59,14 @@ def launch(spec: JobSpec, folder: Path) -> bool:
     attempts.begin(folder, attempt)
     outcome, reason = FAILED, ""
     try:
-        finished = _run_ranks(spec, folder, start_folder)
+        finished = _run_ranks(spec, folder, start_folder, claim)
         signals = read_notes(start_folder, SIGNAL)
         outcome, reason = (FINISHED, "") if finished else (STOPPED, signals[0].message if signals else "")
         return finished
     except BaseException as error:
         errors = read_notes(start_folder, ERROR)
         reason = f"rank {errors[0].rank}: {errors[0].message}" if errors else str(error)
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) or not claim.holds():
             outcome = STOPPED
         raise
     finally:
@@ -68,7 +79,7 @@ def _progress(folder: Path) -> int:
     return heartbeat.progress if heartbeat else -1
 
 
-def _run_ranks(spec: JobSpec, folder: Path, start_folder: Path) -> bool:
+def _run_ranks(spec: JobSpec, folder: Path, start_folder: Path, claim: Claim) -> bool:
     copies = {name: str(stage(Path(source), Path(spec.stage_folder))) for name, source in (spec.stage or {}).items()}
     arguments = spec.arguments | copies
     tasks = [
@@ -78,6 +89,7 @@ def _run_ranks(spec: JobSpec, folder: Path, start_folder: Path) -> bool:
             local_rank=rank,
             local_size=spec.num_ranks,
             start_folder=str(start_folder),
+            claim=str(claim.path),
             rendezvous_timeout_s=spec.rendezvous_timeout_s,
             hang_timeout_s=spec.hang_timeout_s,
             interconnect_gb_s=spec.interconnect_gb_s,
@@ -94,7 +106,8 @@ def _run_ranks(spec: JobSpec, folder: Path, start_folder: Path) -> bool:
     # The ranks get Ctrl-C from the terminal themselves; this process only waits for them to save and leave.
     interrupted: list[int] = []
     previous = signal.signal(signal.SIGINT, lambda number, _frame: interrupted.append(number))
-    previous_term = signal.signal(signal.SIGTERM, lambda *_: _signal_all(ranks, signal.SIGTERM))
+    passed_on = {signal.SIGTERM, signal.SIGHUP}.intersection(wanted_signals())
+    before = {number: signal.signal(number, lambda *_: _signal_all(ranks, signal.SIGTERM)) for number in passed_on}
     try:
         for task in tasks:
             text = json.dumps(asdict(task))
@@ -111,7 +124,8 @@ def _run_ranks(spec: JobSpec, folder: Path, start_folder: Path) -> bool:
     finally:
         _end(ranks)
         signal.signal(signal.SIGINT, previous)
-        signal.signal(signal.SIGTERM, previous_term)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return (start_folder / FINISHED_FILE).exists()
 
 

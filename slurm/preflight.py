@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slurm import scheduler
-from slurm.cluster import Cluster
-from slurm.scheduler import Partition, SchedulerError
+from slurm.calls import SchedulerError
+from slurm.cluster import Cluster, unused_variables
+from slurm.scheduler import Partition
 from slurm.task import JobSpec
 
 CHOOSE = "choose one with --partition"
@@ -47,6 +48,17 @@ def check_cluster(spec: JobSpec, cluster: Cluster) -> list[Check]:
     """Whether the cluster has what the job asks for."""
     if cluster.scheduler != "slurm":
         return []
+    return [*_check_environment(cluster), *_check_partition(spec, cluster)]
+
+
+def _check_environment(cluster: Cluster) -> list[Check]:
+    """What sbatch would take from the environment, and does not get."""
+    unused = ", ".join(unused_variables(cluster))
+    cure = "the script holds; change it by options or in clusters.toml"
+    return [Check("environment", True, f"{unused} not used: {cure}")] if unused else []
+
+
+def _check_partition(spec: JobSpec, cluster: Cluster) -> list[Check]:
     try:
         partitions = scheduler.partitions()
     except SchedulerError as error:

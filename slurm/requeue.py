@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 
 from slurm.attempts import FAILED, Attempt
+from slurm.owner import Claim
 
-STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 FAILURES_TO_EXCLUDE = 2  # a node that failed a job so often is left out of its next try
 
 
@@ -20,14 +21,15 @@ class StopFlag:
     """True once one of the stop signals has come; a second Ctrl-C ends the process at once.
 
     The handlers do nothing but set the flag, until the block of a `with` statement ends. A job that has nothing to save
-    calls `interrupt_at_once`, and the signal then raises KeyboardInterrupt wherever the process is.
+    calls `interrupt_at_once`, and the signal then raises KeyboardInterrupt wherever the process is. `claim` is what
+    lets this process write; asking the flag raises Superseded when another attempt has taken over.
     """
 
-    def __init__(self, on_first: Callable[[str], None] | None = None) -> None:
+    def __init__(self, on_first: Callable[[str], None] | None = None, claim: Claim | None = None) -> None:
         self.signal_name = ""
-        self._on_first = on_first
+        self._on_first, self._claim = on_first, claim
         self._interrupt = False
-        self._previous = {number: signal.signal(number, self._set) for number in STOP_SIGNALS}
+        self._previous = {number: signal.signal(number, self._set) for number in wanted_signals()}
 
     def _set(self, number: int, frame: FrameType | None) -> None:
         again = number == signal.SIGINT and self.signal_name == signal.SIGINT.name
@@ -39,12 +41,14 @@ class StopFlag:
             raise KeyboardInterrupt
 
     def __call__(self) -> bool:
+        if self._claim:
+            self._claim.require()
         return bool(self.signal_name)
 
     def interrupt_at_once(self, wanted: bool = True) -> None:
         """From now on a stop signal raises KeyboardInterrupt, at once if one has come; or only sets the flag again."""
         self._interrupt = wanted
-        if wanted and self():
+        if wanted and self.signal_name:
             raise KeyboardInterrupt
 
     def __enter__(self) -> StopFlag:
@@ -55,6 +59,12 @@ class StopFlag:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+
+def wanted_signals() -> tuple[signal.Signals, ...]:
+    """The stop signals; not SIGHUP where whoever started this process wants it to be ignored, as nohup does."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return tuple(number for number in STOP_SIGNALS if not (ignored and number == signal.SIGHUP))
 
 
 @dataclass(frozen=True)

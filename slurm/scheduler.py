@@ -1,29 +1,22 @@
 """What is asked of SLURM, by its own commands: squeue, sacct, scontrol, scancel, sinfo, sbatch.
 
 Output formats are given explicitly, nothing is parsed that is meant for people but `scontrol show job`, whose fields
-are stable. Every call has a time limit.
+are stable. How a command is called, and how often, stands in slurm/calls.py.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import signal
-import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-TIMEOUT_S = 60
-LEFT_BY_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_", "SUBMITIT_")
-LEFT_BY_RANKS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-NOT_OF_THE_JOB = ("SLURM_CONF", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS")
+from slurm.calls import Patience, SchedulerError, ask, call, clean_environment, table
 
-
-class SchedulerError(RuntimeError):
-    """SLURM did not do what was asked; the message holds what it said."""
+WAITING = "PENDING"
+NONE = "(null)"  # as scontrol says it
+UNUSABLE = ("down", "drain", "fail", "maint", "unknown", "inval", "error", "future")  # beginnings of nodes' states
 
 
 class Verdict(Enum):
@@ -45,7 +38,8 @@ class QueuedJob:
     expected_start: str
     """Empty when the scheduler does not know it."""
     elapsed: str
-    restarts: int
+    script: str
+    """The file that sbatch was given."""
 
 
 @dataclass(frozen=True)
@@ -61,30 +55,28 @@ class Partition:
     memory_per_node_mb: int
 
 
-def call(*command: str, environment: dict[str, str] | None = None) -> str:
-    """Output of a command; SchedulerError with its own words when it fails."""
-    done = _run(command, environment)
-    if done.returncode:
-        said = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
-        raise SchedulerError(f"{command[0]}: {said}")
-    return done.stdout
-
-
-def _run(command: Sequence[str], environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    if shutil.which(command[0]) is None:
-        raise SchedulerError(f"{command[0]} is not on this machine's PATH; load SLURM's module, or use --cluster local")
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment)
-    except subprocess.TimeoutExpired as error:
-        raise SchedulerError(f"{command[0]} did not answer within {TIMEOUT_S} s") from error
-
-
 def submit(script: Path) -> str:
-    """Hand a script to sbatch; returns the job's id.
+    """Hand a script to sbatch; returns the job's id. A submission whose answer was lost is found, not repeated."""
+    return ask(
+        ("sbatch", "--parsable", str(script)),
+        _job_id,
+        unless=lambda: _submitted(script),
+        environment=clean_environment(),
+    )
 
-    Variables that describe a surrounding job are left out, so that a job may submit jobs.
-    """
-    return call("sbatch", "--parsable", str(script), environment=clean_environment()).strip().split(";")[0]
+
+def _job_id(answer: str) -> str:
+    """The id in sbatch's answer, which is alone on its line, with the cluster's name where there are several."""
+    found = re.findall(r"^(\d+)(?:;[\w.-]+)?[ \r]*$", answer, re.MULTILINE)
+    if len(found) != 1:
+        raise ValueError("a line with the id of a job, such as 17 or 17;cluster")
+    return str(found[0])
+
+
+def _submitted(script: Path) -> str | None:
+    """The newest job in the queue that has this script."""
+    there = [job_id for job_id, job in queue().items() if job.script == str(script)]
+    return max(there, key=int, default=None)
 
 
 def file_name(path: Path) -> str:
@@ -95,29 +87,22 @@ def file_name(path: Path) -> str:
     return text.replace("%", "%%")
 
 
-def clean_environment() -> dict[str, str]:
-    """The environment without what a surrounding job has put there."""
-    if "SLURM_JOB_ID" not in os.environ:
-        return dict(os.environ)
-    left = {name for name in os.environ if name.startswith(LEFT_BY_A_JOB) and name not in NOT_OF_THE_JOB}
-    left |= {*LEFT_BY_RANKS, "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"}
-    return {name: value for name, value in os.environ.items() if name not in left}
+def queue(patience: Patience | None = None) -> dict[str, QueuedJob]:
+    """This user's jobs that squeue shows: waiting, running, ending. Members of job arrays are not among them."""
+    # All are asked for: squeue refuses a list that holds an id it has forgotten.
+    rows = ask(("squeue", "--me", "--format=%i|%T|%N|%r|%S|%M|%o"), table("JOBID", 7), patience)
+    return {
+        job_id: QueuedJob(state, nodes, reason, "" if start == "N/A" else start, elapsed, script)
+        for job_id, state, nodes, reason, start, elapsed, script in rows
+        if job_id.isdecimal()
+    }
 
 
-def queued(job_ids: Iterable[str]) -> dict[str, QueuedJob]:
-    """Those of the jobs that squeue shows: waiting, running, ending."""
+def queued(job_ids: Iterable[str], patience: Patience | None = None) -> dict[str, QueuedJob]:
+    """Those of the jobs that squeue shows."""
     wanted = set(job_ids)
-    if not wanted:
-        return {}
-    form = "%i|%T|%N|%r|%S|%M"
-    # A user's whole queue is asked for: squeue refuses a list that holds an id it has forgotten.
-    lines = call("squeue", "--me", "--noheader", f"--format={form}").splitlines()
-    found: dict[str, QueuedJob] = {}
-    for line in lines:
-        job_id, state, nodes, reason, start, elapsed = line.split("|")
-        if job_id in wanted:
-            found[job_id] = QueuedJob(state, nodes, reason, "" if start == "N/A" else start, elapsed, _restarts(job_id))
-    return found
+    there = queue(patience) if wanted else {}
+    return {job_id: job for job_id, job in there.items() if job_id in wanted}
 
 
 def accounted(job_ids: Iterable[str]) -> dict[str, str]:
@@ -125,37 +110,51 @@ def accounted(job_ids: Iterable[str]) -> dict[str, str]:
     ids = ",".join(job_ids)
     if not ids:
         return {}
+    command = ("sacct", "--parsable2", "-X", f"--jobs={ids}", "--format=JobID,State")
     try:
-        lines = call("sacct", "--noheader", "--parsable2", "-X", f"--jobs={ids}", "--format=JobID,State").splitlines()
+        return {row[0]: row[1] for row in ask(command, table("JobID", 2), Patience(0))}
     except SchedulerError:
         return {}
-    return dict(line.split("|", 1) for line in lines if "|" in line)
 
 
-def verdict(job_id: str, restart: int) -> Verdict:
+def verdict(job_id: str, restart: int, patience: Patience | None = None) -> Verdict:
     """What the scheduler has decided about a job that was started `restart` times before.
 
     While a job is being ended, its state is COMPLETING whatever the cause; the count of restarts and the reason tell.
     """
-    shown = _show(job_id)
-    state, reason = shown.get("JobState", ""), shown.get("Reason", "")
-    if int(shown.get("Restarts", "0")) > restart or state == "PENDING":
+    shown = _show(job_id, patience)
+    state, reason = shown["JobState"], shown.get("Reason", "")
+    if int(shown["Restarts"]) > restart or state == WAITING:
         return Verdict.REQUEUED
     if state == "RUNNING":
         return Verdict.RUNNING
     return Verdict.TIME_LIMIT if "TimeLimit" in reason or state == "TIMEOUT" else Verdict.CANCELLED
 
 
-def requeue(job_id: str, restart: int) -> None:
+def requeue(job_id: str, restart: int, patience: Patience | None = None) -> None:
     """Send a running job back to the queue; the processes of its batch step get SIGTERM while this goes on."""
-    _insist("scontrol", "requeue", job_id, unless=lambda: verdict(job_id, restart) is Verdict.REQUEUED)
+
+    def done() -> str | None:
+        return "" if verdict(job_id, restart, patience) is Verdict.REQUEUED else None
+
+    ask(("scontrol", "requeue", job_id), str, patience, unless=done)
 
 
-def exclude_nodes(job_id: str, nodes: Iterable[str]) -> None:
+def excluded_nodes(job_id: str, patience: Patience | None = None) -> tuple[str, ...]:
+    """The nodes that a job leaves out."""
+    listed = _show(job_id, patience).get("ExcNodeList", NONE)
+    return () if listed == NONE else host_names(listed)
+
+
+def exclude_nodes(job_id: str, nodes: Iterable[str], patience: Patience | None = None) -> None:
     """Leave nodes out of a job's next start, besides those that it already leaves out."""
-    before = _show(job_id).get("ExcNodeList", "(null)")
-    listed = ",".join(nodes) if before == "(null)" else ",".join([before, *nodes])
-    _insist("scontrol", "update", f"JobId={job_id}", f"ExcNodeList={listed}")
+    listed = ",".join([*excluded_nodes(job_id, patience), *nodes])
+    call("scontrol", "update", f"JobId={job_id}", f"ExcNodeList={listed}", patience=patience)
+
+
+def wait_for(job_id: str, dependency: str) -> None:
+    """Let a waiting job wait for others than before; `dependency` is sbatch's, such as "afterany:17:18"."""
+    call("scontrol", "update", f"JobId={job_id}", f"Dependency={dependency}")
 
 
 def cancel(job_ids: Iterable[str]) -> None:
@@ -175,20 +174,32 @@ def host_names(node_list: str) -> tuple[str, ...]:
 def partitions() -> list[Partition]:
     """All partitions of the cluster."""
     found: dict[str, Partition] = {}
-    for line in call("sinfo", "--all", "--noheader", "--format=%P|%l|%D|%G|%m").splitlines():
-        name, limit, nodes, gres, memory = line.split("|")
+    for name, limit, nodes, gres, memory in ask(("sinfo", "--all", "--format=%P|%l|%D|%G|%m"), table("PARTITION", 5)):
         clean = name.rstrip("*")
-        gpus = sum(int(number) for number in re.findall(r"gpu(?::[^:(,]+)?:(\d+)", gres))
         before = found.get(clean)
         found[clean] = Partition(
             clean,
             name.endswith("*"),
             _minutes(limit),
             int(nodes) + (before.num_nodes if before else 0),
-            max(gpus, before.gpus_per_node if before else 0),
+            max(_gpus(gres), before.gpus_per_node if before else 0),
             max(int(memory.rstrip("+")), before.memory_per_node_mb if before else 0),
         )
     return list(found.values())
+
+
+def usable_nodes(partition: str, patience: Patience | None = None) -> set[str]:
+    """The nodes of a partition that take jobs, now or when others have ended: those that are down or drained do not."""
+    command = ("sinfo", "--Node", f"--partition={partition}", "--format=%N|%T")
+    rows = ask(command, table("NODELIST", 2), patience)
+    # n1|idle, n2|mixed, n3|down*: the star is for a node that does not respond.
+    return {name for name, state in rows if not state.startswith(UNUSABLE) and "*" not in state}
+
+
+def _gpus(gres: str) -> int:
+    """The GPUs of a node by its GRES: gpu:8, gpu:a100:8(S:0-7), gpu:a100:no_consume:8, and others between commas."""
+    entries = [entry.split(":") for entry in re.sub(r"\([^)]*\)", "", gres).split(",")]
+    return sum(int(entry[-1]) if entry[-1].isdecimal() else 1 for entry in entries if entry[0] == "gpu")
 
 
 def _expanded(entry: str) -> list[str]:
@@ -203,29 +214,16 @@ def _expanded(entry: str) -> list[str]:
     return [entry[: found.start()] + number + end for number in numbers for end in rest]
 
 
-def _show(job_id: str) -> dict[str, str]:
-    text = _insist("scontrol", "show", "job", job_id)
-    return dict(re.findall(r"(\w+)=(\S*)", text))
+def _show(job_id: str, patience: Patience | None = None) -> dict[str, str]:
+    return ask(("scontrol", "show", "job", job_id), _fields, patience)
 
 
-def _restarts(job_id: str) -> int:
-    try:
-        return int(_show(job_id).get("Restarts", "0"))
-    except SchedulerError:
-        return 0
-
-
-def _insist(*command: str, unless: Callable[[], bool] | None = None) -> str:
-    """Call a command again when a signal that was meant for the job killed it, unless what it asked for is done."""
-    for _ in range(5):
-        done = _run(command)
-        if done.returncode == 0:
-            return done.stdout
-        if unless and unless():
-            return ""
-        if done.returncode not in (-signal.SIGTERM, -signal.SIGCONT):
-            break
-    raise SchedulerError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
+def _fields(shown: str) -> dict[str, str]:
+    """The fields of a job; those that decisions rest on must be there."""
+    fields: dict[str, str] = dict(re.findall(r"(\w+)=(\S*)", shown))
+    if not fields.get("JobState") or not fields.get("Restarts", "").isdecimal():
+        raise ValueError("a job's fields, with JobState and Restarts")
+    return fields
 
 
 def _minutes(limit: str) -> int:

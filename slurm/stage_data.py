@@ -170,7 +170,8 @@ def main() -> None:
     parser.add_argument("folder", metavar="FOLDER", help="folder on the node's disk; $VARIABLES are expanded")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED_EXIT_CODE))  # the unfinished file goes with it
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(TERMINATED_EXIT_CODE))  # the unfinished file goes with it
     try:
         if not arguments.folder:
             raise ValueError(f"FOLDER is '', allowed: a folder on the node's disk; {CURE}")

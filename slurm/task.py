@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from slurm.attempts import write_whole
+from slurm.owner import Claim
 from slurm.requeue import StopFlag
 from slurm.stage_data import stage
 
@@ -30,6 +31,7 @@ JOB_FILE = "job.json"
 FINISHED_FILE = "finished"
 ERROR, SIGNAL, LEFT = "error", "signal", "left"  # what a rank notes: the first error, the first stop signal, its end
 HOSTS_VARIABLE = "VICREG_HOSTS"  # the nodes of a job, as JSON
+CLAIM_VARIABLE = "VICREG_CLAIM"  # the file that lets an attempt write
 HUNG_EXIT_CODE = 70  # sysexits.h: internal software error
 DUMP_LEAD_S = 10.0  # from the dump of the stacks to the end of the process: the other ranks dump theirs
 
@@ -56,6 +58,8 @@ class Task:
     interconnect_gb_s: float = 0.0
     """What one rank can send to the others; 0: not known, as for the latency."""
     interconnect_latency_us: float = 0.0
+    claim: str = ""
+    """The file that lets this attempt write, for rank 0: it goes when another attempt takes over (slurm/owner.py)."""
     has_terminal: bool = False
     """Whether somebody watches this rank; otherwise its output goes to its log."""
 
@@ -89,6 +93,8 @@ class JobSpec:
     cpus_per_rank: int = 0
     """0: not given."""
     max_failures: int = 3
+    patience_s: float = 1800.0
+    """A scheduler that does not answer is asked again for so long; near the time limit the job's end comes first."""
     rendezvous_timeout_s: float = 300.0
     hang_timeout_s: float = 1800.0
     interconnect_gb_s: float = 0.0
@@ -149,11 +155,12 @@ def run(task: Task, function: str, arguments: dict[str, Any]) -> bool:
 
     After a stop signal the rank leaves well whatever happens to it: it may fail because others have left already.
     """
-    with StopFlag(lambda name: task.note(SIGNAL, name)) as stop:
+    claim = Claim(Path(task.claim)) if task.claim and task.rank == 0 else None  # rank 0 is the one that writes
+    with StopFlag(lambda name: task.note(SIGNAL, name), claim) as stop:
         try:
             finished = resolve(function)(task, stop, **arguments) is not False
         except (Exception, KeyboardInterrupt, SystemExit) as error:
-            if stop():
+            if stop.signal_name:
                 log.info("left after %s: %r", stop.signal_name, error)
                 return False
             if not isinstance(error, SystemExit):
@@ -217,6 +224,7 @@ def main(job_folder: Path, start_folder: Path) -> int:
         local_size=spec.ranks_per_node,
         cpus=spec.cpus_per_rank,
         start_folder=str(start_folder),
+        claim=environment.get(CLAIM_VARIABLE, ""),
         hosts=tuple(host for host in hosts for _ in range(spec.ranks_per_node)),
         rendezvous_timeout_s=spec.rendezvous_timeout_s,
         hang_timeout_s=spec.hang_timeout_s,

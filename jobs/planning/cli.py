@@ -17,9 +17,10 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from slurm import cluster
+from slurm.calls import SchedulerError
 from slurm.cluster import Cluster
 from slurm.local import JobFailed
-from slurm.scheduler import SchedulerError
+from slurm.owner import Superseded
 from slurm.task import Task
 
 if TYPE_CHECKING:  # torch takes two seconds to import, and not every command needs it
@@ -57,7 +58,7 @@ def user_errors(when_interrupted: str = "", note: Callable[[str], None] | None =
 
 def _is_expected(error: Exception) -> bool:
     """Whether a user can cause this error."""
-    if isinstance(error, ValueError | OSError | JobFailed | SchedulerError):
+    if isinstance(error, ValueError | OSError | JobFailed | SchedulerError | Superseded):
         return True
     from vicreg.ranks.distributed import RendezvousError
     from vicreg.training.guards import TrainingDiverged

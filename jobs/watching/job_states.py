@@ -18,7 +18,8 @@ from jobs.watching import job_traces
 from jobs.watching.job_traces import Job, Progress, find_jobs
 from slurm import scheduler
 from slurm.attempts import CANCELLED, FAILED, FINISHED, RUNNING, STOPPED
-from slurm.scheduler import QueuedJob, SchedulerError
+from slurm.calls import Patience, SchedulerError
+from slurm.scheduler import QueuedJob
 
 GIVEN_UP, REMOVED, NEVER_STARTED = "given up", "removed", "never started"
 DEAD = (CANCELLED, GIVEN_UP, REMOVED)  # over for certain, and not finished
@@ -26,6 +27,7 @@ UNDONE = (*DEAD, FAILED, STOPPED, NEVER_STARTED)  # the same, if SLURM does not 
 WAITING, ACTIVE = "PENDING", "RUNNING"  # squeue's words; all states in capitals are those of jobs that are not over
 SUBMITTED = "SUBMITTED"  # nobody says what became of it
 SILENT_AFTER_S = 60.0
+PATIENCE_S = 3.0  # what the jobs wrote is worth showing without SLURM
 OF_SLURM = re.compile(r"\d+")  # ids that SLURM gives
 
 
@@ -47,7 +49,7 @@ class Queue:
         unsettled = [job for job in unsettled if not job.starts or job.starts[-1].outcome != FINISHED]
         asked = frozenset(job.job_id for job in unsettled)
         try:
-            queued = scheduler.queued(sorted(asked))
+            queued = scheduler.queued(sorted(asked), Patience(PATIENCE_S, tell=lambda _: None))
         except (SchedulerError, OSError, ValueError, subprocess.SubprocessError) as error:
             return cls({}, {}, frozenset(), (str(error).splitlines() or [repr(error)])[-1].split(";")[0])
         unseen = {name for job in unsettled for name in (job.job_id, *job.needs)} - queued.keys()
@@ -171,7 +173,7 @@ def _describe(job: Job, state: str, note: str, queued: QueuedJob | None, pid: in
         job_id=job.job_id,
         state=state,
         nodes=nodes,
-        restarts=max(len(job.attempts) - 1, queued.restarts if queued else 0),
+        restarts=max(len(job.attempts) - 1, 0),
         failures=sum(attempt.outcome == FAILED for attempt in job.attempts),
         elapsed_s=elapsed_s,
         started=job.attempts[-1].started if job.attempts else 0.0,

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from jobs import status
+from jobs.watching import job_states
 from jobs.watching.job_states import Queue, collect, in_our_words
 from jobs.watching.job_traces import short_nodes, tail
 from slurm import attempts, chain
@@ -27,7 +28,8 @@ from slurm.attempts import CANCELLED, FAILED, FINISHED, RUNNING, STOPPED, Attemp
 from slurm.chain import Submitted
 
 ROOT = Path(__file__).parents[2]
-SQUEUE_FIELDS = "{id}|{state}|{nodes}|{reason}|{start}|{elapsed}"
+HEADER = "JOBID|STATE|NODELIST|REASON|START_TIME|TIME|COMMAND"
+SQUEUE_FIELDS = "{id}|{state}|{nodes}|{reason}|{start}|{elapsed}|/a/script"
 
 
 @pytest.fixture
@@ -47,8 +49,7 @@ class FakeSlurm:
         self.folder = folder
         folder.mkdir()
         monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-        self.says("squeue", "")
-        self.says("scontrol", "Restarts=0")
+        self.queue()
         self.says("scancel", "")
         self.says("sacct", "Slurm accounting storage is disabled", exit_code=1)
 
@@ -61,7 +62,7 @@ class FakeSlurm:
         path.chmod(0o755)
 
     def queue(self, *lines: str) -> None:
-        self.says("squeue", "\n".join(lines))
+        self.says("squeue", "\n".join([HEADER, *lines]))
 
     def calls(self, command: str) -> str:
         return (self.folder / f"{command}.calls").read_text()
@@ -69,6 +70,7 @@ class FakeSlurm:
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    monkeypatch.setattr(job_states, "PATIENCE_S", 0.0)
     return FakeSlurm(tmp_path / "bin", monkeypatch)
 
 
@@ -156,7 +158,7 @@ def test_sacct_tells_what_became_of_a_job_that_squeue_forgot(
 ) -> None:
     submit(run, ("pretrain", "7", ""))
     if account:
-        slurm.says("sacct", f"7|{account}")
+        slurm.says("sacct", f"JobID|State\n7|{account}")
     else:
         slurm.says("sacct", "Slurm accounting storage is disabled", exit_code=1)
     begin(run, "pretrain", "7")

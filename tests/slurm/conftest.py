@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from slurm import calls
+
 PROGRAM = """\
 #!{python} -IS
 import json, os, sys, time
@@ -28,6 +30,12 @@ print(output.replace("{{number}}", str(100 + number)), end="")
 print(error, end="", file=sys.stderr)
 sys.exit(code)
 """
+HEADERS = {
+    "squeue": "JOBID|STATE|NODELIST|REASON|START_TIME|TIME|COMMAND\n",
+    "sinfo": "PARTITION|TIMELIMIT|NODES|GRES|MEMORY\n",
+    "sinfo --Node": "NODELIST|STATE\n",
+    "sacct": "JobID|State\n",
+}
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,9 @@ class FakeSlurm:
         """What calls beginning with `start` answer, the longest start counts; {number} is 100 + number of the call.
 
         A code below zero is a signal that ends the command. `after`: how many of the answers given before still hold,
-        one call each.
+        one call each. Tables get the header that SLURM prints.
         """
+        output = HEADERS.get(start, "") + output if code == 0 else output
         said = json.loads((self.folder / "says.json").read_text())
         said[start] = [*said.get(start, [])[:after], (output, error, code, seconds)]
         (self.folder / "says.json").write_text(json.dumps(said))
@@ -73,4 +82,6 @@ def slurm(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     folder = tmp_path_factory.mktemp("slurm")
     (folder / "bin").mkdir()
     monkeypatch.setenv("PATH", str(folder / "bin"))
+    monkeypatch.setattr(calls, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(calls, "PATIENCE_S", 0.1)
     return FakeSlurm(folder)

@@ -43,6 +43,16 @@ def stop_late(task: Task, stop: StopFlag, folder: str, how: str) -> bool:
     return False
 
 
+def ask_often(task: Task, stop: StopFlag, folder: str, steps: int) -> bool:
+    """Ask after each step whether to stop, and leave a file if not."""
+    for step in range(steps):
+        (Path(folder) / f"step_{step}").unlink(missing_ok=True)
+        if stop():
+            return False
+        (Path(folder) / f"step_{step}").touch()
+    return True
+
+
 def fail(task: Task, stop: StopFlag, on_rank: int, code: int = 0) -> None:
     """Fail on one rank, with an error or an exit code, while the others wait for it."""
     if task.rank != on_rank:

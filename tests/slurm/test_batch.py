@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,13 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from slurm import attempts
+from slurm import attempts, owner
 from slurm.attempts import Attempt
+from slurm.cluster import Cluster
+from slurm.executor import sbatch_script
 from slurm.task import JobSpec
 from tests.slurm.conftest import FakeSlurm
 
 ROOT = Path(__file__).parents[2]
 FUNCTIONS = "tests.slurm.job_functions"
+PATIENCE_S = 2.0
 RUNNING, REQUEUED = "JobState=RUNNING Reason=None Restarts=0 ", "JobState=PENDING Reason=BeginTime Restarts=1 "
 SRUN = """\
 #!{python} -IS
@@ -50,7 +54,7 @@ class Job:
     """A job of two nodes with one rank each, and its batch step."""
 
     def __init__(self, slurm: FakeSlurm, folder: Path) -> None:
-        self.slurm, self.folder = slurm, folder
+        self.slurm, self.folder, self.job_id = slurm, folder, "17"
         srun = slurm.folder / "bin" / "srun"
         srun.write_text(SRUN.format(python=sys.executable))
         srun.chmod(0o755)
@@ -59,12 +63,20 @@ class Job:
         self, function: str, restart: int = 0, max_failures: int = 3, **arguments: object
     ) -> subprocess.Popen[str]:
         """Start the batch step as the script does."""
-        JobSpec("job", f"{FUNCTIONS}.{function}", arguments, num_nodes=2, max_failures=max_failures).write(self.folder)
-        variables = {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_RESTART_COUNT": str(restart)}
+        spec = JobSpec("job", f"{FUNCTIONS}.{function}", arguments, 2, max_failures=max_failures, patience_s=PATIENCE_S)
+        spec.write(self.folder)
+        variables = {"SLURM_JOB_ID": self.job_id, "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_RESTART_COUNT": str(restart)}
         variables |= {"SLURM_JOB_PARTITION": "normal", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-u", "-m", "slurm.batch", str(self.folder)]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=os.environ | variables, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+        script = self.folder / "sbatch.sh"
+        script.write_text(sbatch_script(spec, self.folder, Cluster("mine")))
+        return subprocess.Popen(
+            ["/bin/bash", script],
+            env=os.environ | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     def run(self, function: str, restart: int = 0, max_failures: int = 3, **arguments: object) -> tuple[int, str]:
         """Run the batch step to its end; its exit code and log."""
@@ -84,7 +96,8 @@ def _end(process: subprocess.Popen[str]) -> tuple[int, str]:
     try:
         said, _ = process.communicate(timeout=60)
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, said
 
 
@@ -93,7 +106,7 @@ def job(slurm: FakeSlurm, tmp_path: Path) -> Job:
     """A job on a SLURM that lets it run."""
     slurm.says("scontrol show job 17", RUNNING + "ExcNodeList=(null) ")
     slurm.says("scontrol")
-    slurm.says("sinfo", "normal*|7-00:00:00|4|gpu:2|256000\n")
+    slurm.says("sinfo --Node", "n1|idle\nn2|mixed\nn3|idle\nn4|allocated\n")
     return Job(slurm, tmp_path / "job")
 
 
@@ -119,7 +132,7 @@ def test_a_failure_is_tried_again_until_the_limit_and_a_bad_node_left_out(job: J
 
 
 def test_a_bad_node_stays_where_too_few_others_are(job: Job, slurm: FakeSlurm) -> None:
-    slurm.says("sinfo", "normal*|7-00:00:00|2|gpu:2|256000\n")
+    slurm.says("sinfo --Node", "n1|idle\nn2|mixed\nn3|down*\nn4|drained\n")
     for restart in range(2):
         _, said = job.run("fail", restart, on_rank=1)
     assert "n2 failed twice, but too few other nodes are left" in said
@@ -139,7 +152,9 @@ def test_without_scontrol_on_the_node_a_job_runs_and_fails_with_a_record(job: Jo
     code, said = job.run("fail", 1, on_rank=0)
     assert code == 1
     assert "cannot requeue (scontrol is not on this machine's PATH" in said
-    assert (job.last().outcome, job.last().reason) == ("failed", "rank 0 on n1: ValueError: no such data")
+    assert job.last().outcome == "failed"
+    reason = "rank 0 on n1: ValueError: no such data; it could not be sent back to the queue: scontrol is not on this"
+    assert job.last().reason.startswith(reason)
 
 
 def test_a_scheduler_that_refuses_leaves_a_record(job: Job, slurm: FakeSlurm) -> None:
@@ -150,6 +165,84 @@ def test_a_scheduler_that_refuses_leaves_a_record(job: Job, slurm: FakeSlurm) ->
     assert "the scheduler does not answer: scontrol show job 17: Unable to contact slurm controller" in said
     assert "the same command goes on from the last checkpoint" in said
     assert job.last().outcome == "failed"
+    assert "it could not be sent back to the queue: scontrol" in job.last().reason
+
+
+BUSY = "slurm_load_jobs error: Socket timed out on send/recv operation\n"
+
+
+def test_a_busy_scheduler_costs_no_job(job: Job, slurm: FakeSlurm) -> None:
+    """Whoever looks meanwhile is told; the requeue itself comes through."""
+    slurm.says("scontrol requeue", error=BUSY, code=1)
+    slurm.says("scontrol requeue", after=1)
+    process = job.start("fail", on_rank=1)
+    told = ""
+    while process.poll() is None:
+        past = attempts.read(job.folder)
+        told = told or next((attempt.reason for attempt in past if "waits for" in attempt.reason), "")
+        time.sleep(0.01)
+    code, said = _end(process)
+    assert code == 0, said
+    assert told.startswith(
+        "rank 1 on n2: ValueError: no such data; waits for an answer of SLURM: scontrol requeue 17: "
+    )
+    assert (job.last().outcome, job.last().reason) == ("failed", "rank 1 on n2: ValueError: no such data")
+    assert job.asked() == ["requeue 17", "requeue 17"]
+
+
+def test_what_is_submitted_anew_has_all_its_tries_and_all_nodes_again(job: Job) -> None:
+    for restart in range(3):
+        code, said = job.run("fail", restart, on_rank=1)
+    assert (code, "given up: 3 failures" in said) == (1, True)
+    for job.job_id in ("18", "18", "17"):  # 17: a cluster that was set up anew begins to count again
+        job.slurm.says(f"scontrol show job {job.job_id}", RUNNING + "ExcNodeList=(null) ")
+        before = job.asked()
+        code, said = job.run("fail", 0, on_rank=1)
+        assert code == 0, said
+        assert job.asked()[len(before) :] == [f"requeue {job.job_id}"]
+
+
+@pytest.mark.parametrize("max_failures", [3, 1])
+def test_a_batch_step_that_is_killed_is_a_failure_like_any_other(
+    job: Job, slurm: FakeSlurm, tmp_path: Path, max_failures: int
+) -> None:
+    process = job.start("stop_late", max_failures=max_failures, folder=str(tmp_path), how="well")
+    _await_ranks(tmp_path, process)
+    killed = _processes("slurm.batch", job.folder)
+    assert len(killed) == 1
+    os.kill(killed[0], signal.SIGKILL)
+    while not job.last().ended:
+        time.sleep(0.01)
+    _signal_ranks(job, signal.SIGTERM)  # SLURM does, for the requeue or when the script ends
+    code, said = _end(process)
+    assert code == (0 if max_failures == 3 else 1), said
+    assert (job.last().outcome, job.last().reason) == ("failed", "the batch step on n1 was killed by SIGKILL")
+    assert job.asked() == (["requeue 17"] if max_failures == 3 else [])
+    assert ("given up: 1 failures" in said) == (max_failures == 1)
+
+
+def test_a_batch_step_that_fails_itself_is_one_too(job: Job, tmp_path: Path) -> None:
+    job.folder.mkdir()
+    (job.folder / "attempts.jsonl").mkdir()
+    code, said = job.run("tell", folder=str(tmp_path))
+    assert code == 1  # nothing can be recorded: given up, in words
+    assert "Is a directory" in said
+
+
+def test_an_attempt_whose_nodes_were_taken_for_dead_leaves_when_the_next_begins(job: Job, tmp_path: Path) -> None:
+    """Its node lives, and its scheduler does not answer: it must neither go on nor send the job back."""
+    process = job.start("stop_late", folder=str(tmp_path), how="well")
+    _await_ranks(tmp_path, process)
+    job.slurm.says("scontrol show job 17", error=BUSY, code=1)
+    second = owner.claim(job.folder, "job 17, attempt 2", take_over=True)
+    code, said = _end(process)
+    assert code == 1
+    assert "another attempt has taken over" in said
+    assert (job.last().outcome, job.asked()) == ("stopped", [])
+    assert "has been taken over by job 17, attempt 2 on" in (job.folder / "rank_0.log").read_text()
+    while _processes("slurm.task", job.folder):
+        time.sleep(0.01)
+    second.require()
 
 
 def _await_ranks(folder: Path, process: subprocess.Popen[str]) -> None:
@@ -159,13 +252,27 @@ def _await_ranks(folder: Path, process: subprocess.Popen[str]) -> None:
 
 def _signal_ranks(job: Job, number: signal.Signals) -> None:
     """What SLURM does when a job is to end: the signal goes to the processes of the steps."""
+    for process in _processes("slurm.task", job.folder):
+        os.kill(process, number)
+
+
+def _signal_batch(job: Job, process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """The same for the batch step: its shell and what the shell has started."""
+    for pid in (process.pid, *_processes("slurm.batch", job.folder)):
+        os.kill(pid, number)
+
+
+def _processes(module: str, job: Path) -> list[int]:
+    """The processes of a job that run a module."""
+    found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            command = (folder / "cmdline").read_bytes()
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
         except OSError:
             continue
-        if b"slurm.task" in command and str(job.folder).encode() in command and b"--ntasks" not in command:
-            os.kill(int(folder.name), number)
+        if module in words and str(job) in words and words[1] == "-u":
+            found.append(int(folder.name))
+    return found
 
 
 def test_a_job_asked_to_stop_goes_back_to_the_queue(job: Job, tmp_path: Path) -> None:
@@ -194,7 +301,7 @@ def test_when_slurm_ends_an_attempt_all_ranks_leave_first(
     process = job.start("stop_late", folder=str(tmp_path), how="well")
     _await_ranks(tmp_path, process)
     slurm.says("scontrol show job 17", shown)
-    process.send_signal(signal.SIGTERM)
+    _signal_batch(job, process, signal.SIGTERM)
     while not job.last().ended:
         time.sleep(0.01)
     assert process.poll() is None  # the ranks are still there
@@ -207,7 +314,7 @@ def test_when_slurm_ends_an_attempt_all_ranks_leave_first(
 def test_an_attempt_that_was_killed_without_a_word_is_closed_by_the_next(job: Job, tmp_path: Path) -> None:
     process = job.start("stop_late", folder=str(tmp_path), how="well")
     _await_ranks(tmp_path, process)
-    process.kill()
+    _signal_batch(job, process, signal.SIGKILL)
     _signal_ranks(job, signal.SIGKILL)
     process.communicate()
     assert job.last().outcome == "running"

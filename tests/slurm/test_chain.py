@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from slurm import owner
+from slurm.calls import SchedulerError
 from slurm.chain import JOBS_FILE, Member, Submitted, job_folder, read_jobs, run_here, submit
 from slurm.cluster import Cluster
 from slurm.local import JobFailed
 from slurm.requeue import StopFlag
-from slurm.scheduler import SchedulerError
 from slurm.task import JobSpec, Task
 from tests.slurm.conftest import FakeSlurm
 
@@ -43,7 +45,7 @@ def _chain() -> list[Member]:
 
 
 def _queue(*job_ids: str) -> str:
-    return "".join(f"{job_id}|PENDING||Dependency|N/A|0:00\n" for job_id in job_ids)
+    return "".join(f"{job_id}|PENDING||Dependency|N/A|0:00|x.sh\n" for job_id in job_ids)
 
 
 def _dependencies(run: Path) -> dict[str, str]:
@@ -60,7 +62,7 @@ def slurm(slurm: FakeSlurm) -> FakeSlurm:
     """A SLURM that takes jobs 101, 102, ... and shows an empty queue."""
     slurm.says("sbatch", "{number}\n")
     slurm.says("squeue")
-    slurm.says("scontrol show job", "JobState=PENDING Restarts=0 ")
+    slurm.says("scontrol update")
     return slurm
 
 
@@ -129,7 +131,11 @@ def test_what_was_submitted_before_a_refusal_is_known(slurm: FakeSlurm, tmp_path
     slurm.says("sbatch", "{number}\n")
     slurm.says("sbatch", "{number}\n", after=1)
     slurm.says("sbatch", error=refusal, code=1, after=2)
-    with pytest.raises(SchedulerError, match="AssocMaxSubmitJobLimit"):
+    message = (
+        r"AssocMaxSubmitJobLimit; in the queue: pretrain \(101\), knn \(102\); not submitted: linear, report; "
+        "the same command submits the rest when SLURM takes it"
+    )
+    with pytest.raises(SchedulerError, match=message):
         submit(tmp_path, _chain(), CLUSTER)
     assert {name: job.job_id for name, job in read_jobs(tmp_path).items()} == {"pretrain": "101", "knn": "102"}
     slurm.says("squeue", _queue("101", "102"))
@@ -179,20 +185,67 @@ def test_two_commands_at_the_same_time_submit_once(slurm: FakeSlurm, tmp_path: P
     assert {tuple(job.job_id for job in jobs) for jobs in chains} == {("101", "102", "103", "104")}
 
 
-def test_a_command_waits_for_another_that_holds_the_lock(
-    slurm: FakeSlurm, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    with (tmp_path / ".jobs.lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        thread = threading.Thread(target=submit, args=(tmp_path, _chain(), CLUSTER))
-        thread.start()
-        while not caplog.messages:
-            thread.join(0.01)
-        assert caplog.messages == [f"waiting for another command that submits jobs of {tmp_path}"]
-        assert not slurm.calls("squeue")
+def test_a_command_waits_for_another_that_submits(slurm: FakeSlurm, tmp_path: Path) -> None:
+    other = owner.claim(tmp_path)
+    thread = threading.Thread(target=submit, args=(tmp_path, _chain(), CLUSTER))
+    thread.start()
+    thread.join(0.3)
+    assert not slurm.calls("squeue")
+    other.release()
     thread.join()
     assert len(slurm.calls("sbatch")) == 4
+
+
+def test_a_file_system_without_locks_is_no_obstacle(
+    slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    assert len(submit(tmp_path, _chain(), CLUSTER)) == 4
+
+
+def test_a_command_that_was_killed_before_it_kept_an_id_loses_no_job(slurm: FakeSlurm, tmp_path: Path) -> None:
+    submit(tmp_path, _chain(), CLUSTER)
+    (tmp_path / JOBS_FILE).unlink()
+    script = job_folder(tmp_path, "pretrain") / "sbatch.sh"
+    slurm.says("squeue", f"101|RUNNING|n1|None|N/A|0:10|{script}\n")
+    jobs = submit(tmp_path, _chain()[:2], CLUSTER)
+    assert [(job.name, job.job_id, job.is_new) for job in jobs] == [("pretrain", "101", False), ("knn", "105", True)]
+    assert _dependencies(tmp_path)["knn"] == "afterok:101"
+
+
+def test_a_waiting_report_waits_for_what_is_submitted_anew(slurm: FakeSlurm, tmp_path: Path) -> None:
+    submit(tmp_path, _chain(), CLUSTER)
+    slurm.says("squeue", _queue("103", "104"))  # pretrain is finished, knn has failed
+    jobs = submit(tmp_path, _chain()[1:], CLUSTER)
+    assert [(job.name, job.job_id) for job in jobs] == [("knn", "105"), ("linear", "103"), ("report", "104")]
+    (update,) = slurm.calls("scontrol")
+    assert update.command[1:] == ["update", "JobId=104", "Dependency=afterany:105:103"]
+    assert read_jobs(tmp_path)["report"].dependency == "afterany:105:103"
+    assert len(slurm.calls("sbatch")) == 5
+
+
+def test_a_report_that_runs_already_is_followed_by_another(slurm: FakeSlurm, tmp_path: Path) -> None:
+    submit(tmp_path, _chain(), CLUSTER)
+    slurm.says("squeue", "104|RUNNING|n1|None|N/A|0:01|x.sh\n")
+    jobs = submit(tmp_path, _chain()[1:], CLUSTER)
+    assert [job.job_id for job in jobs] == ["105", "106", "107"]
+    assert _dependencies(tmp_path)["report"] == "afterany:105:106"
+
+
+def test_variables_that_would_beat_the_plan_are_said_and_taken_away(
+    slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    against = {"SBATCH_TIMELIMIT": "1", "SBATCH_NO_REQUEUE": "1", "SBATCH_EXPORT": "NONE", "SBATCH_PARTITION": "debug"}
+    for name, value in against.items():
+        monkeypatch.setenv(name, value)
+    submit(tmp_path, _chain()[:1], replace(CLUSTER, partition="normal"))
+    unused = "SBATCH_EXPORT=NONE, SBATCH_NO_REQUEUE=1, SBATCH_PARTITION=debug, SBATCH_TIMELIMIT=1"
+    assert caplog.messages == [f"not used, for the plan holds: {unused}"]
+    (call,) = slurm.calls("sbatch")
+    assert not [name for name in call.environment if name.startswith("SBATCH_")]
 
 
 # --- on this machine

@@ -74,7 +74,10 @@ ulimit -n 65536
 source "$WORK/venv/bin/activate"
 
 # command
-exec {python} -u -m slurm.batch '/scratch/my run/jobs/pretrain'
+trap : TERM USR1 USR2 HUP  # they reach the process below, too; the shell stays, and looks after it when it is killed
+{python} -u -m slurm.batch '/scratch/my run/jobs/pretrain' &
+while wait $!; code=$?; kill -0 $! 2> /dev/null; do :; done
+[ $code -eq 0 ] || exec {python} -u -m slurm.batch '/scratch/my run/jobs/pretrain' $code
 """
 NASTY = ['it\'s a "run"', "cost $HOME `id` $(id)", "50%j off; #b & c", " new*[a]? ünï "]
 
@@ -148,7 +151,7 @@ def test_the_profile_s_limits_reach_the_job() -> None:
 def test_any_printable_folder_comes_out_as_one_argument(name: str) -> None:
     folder = Path("/scratch") / name / "jobs" / "pretrain"
     script = sbatch_script(_spec(), folder, EVERYTHING)
-    assert shlex.split(script.splitlines()[-1])[-1] == str(folder)
+    assert shlex.split(script.splitlines()[-1])[-2] == str(folder)
     assert _flags(script)["output"].replace("%%", "%") == f"{folder}/batch_%j.log"
 
 
@@ -166,6 +169,7 @@ def test_the_script_run_by_bash_starts_the_ranks_with_the_folder_as_one_argument
     folder = tmp_path / name / "jobs" / "pretrain"
     slurm.says("sbatch", "17\n")
     slurm.says("scontrol", "JobState=RUNNING Restarts=0 ")
+    slurm.says("squeue")
     slurm.says("srun")
     cluster = Cluster("mine", environment={"WORD": name}, cpus_per_gpu=3, max_failures=1)
     assert submit(_spec(num_nodes=2, ranks_per_node=2), folder, cluster) == "17"
@@ -179,6 +183,8 @@ def test_the_script_run_by_bash_starts_the_ranks_with_the_folder_as_one_argument
         "--ntasks=4",
         "--ntasks-per-node=2",
         "--cpus-per-task=3",
+        "--distribution=block",
+        "--export=ALL",
         "--kill-on-bad-exit=1",
         f"--output={str(folder).replace('%', '%%')}/rank_%t.log",
         "--open-mode=append",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,15 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm import scheduler
-from slurm.scheduler import Partition, QueuedJob, SchedulerError, Verdict
+from slurm import calls, scheduler
+from slurm.calls import Patience, SchedulerError
+from slurm.scheduler import Partition, QueuedJob, Verdict
 from tests.slurm.conftest import FakeSlurm
 
 SQUEUE = """\
-10|PENDING||Resources|2026-11-24T03:18:20|0:00
-13|PENDING||Priority|2026-11-24T05:18:00|0:00
-14|PENDING||PartitionNodeLimit|N/A|0:00
-9|RUNNING|n[1-2]|None|2026-11-24T02:18:20|0:03
+10|PENDING||Resources|2026-11-24T03:18:20|0:00|/runs/a/sbatch.sh
+13|PENDING||Priority|2026-11-24T05:18:00|0:00|(null)
+15_[0-7]|PENDING||Priority|2026-11-24T05:18:00|0:00|array.sh
+14|PENDING||PartitionNodeLimit|N/A|0:00|/runs/b|c/sbatch.sh
+9|RUNNING|n[1-2]|None|2026-11-24T02:18:20|0:03|(null)
 """
 JOB = """\
 JobId={job} JobName=it's a "run"-job
@@ -61,25 +64,18 @@ def _job(job: int, state: str, reason: str = "None", restarts: int = 0, excluded
 
 def test_the_queue(slurm: FakeSlurm) -> None:
     slurm.says("squeue", SQUEUE)
-    for job, restarts in ((9, 2), (10, 0), (14, 1)):
-        slurm.says(f"scontrol show job {job}", _job(job, "PENDING", restarts=restarts))
     assert scheduler.queued(["9", "10", "14", "999"]) == {
-        "10": QueuedJob("PENDING", "", "Resources", "2026-11-24T03:18:20", "0:00", 0),
-        "14": QueuedJob("PENDING", "", "PartitionNodeLimit", "", "0:00", 1),
-        "9": QueuedJob("RUNNING", "n[1-2]", "None", "2026-11-24T02:18:20", "0:03", 2),
+        "10": QueuedJob("PENDING", "", "Resources", "2026-11-24T03:18:20", "0:00", "/runs/a/sbatch.sh"),
+        "14": QueuedJob("PENDING", "", "PartitionNodeLimit", "", "0:00", "/runs/b|c/sbatch.sh"),
+        "9": QueuedJob("RUNNING", "n[1-2]", "None", "2026-11-24T02:18:20", "0:03", "(null)"),
     }
-    assert slurm.calls("squeue")[0].command[1:] == ["--me", "--noheader", "--format=%i|%T|%N|%r|%S|%M"]
+    assert list(scheduler.queue()) == ["10", "13", "14", "9"]
+    assert slurm.calls("squeue")[0].command[1:] == ["--me", "--format=%i|%T|%N|%r|%S|%M|%o"]
 
 
 def test_nobody_is_asked_about_no_jobs(slurm: FakeSlurm) -> None:
     assert scheduler.queued([]) == {}
     assert scheduler.accounted([]) == {}
-
-
-def test_a_job_that_ends_between_two_questions_is_still_shown(slurm: FakeSlurm) -> None:
-    slurm.says("squeue", SQUEUE)
-    slurm.says("scontrol show job", error=UNKNOWN_JOB, code=1)
-    assert scheduler.queued(["9"])["9"].restarts == 0
 
 
 def test_accounting_present_absent_and_refused(slurm: FakeSlurm) -> None:
@@ -118,7 +114,7 @@ def test_nodes_are_left_out_besides_those_that_are(slurm: FakeSlurm) -> None:
     scheduler.exclude_nodes("17", ["n3"])
     scheduler.exclude_nodes("18", ["n3", "n4"])
     updates = [call.command[2:] for call in slurm.calls("scontrol") if call.command[1] == "update"]
-    assert updates == [["JobId=17", "ExcNodeList=n3"], ["JobId=18", "ExcNodeList=n[1-2],n3,n4"]]
+    assert updates == [["JobId=17", "ExcNodeList=n3"], ["JobId=18", "ExcNodeList=n1,n2,n3,n4"]]
 
 
 def test_a_signal_that_was_meant_for_the_job_does_not_prevent_its_requeue(slurm: FakeSlurm) -> None:
@@ -141,7 +137,9 @@ def test_partitions(slurm: FakeSlurm) -> None:
         "gpu_p5|20:00:00|30|gpu:a100:8(S:0-7)|512000\n"
         "gpu_p5|20:00:00|2|gpu:a100:4,gpu:v100:2(S:0),mps:200|1000000\n"
         "short|30:00|1|gpu:8(S:0,2)|1000\n"
-        "endless|infinite|1|craynetwork:4,shard:7|1000\n",
+        "endless|infinite|1|craynetwork:4,shard:7,mygpu:3|1000\n"
+        "lent|infinite|1|gpu:no_consume:2|1000\n"
+        "forms|infinite|1|gpu:a100:no_consume:4(S:0-1,3),gpu:1g.5gb:7,gpu:2080ti:1,bandwidth:lustre:no_consume:4G|1000\n",
     )
     assert scheduler.partitions() == [
         Partition("normal", True, 7 * 24 * 60, 4, 2, 256_000),
@@ -149,6 +147,8 @@ def test_partitions(slurm: FakeSlurm) -> None:
         Partition("gpu_p5", False, 20 * 60, 32, 8, 1_000_000),
         Partition("short", False, 30, 1, 8, 1000),
         Partition("endless", False, 0, 1, 0, 1000),
+        Partition("lent", False, 0, 1, 2, 1000),
+        Partition("forms", False, 0, 1, 12, 1000),
     ]
 
 
@@ -209,18 +209,18 @@ def test_refusals_are_handed_on_in_slurm_s_words(slurm: FakeSlurm, tmp_path: Pat
     slurm.says("scontrol", error=UNKNOWN_JOB, code=1)
     slurm.says("squeue", error=NO_CONTROLLER, code=1)
     slurm.says("scancel", code=3)
-    with pytest.raises(SchedulerError, match=r"sbatch: .*invalid partition specified: nope"):
+    with pytest.raises(SchedulerError, match=r"sbatch .*/script: .*invalid partition specified: nope"):
         scheduler.submit(tmp_path / "script")
     with pytest.raises(SchedulerError, match="scontrol show job 17: slurm_load_jobs error: Invalid job id specified"):
         scheduler.verdict("17", 0)
     with pytest.raises(SchedulerError, match="Unable to contact slurm controller"):
         scheduler.queued(["17"])
-    with pytest.raises(SchedulerError, match="scancel: exit code 3"):
+    with pytest.raises(SchedulerError, match="scancel 17: exit code 3"):
         scheduler.cancel(["17"])
 
 
 def test_a_scheduler_that_does_not_answer(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(calls, "TIMEOUT_S", 0.2)
     for name in ("squeue", "scontrol", "sinfo"):
         slurm.says(name, seconds=60)
     with pytest.raises(SchedulerError, match=r"squeue did not answer within 0\.2 s"):
@@ -228,6 +228,155 @@ def test_a_scheduler_that_does_not_answer(slurm: FakeSlurm, monkeypatch: pytest.
     for ask in (scheduler.verdict, scheduler.requeue):
         with pytest.raises(SchedulerError, match=r"scontrol did not answer within 0\.2 s"):
             ask("17", 0)
+
+
+# --- busy for a while
+
+BUSY = "slurm_load_jobs error: Socket timed out on send/recv operation\n"
+BUSY_WORDS = (  # as slurm_errno.c, sbatch and libc have them
+    "Socket timed out on send/recv operation",
+    "Unable to contact slurm controller (connect failure)",
+    "Unable to contact slurm controller (shutdown failure)",
+    "slurm_load_partitions: Zero Bytes were transmitted or received",
+    "Slurm backup controller in standby mode",
+    "Slurm controller is in the process of initializing",
+    "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
+    "slurm_receive_msg: Connection reset by peer",
+    "Resource temporarily unavailable",
+    "Message receive failure",
+    "Communication connection failure",
+    "Protocol authentication error",
+    "Connection timed out",
+    "sbatch: error: Batch job submission failed: Transport endpoint is not connected",
+    "error: slurm_persist_conn_open_without_init: failed to open persistent connection to host:x: Connection refused",
+)
+REFUSALS = (
+    "Invalid job id specified",
+    "Invalid partition name specified",
+    "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size)",
+    "Access/permission denied",
+    "Requested node configuration is not available",
+    "Requested time limit is invalid (missing or exceeds some limit)",
+    "Requested operation is presently disabled",
+)
+
+
+@pytest.mark.parametrize("words", BUSY_WORDS)
+def test_a_busy_scheduler_is_asked_again_by_every_command(slurm: FakeSlurm, tmp_path: Path, words: str) -> None:
+    answers = {"squeue": SQUEUE, "sinfo": "normal*|1:00|4|gpu:2|1000\n", "scancel": "", "scontrol update": ""}
+    answers["scontrol show job"] = _job(17, "RUNNING")
+    for command, answer in answers.items():
+        slurm.says(command, error=words + "\n", code=1)
+        slurm.says(command, answer, after=1)
+    assert "9" in scheduler.queued(["9"])
+    assert scheduler.partitions()[0].num_nodes == 4
+    assert scheduler.verdict("17", 0) is Verdict.RUNNING
+    scheduler.exclude_nodes("17", ["n1"])
+    scheduler.cancel(["17"])
+    for command in ("squeue", "sinfo", "scancel"):
+        assert len(slurm.calls(command)) == 2
+
+
+@pytest.mark.parametrize("words", REFUSALS)
+def test_a_refusal_is_final(slurm: FakeSlurm, words: str) -> None:
+    slurm.says("scancel", error=words, code=1)
+    with pytest.raises(SchedulerError, match=f"scancel 17: {words.split('(')[0]}".rstrip()):
+        scheduler.cancel(["17"])
+    assert len(slurm.calls("scancel")) == 1
+
+
+def test_patience_has_an_end_and_somebody_is_told(slurm: FakeSlurm) -> None:
+    slurm.says("scontrol requeue", error=BUSY, code=1)
+    slurm.says("scontrol show job", _job(17, "RUNNING"))
+    told: list[str] = []
+    with pytest.raises(SchedulerError, match=r"scontrol requeue 17: .*Socket timed out"):
+        scheduler.requeue("17", 0, Patience(0.5, told.append))
+    assert 2 <= len(told) <= 6
+    assert all("Socket timed out on send/recv operation; asked again in" in line for line in told)
+
+
+def test_a_requeue_whose_answer_was_lost_is_not_repeated(slurm: FakeSlurm) -> None:
+    slurm.says("scontrol requeue", error=BUSY, code=1)
+    slurm.says("scontrol show job", error=BUSY, code=1)
+    slurm.says("scontrol show job", _job(17, "PENDING", "BeginTime", 1), after=1)
+    scheduler.requeue("17", 0)
+    assert [call.command[1] for call in slurm.calls("scontrol")] == ["requeue", "show", "show"]
+
+
+def test_a_submission_whose_answer_was_lost_is_found_in_the_queue(slurm: FakeSlurm, tmp_path: Path) -> None:
+    script = tmp_path / "s|p.sh"
+    slurm.says("sbatch", error=BUSY, code=1)
+    slurm.says("squeue", SQUEUE + f"16|PENDING||Priority|N/A|0:00|{script}\n")
+    assert scheduler.submit(script) == "16"
+    assert len(slurm.calls("sbatch")) == 1
+    slurm.says("squeue", SQUEUE)  # it was not heard
+    slurm.says("sbatch", "{number}\n", after=1)
+    assert scheduler.submit(script) == "103"
+
+
+GARBAGE = ("", "\n", "Welcome to the cluster!\n", "<html>502 Bad Gateway</html>\n", "null\n", "\0\0")
+
+
+@pytest.mark.parametrize("answer", GARBAGE)
+def test_what_is_no_answer_is_not_believed(slurm: FakeSlurm, tmp_path: Path, answer: str) -> None:
+    """An empty queue would mean that everything is submitted again, a job without a state that it was cancelled."""
+    commands = ("squeue", "sinfo", "scontrol show job", "sbatch")
+    for command in commands:
+        slurm.says(command)  # makes the programs; the answers follow, without headers
+    (slurm.folder / "says.json").write_text(json.dumps({command: [(answer, "", 0, 0)] for command in commands}))
+    with pytest.raises(SchedulerError, match=r"squeue answered .*, allowed: a table that begins with JOBID"):
+        scheduler.queue()
+    with pytest.raises(SchedulerError, match=r"sinfo answered .*, allowed: a table that begins with PARTITION"):
+        scheduler.partitions()
+    with pytest.raises(
+        SchedulerError, match=r"scontrol show job 17 answered .*, allowed: a job's fields, with JobState"
+    ):
+        scheduler.verdict("17", 0)
+    slurm.says("squeue", SQUEUE)
+    with pytest.raises(
+        SchedulerError, match=r"sbatch .* answered .*, allowed: a line with the id of a job, such as 17"
+    ):
+        scheduler.submit(tmp_path / "script")
+
+
+@pytest.mark.parametrize(
+    ("answer", "job_id"),
+    [
+        ("17\n", "17"),
+        ("17;jean-zay\n", "17"),
+        ("Welcome! 3 maintenance days ahead.\n17\nYour quota: 80 %\n", "17"),
+        ("17 \r\n", "17"),
+        ("17\n18\n", ""),
+        ("Submitted batch job\n", ""),
+        ("-17\n", ""),
+        ("17;a b\n", ""),
+    ],
+)
+def test_an_id_is_digits_alone_on_a_line(slurm: FakeSlurm, tmp_path: Path, answer: str, job_id: str) -> None:
+    slurm.says("squeue", SQUEUE)
+    slurm.says("sbatch", answer)
+    if job_id:
+        assert scheduler.submit(tmp_path / "script") == job_id
+        return
+    with pytest.raises(SchedulerError, match="allowed: a line with the id of a job"):
+        scheduler.submit(tmp_path / "script")
+
+
+def test_a_banner_above_a_table_is_passed_over(slurm: FakeSlurm) -> None:
+    said = "Maintenance on Monday | see the wiki\n\n"
+    slurm.says("squeue", "")
+    text = json.loads((slurm.folder / "says.json").read_text())
+    text["squeue"][0][0] = said + text["squeue"][0][0] + SQUEUE + "slurm says goodbye\n"
+    (slurm.folder / "says.json").write_text(json.dumps(text))
+    assert list(scheduler.queue()) == ["10", "13", "14", "9"]
+
+
+def test_nodes_that_take_jobs(slurm: FakeSlurm) -> None:
+    states = ("idle", "mixed", "allocated", "completing", "planned", "idle~", "down", "down*", "drained", "draining")
+    states += ("idle*", "fail", "maint", "unknown", "reserved")
+    rows = [f"n{number}|{state}\n" for number, state in enumerate(states, 1)]
+    slurm.says("sinfo --Node", "".join(rows))
+    assert scheduler.usable_nodes("normal") == {"n1", "n2", "n3", "n4", "n5", "n6", "n15"}
 
 
 # --- submitting
@@ -247,7 +396,7 @@ def test_a_job_does_not_pass_its_own_variables_on(
     slurm.says("sbatch", "{number}\n")
     outer = {"SLURM_NTASKS": "8", "SLURM_MEM_PER_NODE": "100", "SRUN_CPUS_PER_TASK": "3", "PMI_RANK": "1", "RANK": "5"}
     outer |= {"CUDA_VISIBLE_DEVICES": "1", "MASTER_ADDR": "n1", "SLURMD_NODENAME": "n1", "SUBMITIT_X": "1"}
-    kept = {"SLURM_CONF": "/etc/slurm.conf", "NCCL_DEBUG": "WARN", "SBATCH_ACCOUNT": "abc", "HOME": "/home/me"}
+    kept = {"SLURM_CONF": "/etc/slurm.conf", "NCCL_DEBUG": "WARN", "HOME": "/home/me"}
     for name, value in (outer | kept).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)

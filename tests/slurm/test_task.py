@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from jobs.planning.cli import placement_of
-from slurm import task
+from slurm import owner, task
+from slurm.owner import Superseded
 from slurm.requeue import StopFlag
 from slurm.task import ERROR, FINISHED_FILE, HUNG_EXIT_CODE, LEFT, SIGNAL, JobSpec, Task, read_notes
 from vicreg.ranks import distributed
@@ -44,6 +45,7 @@ class Job:
         node, local = divmod(rank, self.spec.ranks_per_node)
         variables = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(local), "SLURM_NODEID": str(node)}
         variables |= {"SLURMD_NODENAME": self.hosts[node], "VICREG_HOSTS": json.dumps(self.hosts)}
+        variables["VICREG_CLAIM"] = "the file"
         return variables | {"SLURM_NTASKS": str(self.spec.num_ranks), "PYTHONPATH": str(ROOT)}
 
     def start(self, rank: int) -> subprocess.Popen[str]:
@@ -106,6 +108,7 @@ def test_ranks_know_who_they_are_from_slurm_s_variables(tmp_path: Path) -> None:
             "hang_timeout_s": 8,
             "interconnect_gb_s": 25,
             "interconnect_latency_us": 9,
+            "claim": "the file",
             "has_terminal": False,
             "copies": {"train_beton": "the data"},
         }
@@ -166,6 +169,23 @@ def test_a_rank_that_leaves_with_a_code_has_said_why_itself(tmp_path: Path) -> N
     assert [code for code, _ in job.run(0)] == [3]
     assert read_notes(job.start_folder, ERROR) == []
     assert not (job.start_folder / FINISHED_FILE).exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_0_ends_with_its_next_question_when_another_attempt_has_taken_over(tmp_path: Path, rank: int) -> None:
+    """It alone writes; the others end because it is gone."""
+    held = owner.claim(tmp_path, "job 17, attempt 1")
+    place = Task(rank, 2, 0, 1, str(tmp_path / "start"), claim=str(held.path))
+    arguments = {"folder": str(tmp_path), "steps": 3}
+    assert task.run(place, f"{FUNCTIONS}.ask_often", arguments)
+    owner.claim(tmp_path, "job 17, attempt 2", take_over=True)
+    if rank == 1:
+        assert task.run(place, f"{FUNCTIONS}.ask_often", arguments)
+        return
+    with pytest.raises(Superseded, match="taken over by job 17, attempt 2 on"):
+        task.run(place, f"{FUNCTIONS}.ask_often", arguments)
+    assert "taken over by job 17, attempt 2" in read_notes(tmp_path / "start", ERROR)[0].message
+    assert not (tmp_path / "step_0").exists()
 
 
 @pytest.mark.parametrize("how", ["well", "fail"])

@@ -1,0 +1,92 @@
+"""The ranks of one start of a job, from outside: how srun starts them, and what it and SLURM say of their deaths."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slurm import scheduler
+from slurm.task import JobSpec
+
+ENDED = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.+)")
+OUT_OF_MEMORY = re.compile(r"memory limit|oom[-_ ]kill", re.IGNORECASE)
+LOG_END_BYTES = 8192
+KILLED = ("Killed", "Out Of Memory", "Segmentation fault", "Aborted", "Bus error", "Illegal instruction")
+ALWAYS = ("--export=ALL", "--kill-on-bad-exit=1")  # whatever the site's or the user's default is
+
+
+@dataclass
+class Srun:
+    """The ranks of one start, and what srun says of them on its standard error."""
+
+    process: subprocess.Popen[str]
+    said: list[str] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, command: list[str], environment: dict[str, str]) -> Srun:
+        """Start srun; its words are passed on to this process's output as they come."""
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, bufsize=1)
+        started = cls(process)
+        threading.Thread(target=started._listen, daemon=True).start()
+        return started
+
+    def _listen(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.said.append(line.rstrip())
+            print(line, end="", file=sys.stderr, flush=True)
+
+    def first_death(self) -> tuple[str, str]:
+        """What became of the rank that died first, in words, and its node; empty when srun has said nothing of it."""
+        deaths = [found.groups() for line in self.said if (found := ENDED.match(line))]
+        deaths.sort(key=lambda death: not death[2].startswith(KILLED))
+        if not deaths:
+            return next((line for line in self.said if "error" in line), ""), ""
+        node, ranks, how = deaths[0]
+        return f"rank {ranks} on {node}: {how}", node
+
+
+def command(spec: JobSpec, folder: Path, start_folder: Path) -> list[str]:
+    """What starts the ranks."""
+    cpus = [f"--cpus-per-task={spec.cpus_per_rank}"] if spec.cpus_per_rank else []
+    return [
+        "srun",
+        f"--nodes={spec.num_nodes}",
+        f"--ntasks={spec.num_ranks}",
+        f"--ntasks-per-node={spec.ranks_per_node}",
+        *cpus,
+        "--distribution=block",  # as the ranks are told where the others are
+        *ALWAYS,
+        f"--output={scheduler.file_name(folder)}/rank_%t.log",
+        "--open-mode=append",
+        sys.executable,
+        "-u",
+        "-m",
+        "slurm.task",
+        str(folder),
+        str(start_folder),
+    ]
+
+
+def stage(spec: JobSpec) -> None:
+    """Copy files to every node."""
+    for source in (spec.stage or {}).values():
+        once_per_node = [f"--nodes={spec.num_nodes}", f"--ntasks={spec.num_nodes}", "--ntasks-per-node=1"]
+        copy = [sys.executable, "-m", "slurm.stage_data", source, spec.stage_folder]
+        subprocess.run(["srun", *once_per_node, *ALWAYS, *copy], check=True)
+
+
+def memory_complaint(folder: Path, sizes: dict[str, int]) -> str:
+    """What SLURM wrote into a rank's log, after its size before, if it killed the rank for taking too much memory."""
+    for log_file in sorted(folder.glob("rank_*.log")):
+        with log_file.open("rb") as file:
+            file.seek(max(0, log_file.stat().st_size - LOG_END_BYTES, sizes.get(log_file.name, 0)))
+            lines = file.read().decode(errors="replace").splitlines()
+        for line in lines:
+            if OUT_OF_MEMORY.search(line):
+                return line.split("error: ")[-1]
+    return ""

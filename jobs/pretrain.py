@@ -27,10 +27,10 @@ from jobs.planning.cli import (
     placement_of,
     user_errors,
 )
-from jobs.planning.pieces import Choice, split_by_data
+from jobs.planning.pieces import Choice, find_due, read_run, split_by_data
 from jobs.planning.pieces import plan as plan_evaluations
 from jobs.planning.plan import Plan, num_steps, show_dry_run, show_submitted
-from slurm import chain
+from slurm import chain, owner
 from slurm.attempts import Pulse
 from slurm.chain import Member
 from slurm.cluster import Cluster
@@ -81,7 +81,9 @@ def main(arguments: list[str]) -> int:
         if command.place.dry_run:
             return show_dry_run(plan, console)
         plan.require()
-        write_run_config(run, command.recipe, command.config)
+        with owner.alone(run):
+            chain.require_free(run, spec.name, cluster)
+            write_run_config(run, command.recipe, command.config)
         members = [Member(spec), *followers]
         if (run / ENCODER_FILE).exists():
             console.print(f"{run} is finished; choose another folder with --run to start anew", soft_wrap=True)
@@ -99,10 +101,14 @@ def main(arguments: list[str]) -> int:
 def evaluations_of(
     command: Command, cluster: Cluster, run: Path, ranks_per_node: int, console: Console
 ) -> list[Member]:
-    """The recipe's evaluations for which there are data, and the report."""
+    """The recipe's evaluations for which there are data and which are still to be done, and the report on them."""
     choice = Choice(data=eval_all.absolute_folders(cluster))
     wanted = plan_evaluations(run, command.recipe, command.config.data, choice)
     pieces = split_by_data(wanted, False, console)
+    if (run / ENCODER_FILE).exists():
+        pieces = find_due(run, pieces, read_run(run)[0], False, console)
+        if not pieces:
+            return []
     return eval_all.members(run, command.recipe, pieces, choice, cluster, 1, ranks_per_node)
 
 

@@ -38,7 +38,8 @@ SUPERSEDED = "another attempt has taken over: the scheduler took this one's node
 class Batch:
     """One attempt of a job, from the side of its batch step."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, code: int = 0) -> None:
+        """`code`: how the process ended that this one follows; the claim to the folder is still that attempt's."""
         self.folder = folder
         self.spec = JobSpec.read(folder)
         self.job_id = os.environ["SLURM_JOB_ID"]
@@ -47,6 +48,8 @@ class Batch:
         self.attempt = Attempt(self.job_id, self.restart, self.nodes, time.time())
         self.start_folder = folder / f"start_{self.job_id}_{self.restart}"
         self.log_sizes = {path.name: path.stat().st_size for path in folder.glob("rank_*.log")}
+        name = f"job {self.job_id}, attempt {self.restart + 1}"
+        self.claim = Claim(owner.newest(folder)) if code else owner.claim(folder, name, take_over=True)
         self.patience = Patience(self.spec.patience_s, self._note_trouble)
         self.terminating = False
         signal.signal(signal.SIGTERM, self._note_termination)
@@ -69,7 +72,6 @@ class Batch:
 
     def run(self) -> int:
         """The whole attempt; returns the exit code of the job."""
-        self.claim = owner.claim(self.folder, f"job {self.job_id}, attempt {self.restart + 1}", take_over=True)
         attempts.close_forgotten(self.folder, self._progress())
         attempts.begin(self.folder, self.attempt)
         log.info("attempt %d of job %s on %s", self.restart + 1, self.job_id, ", ".join(self.nodes))
@@ -110,7 +112,6 @@ class Batch:
             if past[-1].outcome != RUNNING:
                 return code
             self.attempt = past[-1]
-        self.claim = Claim(owner.newest(self.folder))
         how = f"was killed by {signal.Signals(code - 128).name}" if code > 128 else f"ended with exit code {code}"
         code = self._failed(f"the batch step on {self.nodes[0]} {how}", "")
         if code == 0 and self.start_folder.exists():
@@ -239,7 +240,11 @@ def _why_stopped(signal_name: str) -> str:
 def main(folder: Path, code: int = 0) -> int:
     """Body of the batch step; returns the job's exit code. `code`: that of the process that this one follows."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
-    return Batch(folder).run_post_mortem(code) if code else Batch(folder).run()
+    batch = Batch(folder, code)
+    try:
+        return batch.run_post_mortem(code) if code else batch.run()
+    finally:
+        batch.claim.release()
 
 
 if __name__ == "__main__":

@@ -71,6 +71,13 @@ def read_jobs(run: Path) -> dict[str, Submitted]:
         ) from error
 
 
+def require_free(run: Path, name: str, cluster: Cluster) -> None:
+    """Owned when a command works at the job already; what SLURM has of it is SLURM's to tell."""
+    holder = owner.holder(job_folder(run, name))
+    if cluster.scheduler == "local" or (holder and not holder.is_of_slurm):
+        owner.require_free(job_folder(run, name))
+
+
 def submit(run: Path, members: Sequence[Member], cluster: Cluster, after_job: str = "") -> list[Submitted]:
     """Submit a chain; jobs that wait or run already are left as they are. `after_job`: an id that all wait for."""
     if unused := unused_variables(cluster):
@@ -112,6 +119,7 @@ class _Submission:
             scheduler.wait_for(there.job_id, dependency)
             self._keep(replace(there, dependency=dependency))
             return
+        require_free(self.run, name, self.cluster)
         job_id = executor.submit(member.spec, job_folder(self.run, name), self.cluster, dependency)
         self._keep(Submitted(name, job_id, self.cluster.name, dependency, time.time()))
 

@@ -44,7 +44,7 @@ class Holder:
     """A process that has claimed a folder."""
 
     name: str
-    """What people call it: process 17, or job 17, attempt 2."""
+    """What people call it: process 17, or job 17, attempt 2 where it is SLURM's."""
     host: str
     boot: str
     """Of the machine's start; process ids are used again after the next one."""
@@ -53,6 +53,11 @@ class Holder:
     """When the process started, in the kernel's ticks: its id may be used again before that, too."""
     since: float
     """Seconds since 1970."""
+
+    @property
+    def is_of_slurm(self) -> bool:
+        """Whether the scheduler started it, and knows what becomes of it."""
+        return self.name.startswith("job ")
 
     def said(self) -> str:
         """For messages."""
@@ -76,8 +81,8 @@ class Claim:
     def require(self) -> None:
         """Superseded, with who it is now, unless the claim holds."""
         if not self.holds():
-            holder = _read(newest(self.path.parent))
-            by = holder.said() if holder else "another attempt"
+            other = holder(self.path.parent)
+            by = other.said() if other else "another attempt"
             raise Superseded(f"{self.path.parent} has been taken over by {by}; this attempt ends, and writes nothing")
 
     def release(self) -> None:
@@ -91,14 +96,8 @@ def claim(folder: Path, name: str = "", take_over: bool = False) -> Claim:
     folder.mkdir(parents=True, exist_ok=True)
     while True:
         number = max(_numbers(folder), default=0)
-        latest = _path(folder, number)
-        state = _state(latest)
-        holder = _read(latest)
-        if not take_over and number and _is_alive(latest, state, holder):
-            if holder is None:
-                continue  # it was just being written
-            cure = "wait until it is over, or stop it first (python jobs/status.py RUN --cancel)"
-            raise Owned(f"{folder} is in use by {holder.said()}; {cure}")
+        if not take_over:
+            require_free(folder)
         mine = _path(folder, number + 1)
         if _make(mine, name or f"process {os.getpid()}") and max(_numbers(folder), default=0) == number + 1:
             for other in _numbers(folder):
@@ -106,6 +105,24 @@ def claim(folder: Path, name: str = "", take_over: bool = False) -> Claim:
                     _path(folder, other).unlink(missing_ok=True)
             threading.Thread(target=_renew, args=(mine,), name="claim", daemon=True).start()
             return Claim(mine)
+
+
+def require_free(folder: Path) -> None:
+    """Owned when somebody who is alive holds the folder."""
+    while True:
+        latest = newest(folder)
+        state = _state(latest)
+        found = _read(latest)
+        if state == (0, 0) or not _is_alive(latest, state, found):
+            return
+        if found:
+            cure = "wait until it is over, or stop it first (python jobs/status.py RUN --cancel)"
+            raise Owned(f"{folder} is in use by {found.said()}; {cure}")
+
+
+def holder(folder: Path) -> Holder | None:
+    """Who has claimed a folder last, alive or not."""
+    return _read(newest(folder))
 
 
 def newest(folder: Path) -> Path:

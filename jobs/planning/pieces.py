@@ -241,6 +241,7 @@ def measure_all(
             work.beat = partial(_beat, pulse, number)
         result = measure(piece, encoder, splits, data, work)
         if placement.rank == 0:
+            stop()  # Superseded, if another attempt writes here now
             results.write(run, result)
             work.forget()
             pulse.beat(PERCENT * (number + 1), at_once=True)

@@ -195,6 +195,22 @@ def test_another_configuration_is_refused_with_the_fields(digits_folder: Path, t
     assert "keep_checkpoints" not in done.stderr
 
 
+def test_of_two_commands_at_a_time_one_is_refused_and_nothing_is_lost(digits_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    pipe = subprocess.PIPE
+    command = _command(digits_folder, run, "--train.epochs", "6")
+    both = [subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1], said
+    refusal = next(text[1] for process, text in zip(both, said, strict=True) if process.returncode)
+    assert re.search(
+        r"error: \S+/jobs/pretrain is in use by process \d+ on .*; wait until it is over, or stop", refusal
+    )
+    assert "Traceback" not in refusal
+    assert [line["step"] for line in read_metrics(run)] == list(range(30))
+    assert [job.state for job in collect(run)] == ["finished"]
+
+
 def test_help_shows_every_group_with_units_and_defaults() -> None:
     done = _run([sys.executable, "jobs/pretrain.py", "--recipe", "imagenet-100ep", "--help"])
     assert done.returncode == 0

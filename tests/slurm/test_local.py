@@ -7,13 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from slurm import attempts
+from slurm import attempts, owner
 from slurm.local import JobFailed, launch
+from slurm.owner import Owned, Superseded
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
 
@@ -110,11 +112,34 @@ def test_ctrl_c_reaches_every_rank_and_all_leave_well(tmp_path: Path) -> None:
     assert [note[0] for note in _notes(tmp_path)] == ["stopped by SIGINT"] * 2
 
 
-def test_sigterm_to_the_launcher_reaches_every_rank(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_launcher_reaches_every_rank(tmp_path: Path, number: signal.Signals) -> None:
     process = _launcher(tmp_path)
-    process.terminate()
+    process.send_signal(number)
     assert process.wait(timeout=20) == 0
     assert [note[0] for note in _notes(tmp_path)] == ["stopped by SIGTERM"] * 2
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_second_command_is_refused_and_changes_nothing(tmp_path: Path, num_ranks: int) -> None:
+    process = _launcher(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(Owned, match=rf"job is in use by process {process.pid} on .*; wait until it is over, or stop"):
+        launch(_spec("note_job", num_ranks, folder=str(tmp_path), word="second"), tmp_path / "job")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    process.kill()
+    process.wait()
+    assert launch(_spec("note_job", num_ranks, folder=str(tmp_path), word="third"), tmp_path / "job")
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_whoever_is_superseded_stops_and_says_so(tmp_path: Path, num_ranks: int) -> None:
+    threading.Timer(1.5, lambda: owner.claim(tmp_path / "job", "job 17, attempt 1", take_over=True)).start()
+    with pytest.raises((JobFailed, Superseded)):
+        launch(_spec("waiting_job", num_ranks, folder=str(tmp_path)), tmp_path / "job")
+    (last,) = attempts.read(tmp_path / "job")
+    assert (last.outcome, "taken over by job 17, attempt 1" in last.reason) == ("stopped", True)
+    assert not _running([int(str(note[3])) for note in _notes(tmp_path)][num_ranks - 1 :] if num_ranks > 1 else [])
 
 
 def test_ranks_do_not_outlive_a_killed_launcher(tmp_path: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slurm import owner
 from slurm.attempts import CANCELLED, FAILED, FINISHED, STOPPED, Attempt
+from slurm.owner import Superseded
 from slurm.requeue import STOP_SIGNALS, StopFlag, bad_nodes, decide, failures_in_a_row
 
 
@@ -30,6 +33,28 @@ def test_a_stop_signal_sets_the_flag_and_nothing_else(number: signal.Signals) ->
             os.kill(os.getpid(), number)
     assert first == [number.name]
     assert signal.getsignal(number) == before
+
+
+def test_a_closed_terminal_stops_a_run_unless_it_is_to_stay() -> None:
+    """nohup has SIGHUP ignored in what it starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopFlag() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_asking_the_flag_says_who_has_taken_over(tmp_path: Path) -> None:
+    held = owner.claim(tmp_path)
+    with StopFlag(claim=held) as stop:
+        assert not stop()
+        owner.claim(tmp_path, "job 17, attempt 2", take_over=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Superseded, match="taken over by job 17, attempt 2"):
+            stop()
 
 
 def test_a_second_ctrl_c_ends_at_once() -> None:

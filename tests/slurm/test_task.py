@@ -38,6 +38,7 @@ class Job:
     def __init__(self, folder: Path, spec: JobSpec, hosts: tuple[str, ...]) -> None:
         self.folder, self.spec, self.hosts, self.start_folder = folder, spec, hosts, folder / "start_17_0"
         self.start_folder.mkdir(parents=True)
+        self.claim = ""
         spec.write(folder)
 
     def variables(self, rank: int) -> dict[str, str]:
@@ -45,7 +46,7 @@ class Job:
         node, local = divmod(rank, self.spec.ranks_per_node)
         variables = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(local), "SLURM_NODEID": str(node)}
         variables |= {"SLURMD_NODENAME": self.hosts[node], "VICREG_HOSTS": json.dumps(self.hosts)}
-        variables["VICREG_CLAIM"] = "the file"
+        variables["VICREG_CLAIM"] = self.claim
         return variables | {"SLURM_NTASKS": str(self.spec.num_ranks), "PYTHONPATH": str(ROOT)}
 
     def start(self, rank: int) -> subprocess.Popen[str]:
@@ -94,6 +95,7 @@ def test_ranks_know_who_they_are_from_slurm_s_variables(tmp_path: Path) -> None:
         stage_folder=str(tmp_path / "$SLURMD_NODENAME"),
     )
     job = Job(tmp_path / "job", spec, ("n1", "n4"))
+    job.claim = "the file"
     assert job.run(0, 1, 2, 3) == [(0, "")] * 4
     for rank in range(4):
         assert json.loads((tmp_path / f"told_{rank}.json").read_text()) == {

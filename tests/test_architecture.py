@@ -33,7 +33,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"evals"},
         {"training"},
     ],
-    "vicreg/ranks": [{"distributed"}, {"gradient_sum", "sync_batch_norm"}],
+    "vicreg/ranks": [{"network"}, {"distributed"}, {"gradient_sum", "sync_batch_norm"}],
     "vicreg/losses": [{"forms"}, {"covariance"}, {"vicreg"}],
     "vicreg/optim": [{"lars_kernels", "schedule"}, {"lars"}],
     "vicreg/views": [
@@ -77,6 +77,15 @@ FLOORS: dict[str, list[set[str]]] = {
         {"cifar10_batches", "digits", "imagenet_tars", "inat18", "places205", "voc07"},
         {"class_folders"},
         {"options"},
+    ],
+    "slurm": [
+        {"attempts", "calls"},
+        {"cluster", "owner", "scheduler"},
+        {"devcluster", "preflight", "requeue", "stage_data"},
+        {"task"},
+        {"local", "srun"},
+        {"batch", "executor"},
+        {"chain"},
     ],
     "jobs": [
         {"planning"},

@@ -19,6 +19,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from vicreg.ranks import network
+
+INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+GLOO_TRIES = 5  # it takes so often the time that it is given to connect
+
 
 class RendezvousError(RuntimeError):
     """Not all ranks came together in time."""
@@ -91,19 +97,26 @@ def connected(placement: Placement, rendezvous: Path, timeout_s: float = 300.0) 
     if placement.world_size == 1:
         yield
         return
-    one_machine = placement.local_size == placement.world_size
-    interface = "lo" if one_machine else os.environ.get("NCCL_SOCKET_IFNAME", "")
-    if interface in (name for _, name in socket.if_nameindex()):  # NCCL also takes beginnings of names, and lists
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    store = _open_store(placement, rendezvous, timeout_s, "127.0.0.1" if one_machine else socket.gethostname())
+    store, towards = _open_store(placement, rendezvous, timeout_s)
     _await_all_ranks(store, placement, timeout_s)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",  # the ranks' votes go from host to host
-        store=dist.PrefixStore("group", store),
-        rank=placement.rank,
-        world_size=placement.world_size,
-        timeout=timedelta(minutes=30),
-    )
+    _choose_interface(store, placement, towards)
+    try:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",  # the ranks' votes go from host to host
+            store=dist.PrefixStore("group", store),
+            rank=placement.rank,
+            world_size=placement.world_size,
+            timeout=timedelta(seconds=timeout_s / GLOO_TRIES),
+        )
+        barrier()
+    except (dist.DistError, RuntimeError) as error:
+        raise RendezvousError(
+            f"rank {placement.name(placement.rank)} found the others but cannot exchange data with them over "
+            f"{INTERFACE_VARIABLE}={os.environ.get(INTERFACE_VARIABLE, '')} ({str(error).splitlines()[0]}); set that "
+            "variable to the interface by which the nodes reach each other (environment in clusters.toml)"
+        ) from error
+    set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # the older name
+    set_timeout(COLLECTIVE_TIMEOUT)
     try:
         yield
     finally:
@@ -112,15 +125,19 @@ def connected(placement: Placement, rendezvous: Path, timeout_s: float = 300.0) 
             rendezvous.unlink(missing_ok=True)
 
 
-def _open_store(placement: Placement, rendezvous: Path, timeout_s: float, host: str) -> dist.TCPStore:
+def _open_store(placement: Placement, rendezvous: Path, timeout_s: float) -> tuple[dist.TCPStore, str]:
+    """The store, and this machine's address on the way to rank 0; empty for rank 0 itself."""
     timeout = timedelta(seconds=timeout_s)
     if placement.rank == 0:
-        store = dist.TCPStore(host, 0, None, True, timeout, wait_for_workers=False)
+        store = dist.TCPStore(network.LOOPBACK, 0, None, True, timeout, wait_for_workers=False)
         rendezvous.parent.mkdir(parents=True, exist_ok=True)
         beside = rendezvous.with_suffix(".tmp")
-        beside.write_text(json.dumps({"host": host, "port": store.port}))
+        # The name first: it may lead to a faster network. Where it leads nowhere, or to the machine itself as Debian
+        # has it (127.0.1.1), one of the addresses will do.
+        hosts = [network.LOOPBACK] if _is_one_machine(placement) else [socket.gethostname(), *network.addresses()]
+        beside.write_text(json.dumps({"hosts": hosts, "port": store.port}))
         beside.replace(rendezvous)
-        return store
+        return store, ""
     deadline = time.monotonic() + timeout_s
     while not rendezvous.exists():
         if time.monotonic() > deadline:
@@ -130,18 +147,47 @@ def _open_store(placement: Placement, rendezvous: Path, timeout_s: float, host: 
             )
         time.sleep(0.05)
     address = json.loads(rendezvous.read_text())
+    hosts, port = address["hosts"], address["port"]
     try:
-        return dist.TCPStore(address["host"], address["port"], None, False, timeout)
-    except dist.DistError as error:
+        host, towards = network.reach(hosts, port, deadline)
+        return dist.TCPStore(host, port, None, False, timeout), towards
+    except (ConnectionError, dist.DistError) as error:
         raise RendezvousError(
-            f"rank {placement.name(placement.rank)} cannot reach rank {placement.name(0)} at {address['host']}:"
-            f"{address['port']} ({str(error).splitlines()[0]}); does that name lead there (getent hosts "
-            f"{address['host']}), and is the port open between the machines?"
+            f"rank {placement.name(placement.rank)} cannot reach rank {placement.name(0)} at port {port} of {error}; "
+            f"does the name lead there (getent hosts {hosts[0]}), and is the port open between the machines?"
         ) from error
 
 
+def _choose_interface(store: dist.Store, placement: Placement, towards: str) -> None:
+    """Let gloo use the network by which the machines reach each other.
+
+    It would take that to which the machine's own name leads: on Debian 127.0.1.1, where nobody else is.
+    """
+    if os.environ.get(INTERFACE_VARIABLE):
+        return
+    chosen = os.environ.get("NCCL_SOCKET_IFNAME", "")
+    if _is_one_machine(placement):
+        chosen = "lo"
+    if chosen not in (name for _, name in socket.if_nameindex()):  # NCCL also takes beginnings of names, and lists
+        here = network.machine()
+        others = (rank for rank in range(placement.world_size) if store.get(f"here/{rank}").decode() != here)
+        if store.get("here/0").decode() == here:
+            other = next(others, None)
+            towards = (
+                network.LOOPBACK if other is None else network.address_towards(store.get(f"address/{other}").decode())
+            )
+        chosen = network.addresses(with_loopback=True).get(towards, "")
+        store.set(f"address/{placement.rank}", towards)
+    if chosen:
+        os.environ[INTERFACE_VARIABLE] = chosen
+
+
+def _is_one_machine(placement: Placement) -> bool:
+    return placement.local_size == placement.world_size
+
+
 def _await_all_ranks(store: dist.Store, placement: Placement, timeout_s: float) -> None:
-    store.set(f"here/{placement.rank}", socket.gethostname())
+    store.set(f"here/{placement.rank}", network.machine())
     names = [f"here/{number}" for number in range(placement.world_size)]
     deadline = time.monotonic() + timeout_s
     while not _all_there(store, names, placement):

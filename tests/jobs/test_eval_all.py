@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
-from jobs import eval_all
+from jobs import eval_all, pretrain
 from jobs.planning import pieces, recipes
 from jobs.planning.recipes import Evaluation
+from slurm.cluster import Cluster
 from tests.jobs.run_folders import digits_config, write_run
 from vicreg import checkpoint
 from vicreg.config import ModelConfig
@@ -92,6 +94,19 @@ def _computed(run: Path, *arguments: str) -> list[tuple[str, str]]:
     before = _finished(run)
     assert eval_all.main([str(run), *arguments]) == 0
     return [piece for piece, when in _finished(run).items() if before.get(piece) != when]
+
+
+def test_pretraining_typed_again_submits_only_the_evaluations_that_are_missing(run: Path, few_digits: Path) -> None:
+    command = pretrain.Command(recipe="digits", config=digits_config(few_digits))
+    cluster, console = Cluster("mine"), Console()
+    assert pretrain.evaluations_of(command, cluster, run, 1, console) == []
+    (results.folder(run, "knn", PIXELS) / "result.json").unlink()
+    members = pretrain.evaluations_of(command, cluster, run, 1, console)
+    assert [member.spec.name for member in members] == ["knn", "report"]
+    assert members[-1].after == ("knn",)
+    (run / "encoder.pt").unlink()
+    members = pretrain.evaluations_of(command, cluster, run, 1, console)
+    assert [member.spec.name for member in members] == ["few-labels", "knn", "report"]
 
 
 def test_a_result_says_what_it_is(run: Path, few_digits: Path) -> None:

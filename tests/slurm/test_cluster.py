@@ -331,3 +331,21 @@ def test_it_imports_nothing_heavy() -> None:
     code = "import slurm.cluster, slurm.stage_data, sys; print(*{name.split('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert not {"torch", "numpy", "submitit", "vicreg", "jobs", "dataprep"} & set(done.stdout.split())
+
+
+def _loaded(text: str) -> Cluster:
+    _write(text)
+    return load("slurm")
+
+
+def test_sbatch_s_variables_fill_in_what_a_profile_leaves_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PARTITION", "ACCOUNT", "QOS", "CONSTRAINT", "RESERVATION", "TIMELIMIT"):
+        monkeypatch.setenv(f"SBATCH_{name}", name.lower())
+    found = _loaded("[slurm]\naccount = 'mine'\n")
+    assert (found.partition, found.account, found.qos) == ("partition", "mine", "qos")
+    assert (found.constraint, found.reservation, found.time) == ("constraint", "reservation", "48:00:00")
+    assert cluster.unused_variables(found) == ["SBATCH_ACCOUNT=account", "SBATCH_TIMELIMIT=timelimit"]
+    assert load("local").partition == ""
+    monkeypatch.setenv("SBATCH_QOS", "a b")
+    with pytest.raises(ValueError, match="in the environment, SBATCH_ in front and in capitals: qos is 'a b', allowed"):
+        _loaded("[slurm]\n")

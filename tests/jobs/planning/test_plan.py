@@ -14,7 +14,8 @@ from jobs.pretrain import main
 
 Pretrain = Callable[..., tuple[int, str]]
 EXAMPLE = Path(__file__).with_name("dry_run_4x8.txt")
-SINFO = """gpu*|20:00:00|16|gpu:a100:8(S:0-1)|515000
+SINFO = """PARTITION|TIMELIMIT|NODES|GRES|MEMORY
+gpu*|20:00:00|16|gpu:a100:8(S:0-1)|515000
 debug|30:00|2|gpu:a100:2|515000"""
 PROFILE = """
 [mysite]
@@ -133,3 +134,16 @@ def test_all_that_is_wrong_is_said_at_once(pretrain: Pretrain) -> None:
     _, said = pretrain("--nodes", "32", "--time", "3-00", "--data.train", "nowhere.beton")
     for part in ("--nodes", "--time", "nowhere.beton"):
         assert part in said
+
+
+def test_sbatch_s_own_variables_stand_in_the_plan_or_are_said_not_to_hold(
+    pretrain: Pretrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"QOS": "long", "PARTITION": "debug", "TIMELIMIT": "1", "EXPORT": "NONE"}.items():
+        monkeypatch.setenv(f"SBATCH_{name}", value)
+    code, said = pretrain("--dry-run")
+    assert code == 0, said
+    assert "#SBATCH --qos=long" in said  # the profile leaves it open
+    assert "#SBATCH --partition=gpu" in said
+    unused = "SBATCH_EXPORT=NONE, SBATCH_PARTITION=debug, SBATCH_TIMELIMIT=1 not used: the script holds"
+    assert unused in " ".join(said.split())

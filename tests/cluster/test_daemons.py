@@ -1,0 +1,119 @@
+"""The scheduler's own troubles: a silent controller, a node taken for dead, a killed batch step, odd variables."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from slurm import attempts, scheduler
+from slurm.attempts import Attempt
+from slurm.devcluster import processes
+from slurm.devcluster.daemons import DevCluster
+from tests.cluster.running import Runs, outcomes, ranks, wait_for
+
+
+@contextmanager
+def _silent_controller(cluster: DevCluster) -> Iterator[None]:
+    """slurmctld takes connections and answers nothing."""
+    pid = cluster.pids["slurmctld"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _last(job: Path) -> Attempt:
+    return attempts.read(job)[-1]
+
+
+def _batch_step(job: Path) -> int:
+    """The process of a job's batch step."""
+    for name in os.listdir("/proc"):
+        try:
+            words = Path(f"/proc/{name}/cmdline").read_bytes().decode().split("\0") if name.isdigit() else []
+        except OSError:
+            continue
+        if "slurm.batch" in words and str(job) in words:
+            return int(name)
+    raise AssertionError(f"no batch step of {job}")
+
+
+def test_a_controller_that_is_silent_when_a_rank_dies_costs_no_job(runs: Runs) -> None:
+    job, job_id = runs.submit("count", steps=100, num_nodes=2, ranks_per_node=1)
+    runs.await_attempt(job, 0, 10)
+    doomed = ranks(job_id)[1]
+    with _silent_controller(runs.cluster):
+        os.kill(doomed, signal.SIGKILL)
+        waiting = "waits for an answer of SLURM: scontrol show job"
+        wait_for("the reason on record", lambda: waiting in _last(job).reason, 60)
+        shown = " ".join(runs.command("jobs/status.py", str(runs.folder / "run")).stdout.split())
+        assert "SLURM does not answer" in shown
+        assert "waits for an answer of SLURM" in shown
+    assert runs.await_over(job_id) == "COMPLETED"
+    assert outcomes(job) == ["failed", "finished"]
+    assert "Killed" in attempts.read(job)[0].reason
+
+
+def test_a_killed_batch_step_is_tried_again_and_its_ranks_save(runs: Runs) -> None:
+    job, job_id = runs.submit("count", steps=120, num_nodes=2, ranks_per_node=2)
+    runs.await_attempt(job, 0, 10)
+    os.kill(_batch_step(job), signal.SIGKILL)
+    assert runs.await_over(job_id) == "COMPLETED"
+    first, second = attempts.read(job)
+    assert (first.outcome, second.outcome) == ("failed", "finished")
+    assert first.reason.endswith("was killed by SIGKILL")
+    assert first.progress > 0
+    assert {(job / f"count_{rank}").read_text() for rank in range(4)} == {"120"}
+
+
+def test_an_attempt_on_a_node_that_is_taken_for_dead_stops_when_the_next_begins(runs: Runs) -> None:
+    """The slurmd dies, the node lives: SLURM starts the job elsewhere while the old rank counts on."""
+    job, job_id = runs.submit("count_on", steps=1200, num_nodes=1, ranks_per_node=1)
+    node = runs.await_attempt(job, 0, 10).nodes[0]
+    old = ranks(job_id)[0]
+    os.kill(runs.cluster.pids[node], signal.SIGKILL)
+    runs.await_attempt(job, 1, 1, 120)
+    wait_for("the end of the old rank", lambda: not processes.alive(old), 10)
+    runs.cluster.start_node(node)
+    lines = [line.split() for line in (job / "counted").read_text().splitlines()]
+    changes = [number for number, (one, other) in enumerate(pairwise(lines)) if one[0] != other[0]]
+    assert len(changes) == 1, "both attempts counted at the same time"
+    runs.cluster.call("scancel", job_id)
+    runs.await_over(job_id)
+
+
+def test_variables_in_the_environment_do_not_beat_the_plan(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    against = {"PARTITION": "low", "TIMELIMIT": "1", "NO_REQUEUE": "1", "EXPORT": "NONE", "GRES": "gpu:7"}
+    for name, value in against.items():
+        monkeypatch.setenv(f"SBATCH_{name}", value)
+    monkeypatch.setenv("SLURM_EXPORT_ENV", "NONE")  # what a site's --export=NONE leaves to srun
+    job, job_id = runs.submit("count", steps=40, num_nodes=2, ranks_per_node=1)
+    shown = runs.cluster.call("scontrol", "show", "job", job_id)
+    for expected in ("Partition=normal", "TimeLimit=01:00:00", "Requeue=1"):
+        assert expected in shown
+    assert scheduler.queue()[job_id].script == str(job / "sbatch.sh")
+    assert runs.await_over(job_id) == "COMPLETED"
+    assert "SBATCH_NO_REQUEUE=1" in caplog.text
+
+
+def test_a_controller_that_is_silent_while_a_chain_is_submitted_gets_each_job_once(runs: Runs) -> None:
+    with _silent_controller(runs.cluster):
+        submitted: list[str] = []
+        submitting = threading.Thread(target=lambda: submitted.append(runs.submit("count", steps=200)[1]))
+        submitting.start()
+        time.sleep(20)  # squeue gives up after some ten seconds, and is asked again
+    submitting.join(60)
+    there = [job_id for job_id, job in scheduler.queue().items() if job.script.startswith(str(runs.folder))]
+    assert there == submitted
+    runs.cluster.call("scancel", *submitted)

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -86,9 +86,10 @@ class Claim:
             raise Superseded(f"{self.path.parent} has been taken over by {by}; this attempt ends, and writes nothing")
 
     def release(self) -> None:
-        """Let others in at once, although this process goes on."""
+        """Let others in at once, although this process goes on; where that cannot be said, they wait for its end."""
         if self.holds():
-            write_whole(self.path, RELEASED)
+            with suppress(OSError):
+                write_whole(self.path, RELEASED)
 
 
 def claim(folder: Path, name: str = "", take_over: bool = False) -> Claim:

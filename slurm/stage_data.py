@@ -159,7 +159,10 @@ def _read_back(path: Path) -> str:
 def _only_one(lock: Path) -> Iterator[None]:
     """Wait until no other process of this node is here; the system lets go of the lock of a process that dies."""
     with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise OSError(f"{lock} cannot be locked on {socket.gethostname()}: {error}; {CURE}") from error
         yield
 
 

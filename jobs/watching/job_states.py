@@ -149,7 +149,7 @@ def say_why(job: Job, state: str, queued: QueuedJob | None, others: Sequence[str
     if state == GIVEN_UP:
         return f"{job.failures_in_a_row} failures in a row without getting further: {reason}"
     if state == ACTIVE and reason:
-        return f"started again after: {reason}"
+        return reason if last and last.reason else f"started again after: {reason}"
     if state != FINISHED and reason not in ("", state):
         return reason
     return job_traces.last_line(job.folder)

@@ -59,8 +59,8 @@ class Job:
 
     @property
     def starts(self) -> list[Attempt]:
-        """The attempts under its newest id."""
-        return [attempt for attempt in self.attempts if attempt.job_id == self.job_id]
+        """The attempts of its newest submission."""
+        return attempts.of_submission(self.attempts, self.job_id)
 
     @property
     def waits_for(self) -> tuple[str, ...]:
@@ -79,8 +79,8 @@ class Job:
 
     @property
     def failures_in_a_row(self) -> int:
-        """Failures since it last got further."""
-        return failures_in_a_row(self.attempts)
+        """Failures since it last got further; what was submitted anew has all its tries again."""
+        return failures_in_a_row(self.starts)
 
     @property
     def max_failures(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -14,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from slurm import attempts, scheduler
-from slurm.attempts import Attempt
 from slurm.devcluster import processes
 from slurm.devcluster.daemons import DevCluster
 from tests.cluster.running import Runs, outcomes, ranks, wait_for
@@ -31,10 +31,6 @@ def _silent_controller(cluster: DevCluster) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def _last(job: Path) -> Attempt:
-    return attempts.read(job)[-1]
-
-
 def _batch_step(job: Path) -> int:
     """The process of a job's batch step."""
     for name in os.listdir("/proc"):
@@ -47,20 +43,39 @@ def _batch_step(job: Path) -> int:
     raise AssertionError(f"no batch step of {job}")
 
 
-def test_a_controller_that_is_silent_when_a_rank_dies_costs_no_job(runs: Runs) -> None:
-    job, job_id = runs.submit("count", steps=100, num_nodes=2, ranks_per_node=1)
+def test_a_scheduler_that_is_busy_when_a_rank_dies_costs_no_job(runs: Runs) -> None:
+    """The job's own scontrol answers five times as a real one does that gets no answer; srun needs none."""
+    folder = runs.folder / "bin"
+    folder.mkdir()
+    busy = "slurm_load_jobs error: Socket timed out on send/recv operation"
+    (folder / "scontrol").write_text(
+        f'#!/bin/sh\necho "$1" >> {folder}/calls\n'
+        f'if [ "$(wc -l < {folder}/calls)" -le 5 ]; then echo "{busy}" >&2; exit 1; fi\n'
+        f'exec {shutil.which("scontrol")} "$@"\n'
+    )
+    (folder / "scontrol").chmod(0o755)
+    profile = {"setup": [f'export PATH="{folder}:$PATH"']}
+    job, job_id = runs.submit("count", steps=200, num_nodes=2, ranks_per_node=1, profile=profile)
     runs.await_attempt(job, 0, 10)
-    doomed = ranks(job_id)[1]
-    with _silent_controller(runs.cluster):
-        os.kill(doomed, signal.SIGKILL)
-        waiting = "waits for an answer of SLURM: scontrol show job"
-        wait_for("the reason on record", lambda: waiting in _last(job).reason, 60)
-        shown = " ".join(runs.command("jobs/status.py", str(runs.folder / "run")).stdout.split())
-        assert "SLURM does not answer" in shown
-        assert "waits for an answer of SLURM" in shown
+    os.kill(ranks(job_id)[1], signal.SIGKILL)
+    waiting = "waits for an answer of SLURM: scontrol show job"
+    wait_for("the reason on record", lambda: waiting in attempts.read(job)[0].reason, 30)
+    shown = " ".join(runs.command("jobs/status.py", str(runs.folder / "run")).stdout.split())
+    assert "Socket timed out on send/recv operation" in shown, shown
     assert runs.await_over(job_id) == "COMPLETED"
     assert outcomes(job) == ["failed", "finished"]
     assert "Killed" in attempts.read(job)[0].reason
+    assert (folder / "calls").read_text().split()[5:7] == ["show", "requeue"]
+
+
+def test_a_controller_that_is_silent_for_a_while_costs_no_job(runs: Runs) -> None:
+    job, job_id = runs.submit("count", steps=600, num_nodes=2, ranks_per_node=1)
+    runs.await_attempt(job, 0, 10)
+    with _silent_controller(runs.cluster):
+        os.kill(ranks(job_id)[1], signal.SIGKILL)
+        time.sleep(20)
+    assert runs.await_over(job_id, 180) == "COMPLETED"
+    assert outcomes(job) == ["failed", "finished"]
 
 
 def test_a_killed_batch_step_is_tried_again_and_its_ranks_save(runs: Runs) -> None:

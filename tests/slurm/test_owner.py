@@ -148,6 +148,22 @@ def test_a_disk_that_fails_for_a_moment_proves_nothing(tmp_path: Path, monkeypat
     assert held.holds()
 
 
+def test_a_full_disk_is_named_before_a_run_and_no_obstacle_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = claim(tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    held.release()
+    monkeypatch.setattr(json, "dumps", fail)
+    with pytest.raises(OSError, match=r"No space left on device; make room there, or choose another folder: .*owner_2"):
+        claim(tmp_path, take_over=True)
+    assert [path.name for path in tmp_path.glob(".owner*")] == [".owner_1"]
+
+
 def test_a_folder_that_cannot_be_claimed_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):

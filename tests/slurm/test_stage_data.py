@@ -123,6 +123,18 @@ def test_a_source_without_manifest(source: Path, folder: Path) -> None:
     assert _names(folder) == [".train.beton.staged", "train.beton"]
 
 
+def test_a_disk_without_locks_is_named_with_a_cure(source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(stage_data.fcntl, "flock", fail)
+    with pytest.raises(
+        OSError, match=r"\.lock cannot be locked on .*: .*Function not implemented; choose another folder"
+    ):
+        stage(source, folder)
+    assert _names(folder) == []
+
+
 def test_large_blocks_and_a_rest(source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage_data, "BLOCK_BYTES", 1000_003)
     assert stage(source, folder).read_bytes() == source.read_bytes()

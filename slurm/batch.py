@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.2
 LOOK_S = 1.0  # so often it is looked whether another attempt has taken over
+BRIEFLY = Patience(5.0)  # while the ranks run, or where it is not worth waiting
 SUPERSEDED = "another attempt has taken over: the scheduler took this one's nodes for dead"
 
 
@@ -96,7 +97,7 @@ class Batch:
                     return self._superseded()
             if self.terminating:
                 self.terminating = False
-                said = self._ask_scheduler(Patience(0))
+                said = self._ask_scheduler(BRIEFLY)
                 if said is not Verdict.RUNNING:
                     return self._comply(said)
         return self._judge(ranks)
@@ -208,8 +209,8 @@ class Batch:
             return ()
         names = ", ".join(nodes)
         try:
-            others = scheduler.usable_nodes(os.environ.get("SLURM_JOB_PARTITION", ""), Patience(0)) - {*nodes}
-            others -= {*scheduler.excluded_nodes(self.job_id, Patience(0))}
+            others = scheduler.usable_nodes(os.environ.get("SLURM_JOB_PARTITION", ""), BRIEFLY) - {*nodes}
+            others -= {*scheduler.excluded_nodes(self.job_id, BRIEFLY)}
         except SchedulerError as error:
             log.warning("%s failed twice, and stays: nobody says which other nodes there are (%s)", names, error)
             return ()

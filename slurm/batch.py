@@ -52,7 +52,7 @@ class Batch:
         name = f"job {self.job_id}, attempt {self.restart + 1}"
         self.claim = Claim(owner.newest(folder)) if code else owner.claim(folder, name, take_over=True)
         self.patience = Patience(self.spec.patience_s, self._note_trouble)
-        self.terminating = False
+        self.has_waited = self.terminating = False
         signal.signal(signal.SIGTERM, self._note_termination)
         for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):  # these are for the ranks
             signal.signal(number, lambda *_: None)
@@ -63,6 +63,7 @@ class Batch:
     def _note_trouble(self, said: str) -> None:
         """The scheduler does not answer: whoever looks at the job is told that it waits, and why."""
         log.warning("%s", said)
+        self.has_waited = True
         reason = f"{self.attempt.reason}; " if self.attempt.reason else ""
         attempts.begin(self.folder, replace(self.attempt, reason=f"{reason}waits for an answer of SLURM: {said}"))
 
@@ -184,7 +185,8 @@ class Batch:
         return self._requeue(FAILED, reason, decision, node)
 
     def _requeue(self, outcome: str, reason: str, decision: Decision | None = None, node: str = "") -> int:
-        self._record(outcome, reason, node)
+        if outcome == STOPPED:
+            self._record(STOPPED, reason)
         log.info("back to the queue: %s", reason)
         left_out = self._nodes_to_leave_out(decision.exclude) if decision else ()
         if not self.claim.holds():
@@ -195,7 +197,8 @@ class Batch:
             log.error("cannot requeue (%s); the same command goes on from the last checkpoint", error)
             self._record(outcome, f"{reason}; it could not be sent back to the queue: {error}", node)
             return 1
-        self._record(outcome, reason, node)
+        if self.has_waited:
+            self._record(outcome, reason, node)
         if left_out:  # possible only now that the job waits again; it cannot start before this process ends
             try:
                 scheduler.exclude_nodes(self.job_id, left_out, self.patience)

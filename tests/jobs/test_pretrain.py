@@ -195,12 +195,19 @@ def test_another_configuration_is_refused_with_the_fields(digits_folder: Path, t
     assert "keep_checkpoints" not in done.stderr
 
 
-def test_of_two_commands_at_a_time_one_is_refused_and_nothing_is_lost(digits_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("epochs", [("2", "2"), ("2", "3")])
+def test_of_two_commands_at_a_time_one_is_refused_and_nothing_is_lost(
+    digits_folder: Path, tmp_path: Path, epochs: tuple[str, str]
+) -> None:
     run = tmp_path / "run"
     pipe = subprocess.PIPE
-    command = _command(digits_folder, run, "--train.epochs", "6")
-    both = [subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=120) for process in both]
+    commands = [_command(digits_folder, run, "--train.epochs", number) for number in epochs]
+    both = [subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) for command in commands]
+    try:
+        said = [process.communicate(timeout=120) for process in both]
+    finally:
+        for process in both:
+            process.kill()
     assert sorted(process.returncode for process in both) == [0, 1], said
     refusal = next(text[1] for process, text in zip(both, said, strict=True) if process.returncode)
     assert re.search(

@@ -19,6 +19,8 @@ from slurm.devcluster import processes
 from slurm.devcluster.daemons import DevCluster
 from tests.cluster.running import Runs, outcomes, ranks, wait_for
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def _silent_controller(cluster: DevCluster) -> Iterator[None]:

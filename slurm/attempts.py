@@ -17,6 +17,7 @@ ATTEMPTS_FILE = "attempts.jsonl"
 HEARTBEAT_FILE = "heartbeat.json"
 HEARTBEAT_EVERY_S = 2.0
 
+WAITS = "waits for an answer of SLURM"
 RUNNING, FINISHED, STOPPED, FAILED, CANCELLED = "running", "finished", "stopped", "failed", "cancelled"
 
 
@@ -38,6 +39,8 @@ class Attempt:
     """The node to blame for a failure, if one is known."""
     progress: int = -1
     """How far the job was when this attempt ended (steps done); -1: not known."""
+    decided: str = ""
+    """As what it ends once the scheduler has answered; empty until that is decided."""
 
 
 def begin(folder: Path, attempt: Attempt) -> None:
@@ -81,9 +84,14 @@ def of_submission(attempts: Sequence[Attempt], job_id: str) -> list[Attempt]:
 def close_forgotten(folder: Path, progress: int) -> None:
     """Note of an attempt that was killed without a word that it is over; called when the next one starts."""
     past = read(folder)
-    if past and past[-1].outcome == RUNNING:
+    if not past or past[-1].outcome != RUNNING:
+        return
+    last = past[-1]
+    if last.decided:  # it had only waited for an answer, which it did not live to hear
+        end(folder, last, last.decided, last.reason.split(f"; {WAITS}")[0], last.failed_node, progress)
+    else:
         reason = "ended without a word: node failure, or killed before it could say anything"
-        end(folder, past[-1], STOPPED, reason, progress=progress)
+        end(folder, last, STOPPED, reason, progress=progress)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class Batch:
         log.warning("%s", said)
         self.has_waited = True
         reason = f"{self.attempt.reason}; " if self.attempt.reason else ""
-        attempts.begin(self.folder, replace(self.attempt, reason=f"{reason}waits for an answer of SLURM: {said}"))
+        attempts.begin(self.folder, replace(self.attempt, reason=f"{reason}{attempts.WAITS}: {said}"))
 
     @property
     def past(self) -> list[Attempt]:
@@ -163,7 +163,7 @@ class Batch:
         return 1
 
     def _record(self, outcome: str, reason: str = "", node: str = "") -> None:
-        self.attempt = replace(self.attempt, reason=reason)
+        self.attempt = replace(self.attempt, reason=reason, failed_node=node, decided=outcome)
         attempts.end(self.folder, self.attempt, outcome, reason, node, self._progress())
 
     def _await_ranks(self) -> None:

@@ -68,6 +68,17 @@ def test_only_a_forgotten_attempt_is_closed(tmp_path: Path) -> None:
     assert attempts.read(tmp_path) == [closed]
 
 
+def test_what_was_decided_holds_although_the_answer_was_not_heard(tmp_path: Path) -> None:
+    """A batch step that asks for the requeue is itself ended by it, perhaps while it still asks how that went."""
+    decided = replace(FIRST, decided=FAILED, failed_node="n1")
+    attempts.end(tmp_path, decided, FAILED, "n1 is broken", "n1", 7)
+    attempts.begin(tmp_path, replace(decided, reason=f"n1 is broken; {attempts.WAITS}: scontrol show job 1: timed out"))
+    assert attempts.read(tmp_path)[-1].outcome == RUNNING
+    attempts.close_forgotten(tmp_path, 9)
+    (closed,) = attempts.read(tmp_path)
+    assert (closed.outcome, closed.reason, closed.failed_node) == (FAILED, "n1 is broken", "n1")
+
+
 @settings(max_examples=50)
 @given(cut=st.integers(0, 400))
 def test_a_line_that_was_cut_costs_itself_alone(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:

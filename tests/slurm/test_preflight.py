@@ -17,6 +17,7 @@ from slurm.preflight import Check, check_cluster, check_folder
 from slurm.task import JobSpec
 from tests.slurm.conftest import FakeSlurm
 from vicreg.config import DataConfig, PretrainConfig
+from vicreg.methods import vicreg
 
 SINFO = """\
 normal*|1-00:00:00|4|gpu:a100:8|256000
@@ -175,7 +176,7 @@ def test_training_data_that_are_not_there_or_no_beton(tmp_path: Path) -> None:
     for path in (tmp_path / "none" / "train.beton", tmp_path / "empty.beton", tmp_path):
         if "empty" in path.name:
             path.touch()
-        beton, check = check_data(replace(PretrainConfig(), data=replace(DataConfig(), train=str(path))))
+        beton, check = check_data(replace(PretrainConfig(vicreg.Config()), data=replace(DataConfig(), train=str(path))))
         assert beton is None
         assert check.passed is False
         assert check.said.startswith(f"{path}: ")

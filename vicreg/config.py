@@ -1,12 +1,12 @@
 """What one pretraining run is made of: frozen dataclasses, checked when they are built, and nothing else.
 
 The defaults are the official VICReg program's (facebookresearch/vicreg, `main_vicreg.py`, `augmentations.py`);
-recipes in `jobs/planning/recipes.py` depart from them by name. As JSON they travel by `config_json.py`.
+the recipes of the methods depart from them by name. As JSON they travel by `config_json.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
@@ -18,8 +18,12 @@ def require(condition: bool, name: str, value: object, allowed: str) -> None:
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """How one view of an image is made; the operations run in the order of the fields."""
+    """How views of one kind are made of an image; the operations run in the order of the fields."""
 
+    image_size: int = 0
+    """Side in pixels; 0 takes data.image_size."""
+    count: int = 1
+    """How many such views of each image."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Share of the image's area that a crop covers, smallest and largest."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -48,6 +52,8 @@ class ViewConfig:
     """Probability of inverting every value of 128 and above."""
 
     def __post_init__(self) -> None:
+        require(self.image_size == 0 or self.image_size >= 8, "image_size", self.image_size, "0, or 8 pixels or more")
+        require(self.count >= 0, "count", self.count, "0 (none) or more")
         low, high = self.crop_scale
         require(0 < low <= high <= 1, "crop_scale", self.crop_scale, "0 < smallest <= largest <= 1")
         low, high = self.crop_ratio
@@ -73,6 +79,13 @@ def paper_views() -> tuple[ViewConfig, ViewConfig]:
     return view, view
 
 
+def each_view(views: tuple[ViewConfig, ...], image_size: int) -> tuple[ViewConfig, ...]:
+    """One entry for each view of an image, with its size: a view's place here is its number, which keys its draws."""
+    return tuple(
+        replace(view, image_size=view.image_size or image_size, count=1) for view in views for _ in range(view.count)
+    )
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where the images are and how they reach the model."""
@@ -84,7 +97,7 @@ class DataConfig:
     loader: Literal["beton", "array"] = "beton"
     """beton: decode on CPU threads, every epoch anew. array: hold the decoded data set as uint8 on the device."""
     image_size: int = 224
-    """Side of a view in pixels."""
+    """Side in pixels of the images that are measured, and of views that say no other."""
     eval_resize: int = 256
     """When measuring: the shorter side is resized to this many pixels, then the centre of image_size is cut out."""
     workers: int = 0
@@ -125,48 +138,50 @@ class ModelConfig:
     """Stem for images of about 32 px: a 3x3 convolution of stride 1 and no max-pooling."""
     expander: str = "8192-8192-8192"
     """Widths of the expander's layers; batch norm and ReLU after all but the last."""
+    expander_bias: Literal["hidden", "all", "none"] = "hidden"
+    """Which of the expander's linear layers have a bias: all but the last (official VICReg), all (solo-learn), none."""
+    stem_padding: int = 1
+    """Padding of the small images' stem: 1 keeps the image's size, 2 (solo-learn, eb_jepa) makes 34 x 34 of 32 x 32."""
+    encoder_b: str = ""
+    """Encoder of the second branch, which then has weights and an expander of its own; empty: both branches share."""
 
     def __post_init__(self) -> None:
+        require(self.stem_padding in (1, 2), "stem_padding", self.stem_padding, "1 or 2")
         widths = self.expander.split("-")
         ok = all(width.isdigit() and int(width) > 0 for width in widths)
         require(ok, "expander", self.expander, "positive widths joined by dashes, such as 8192-8192-8192")
 
 
 @dataclass(frozen=True)
-class LossConfig:
-    """Weights and form of the three terms (paper, section 4.2; official code)."""
+class MethodConfig:
+    """What a method is told: the `Config` of its file in vicreg/methods adds fields to this."""
 
-    invariance_weight: float = 25.0
-    """Weight of the mean squared distance between the views' embeddings."""
-    variance_weight: float = 25.0
-    """Weight of the hinge on each dimension's standard deviation."""
-    covariance_weight: float = 1.0
-    """Weight of the squared off-diagonal covariances."""
-    variance_reduction: Literal["mean", "sum"] = "mean"
-    """Over the two branches: mean as in the official code, sum as in the paper's equations (twice as large)."""
-    form: Literal["auto", "samples", "dimensions", "features"] = "auto"
-    """How the covariance term is computed, with the same result: by N x N products of rows that everybody gets, D x D
-    moments, or N x N products of columns that the ranks exchange. auto: the one expected to be fastest here."""
+    name: str = ""
+    """Method: the name of a file in vicreg/methods."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """Optimizer and learning-rate schedule."""
 
-    name: Literal["lars", "adamw"] = "lars"
-    """LARS as in the official code, or AdamW for small networks."""
+    name: Literal["lars", "adamw", "sgd"] = "lars"
+    """LARS as in the official code, AdamW for small networks, or SGD with momentum."""
     base_lr: float = 0.2
-    """Learning rate for 256 images; the peak is base_lr x global_batch / 256 for LARS and base_lr itself for AdamW."""
+    """Learning rate for 256 images: the peak is base_lr x global_batch / 256, but for AdamW base_lr itself."""
     weight_decay: float = 1e-6
     """Weight decay; biases and batch-norm parameters are excluded."""
     momentum: float = 0.9
-    """Momentum of LARS."""
+    """Momentum of LARS and SGD."""
+    nesterov: bool = False
+    """SGD with Nesterov's momentum."""
     trust_coefficient: float = 0.001
     """LARS's eta."""
     clip_lr: bool = False
     """LARS as in solo-learn: the layer's rate is clipped at the global one, weight decay is added after the norms."""
     warmup_epochs: float = 10.0
-    """Epochs over which the rate rises linearly from 0."""
+    """Epochs over which the rate rises linearly."""
+    warmup_start_lr: float = 0.0
+    """Learning rate of the first step, where there is a warm-up."""
     final_lr_ratio: float = 0.001
     """Final learning rate over the peak (official code 0.001; the paper's text amounts to 0.00125 or 0.01)."""
 
@@ -174,6 +189,8 @@ class OptimizerConfig:
         require(self.base_lr > 0, "base_lr", self.base_lr, "above 0")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 to below 1")
+        require(not self.nesterov or self.name == "sgd", "nesterov", self.nesterov, "False, but for optimizer sgd")
+        require(self.warmup_start_lr >= 0, "warmup_start_lr", self.warmup_start_lr, "0 or more")
         require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "0 or more")
         require(0 <= self.final_lr_ratio <= 1, "final_lr_ratio", self.final_lr_ratio, "from 0 to 1")
 
@@ -191,9 +208,9 @@ class TrainConfig:
     channels_last: bool = True
     """Memory format of the convolutions."""
     joint_views: bool = False
-    """Pass both views through the network at once, with batch statistics of each alone: fewer, larger kernels."""
+    """Pass all views through the network at once, with batch statistics of each alone: fewer, larger kernels."""
     compile: bool = False
-    """Pass encoder and expander through torch.compile."""
+    """Pass the method's networks through torch.compile."""
     deterministic: bool = False
     """Bit-identical resume on GPUs too, at a cost in speed; on CPUs it always is."""
     seed: int = 0
@@ -211,11 +228,14 @@ class TrainConfig:
     wandb_project: str = ""
     """Project on Weights & Biases that metrics go to as well; empty for none."""
     max_skipped_steps: int = 50
-    """Consecutive steps with a non-finite gradient that are skipped before the run gives up."""
+    """Consecutive steps with a non-finite gradient before the run goes back to its last checkpoint."""
+    max_rollbacks: int = 2
+    """Times that it does so, going on with the data behind those that failed, before it gives up."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "log_every_steps", "keep_checkpoints", "stop_check_every_steps", "max_skipped_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        require(self.max_rollbacks >= 0, "max_rollbacks", self.max_rollbacks, "0 or more")
         require(self.global_batch >= 2, "global_batch", self.global_batch, "2 or more (the loss needs a variance)")
         require(self.checkpoint_every_steps >= 0, "checkpoint_every_steps", self.checkpoint_every_steps, "0 or more")
         require(self.checkpoint_every_min > 0, "checkpoint_every_min", self.checkpoint_every_min, "above 0")
@@ -242,16 +262,18 @@ class OnlineConfig:
 class PretrainConfig:
     """One pretraining run."""
 
+    method: MethodConfig
     data: DataConfig = field(default_factory=DataConfig)
-    view_a: ViewConfig = field(default_factory=lambda: official_views()[0])
-    view_b: ViewConfig = field(default_factory=lambda: official_views()[1])
+    views: tuple[ViewConfig, ...] = field(default_factory=official_views)
     model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     online: OnlineConfig = field(default_factory=OnlineConfig)
 
+    def __post_init__(self) -> None:
+        require(len(self.each_view) > 0, "views", self.views, "at least one, with a count above 0")
+
     @property
-    def views(self) -> tuple[ViewConfig, ViewConfig]:
-        """Both views, in the order of the method's branches."""
-        return self.view_a, self.view_b
+    def each_view(self) -> tuple[ViewConfig, ...]:
+        """One entry for each view of an image, in the order of their numbers."""
+        return each_view(self.views, self.data.image_size)

@@ -19,38 +19,53 @@ def to_json(config: Any) -> dict[str, Any]:
 T = TypeVar("T")
 
 
-def from_json(kind: type[T], values: dict[str, Any]) -> T:
-    """A configuration from its JSON form; unknown fields are refused by name, missing ones take their default."""
-    hints = typing.get_type_hints(kind)
+def from_json(kind: type[T], values: dict[str, Any], **kinds: type) -> T:
+    """A configuration from its JSON form; unknown fields are refused by name, missing ones take their default.
+
+    kinds: types of fields that a value decides, such as a method's own `Config`.
+    """
+    hints = typing.get_type_hints(kind) | kinds
     unknown = sorted(values.keys() - hints.keys())
     require(not unknown, kind.__name__, unknown, f"the fields {', '.join(hints)}")
-    arguments: dict[str, Any] = {}
-    for name, value in values.items():
-        hint = hints[name]
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            arguments[name] = from_json(hint, value)
-        elif typing.get_origin(hint) is tuple:
-            arguments[name] = tuple(value)
-        else:
-            arguments[name] = value
-    return kind(**arguments)
+    return kind(**{name: _from_json(hints[name], value) for name, value in values.items()})
+
+
+def _from_json(hint: Any, value: Any) -> Any:
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return from_json(hint, value)
+    if typing.get_origin(hint) is tuple:
+        kind = typing.get_args(hint)[0]
+        return tuple(_from_json(kind, entry) for entry in value)
+    return value
 
 
 MAY_CHANGE = frozenset(
     ["data.workers", "data.batches_ahead", "data.val"]
     + [f"train.{name}" for name in ("keep_checkpoints", "checkpoint_every_steps", "checkpoint_every_min")]
-    + [f"train.{name}" for name in ("log_every_steps", "stop_check_every_steps", "max_skipped_steps", "wandb_project")]
+    + [
+        f"train.{name}"
+        for name in ("log_every_steps", "stop_check_every_steps", "max_skipped_steps", "max_rollbacks", "wandb_project")
+    ]
 )
 """Fields that a resumed run may change, since no weight depends on them."""
 
 
-def differing_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Every field of a JSON form by its full name; entries of a list of configurations by their number."""
+    if isinstance(values, list) and values and isinstance(values[0], dict):
+        values = dict(enumerate(values))
+    if not isinstance(values, dict):
+        return {prefix: values}
+    fields: dict[str, Any] = {}
+    for key, value in values.items():
+        fields |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return fields
+
+
+def differing_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """The fields in which two configurations differ, as "name: old -> new", but for those of MAY_CHANGE."""
-    lines: list[str] = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += differing_fields(before, after, f"{prefix}{key}.")
-        elif before != after and prefix + key not in MAY_CHANGE:
-            lines.append(f"{prefix}{key}: {before!r} -> {after!r}")
-    return lines
+    before, after = flat(old), flat(new)
+    names = sorted((before.keys() | after.keys()) - MAY_CHANGE)
+    return [
+        f"{name}: {before.get(name)!r} -> {after.get(name)!r}" for name in names if before.get(name) != after.get(name)
+    ]

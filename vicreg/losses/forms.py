@@ -1,4 +1,4 @@
-"""What each exact form of the covariance term costs a rank, and which is the cheapest: pure arithmetic.
+"""What each exact form of a loss's large products costs a rank, and which is the cheapest: pure arithmetic.
 
 The choice depends on sizes and on stated speeds, never on a measurement while running: it may change the last bits of
 a result, and the same configuration on the same cluster must give the same bits.
@@ -6,14 +6,13 @@ a result, and the same configuration on the same cluster must give the same bits
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
-Form = Literal["samples", "dimensions", "features"]
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 BLOCK_ENTRIES = 1 << 22
 """Entries of K or C that are made at a time: 16 MB, and twice as much for their norm."""
 NUM_VIEWS = 2
+"""Branches whose embeddings these losses compare."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +63,18 @@ class FormCost:
         return self.flops / (speeds.tflops * 1e12) + self.sent_bytes / (speeds.link_gb_s * 1e9) + waits
 
 
+def ring_sum_bytes(nbytes: float, ranks: int) -> float:
+    """What each rank sends when a ring sums a tensor: its part once for the sum and once for the result."""
+    return 2 * (ranks - 1) / ranks * nbytes
+
+
 def block_of(side: int) -> int:
     """Rows of K, or columns of C, of `side` entries that are made at a time."""
     return max(1, BLOCK_ENTRIES // side)
 
 
-def form_costs(total: int, dims: int, ranks: int, size: int = 4) -> dict[Form, FormCost]:
-    """The costs of all forms for N x D embeddings of `size` bytes an entry, N / ranks rows on each rank."""
+def covariance_costs(total: int, dims: int, ranks: int, size: int = 4) -> dict[str, FormCost]:
+    """All forms of the covariance term for N x D embeddings of `size` bytes an entry, N / ranks rows on each rank."""
     rows, others = total / ranks, (ranks - 1) / ranks
     width = -(-dims // ranks)  # columns of a rank, the last of them perhaps padding
     block = min(block_of(dims), dims)
@@ -81,7 +85,7 @@ def form_costs(total: int, dims: int, ranks: int, size: int = 4) -> dict[Form, F
         "samples": FormCost(
             flops=NUM_VIEWS * 4 * rows * total * dims,
             memory_bytes=max(2 * gathered, gathered + part * (size + 8)),
-            sent_bytes=NUM_VIEWS * others * total * dims * size,
+            sent_bytes=NUM_VIEWS * (others * total * dims * size + ring_sum_bytes(8, ranks)),
             num_collectives=NUM_VIEWS * 2,
         ),
         "dimensions": FormCost(
@@ -100,7 +104,25 @@ def form_costs(total: int, dims: int, ranks: int, size: int = 4) -> dict[Form, F
     }
 
 
-def cheapest_form(total: int, dims: int, ranks: int, speeds: Speeds) -> Form:
+def correlation_costs(total: int, dims: int, ranks: int, size: int = 4) -> dict[str, FormCost]:
+    """The same of the cross-correlation of two branches: products of both, where covariances are those of each."""
+    costs = covariance_costs(total, dims, ranks, size)
+    rows, block = total / ranks, min(block_of(dims), dims)
+    gathered = total * dims * size if ranks > 1 else 0
+    exchanged = total * -(-dims // ranks) * size if ranks > 1 else 0
+    grams = 2 * total * total * size
+    return {
+        "samples": replace(costs["samples"], memory_bytes=costs["samples"].memory_bytes + 2 * gathered),
+        "dimensions": FormCost(
+            flops=6 * rows * dims * dims,
+            memory_bytes=dims * block * (size + 8),
+            sent_bytes=ring_sum_bytes(dims * dims * size, ranks),
+            num_collectives=-(-dims // block),
+        ),
+        "features": replace(costs["features"], memory_bytes=grams + 8 * total * total + 4 * exchanged),
+    }
+
+
+def cheapest(costs: Mapping[str, FormCost], ranks: int, speeds: Speeds) -> str:
     """The form that is expected to take the least time; the first of equals, which is the simpler."""
-    costs = form_costs(total, dims, ranks)
     return min(costs, key=lambda form: costs[form].seconds(speeds, ranks))

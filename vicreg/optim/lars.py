@@ -2,8 +2,7 @@
 
 On a GPU two kernels over all parameters (`lars_kernels.py`), or torch's fused calls where these do not run, with no
 value read back. On a CPU block by block, each read from memory
-twice (for the norms, for the update) and not once for every operation. One-dimensional parameters (biases, batch norm)
-have neither weight decay nor an adapted rate, as in the official VICReg code.
+twice (for the norms, for the update) and not once for every operation.
 """
 
 from __future__ import annotations
@@ -35,17 +34,23 @@ class Lars(torch.optim.Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[Tensor],
+        parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
         *,
         momentum: float = 0.9,
         weight_decay: float = 1e-6,
         trust_coefficient: float = 0.001,
         clip_lr: bool = False,
     ) -> None:
-        everything = list(parameters)
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in everything if p.ndim != 1], "adapted": True},
-            {"params": [p for p in everything if p.ndim == 1], "adapted": False},
+        """`parameters`, or groups of them, which say whether they are "adapted" and may differ in weight decay.
+
+        Of plain parameters those of one dimension (biases, batch norm) have neither weight decay nor an adapted rate,
+        as in the official VICReg code.
+        """
+        given = list(parameters)
+        plain = [entry for entry in given if isinstance(entry, Tensor)]
+        groups = [entry for entry in given if isinstance(entry, dict)] or [
+            {"params": [p for p in plain if p.ndim != 1], "adapted": True},
+            {"params": [p for p in plain if p.ndim == 1], "adapted": False, "weight_decay": 0.0},
         ]
         defaults = {
             "lr": 0.0,
@@ -55,7 +60,7 @@ class Lars(torch.optim.Optimizer):
             "clip_lr": clip_lr,
         }
         super().__init__([group for group in groups if group["params"]], defaults)
-        self._tables: dict[bool, Any] = {}
+        self._tables: dict[int, Any] = {}
         self.found_inf: Tensor | None = None
 
     @torch.no_grad()
@@ -65,16 +70,16 @@ class Lars(torch.optim.Optimizer):
         On a GPU nothing changes where the attribute `found_inf`, a float (), is set and not 0: torch's way (of its
         fused optimizers) to leave a step out without asking the GPU.
         """
-        for group in self.param_groups:
+        for number, group in enumerate(self.param_groups):
             parameters = [p for p in group["params"] if p.grad is not None]
             together = [p for p in parameters if not _is_in_blocks(p)]
             if together:
-                self._step_together(together, group)
+                self._step_together(together, group, number)
             for parameter in parameters:
                 if _is_in_blocks(parameter):
                     self._step_in_blocks(parameter, group)
 
-    def _step_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+    def _step_together(self, parameters: list[Tensor], group: dict[str, Any], number: int) -> None:
         tensors = [(p, p.grad, self._momentum(p)) for p in parameters if p.grad is not None]
         found_inf = self.found_inf
         own = (
@@ -84,17 +89,17 @@ class Lars(torch.optim.Optimizer):
         )
         if own:
             found_inf = found_inf if found_inf is not None else torch.zeros((), device=parameters[0].device)
-            self._step_in_kernels(own, tensors, found_inf, group)
+            self._step_in_kernels(own, tensors, found_inf, group, number)
         else:
             _step_in_calls(tensors, found_inf, group)
 
     def _step_in_kernels(
-        self, own: ModuleType, tensors: Sequence[Three], found_inf: Tensor, group: dict[str, Any]
+        self, own: ModuleType, tensors: Sequence[Three], found_inf: Tensor, group: dict[str, Any], number: int
     ) -> None:
-        table = self._tables.get(group["adapted"])
+        table = self._tables.get(number)
         if table is None or table.key != own.addresses_of(tensors):
-            table = self._tables[group["adapted"]] = own.Table.build(tensors)
-        weight_decay = group["weight_decay"] if group["adapted"] else 0.0
+            table = self._tables[number] = own.Table.build(tensors)
+        weight_decay = group["weight_decay"]
         factors = torch.ones(len(tensors), device=tensors[0][0].device)
         if group["adapted"]:
             weights, updates = own.squares(table, 0.0 if group["clip_lr"] else weight_decay).sqrt().unbind()
@@ -105,7 +110,7 @@ class Lars(torch.optim.Optimizer):
         assert parameter.grad is not None
         memory = (parameter, parameter.grad, self._momentum(parameter))
         blocks = list(zip(*(_blocks(tensor, memory) for tensor in memory), strict=True))
-        weight_decay = group["weight_decay"] if group["adapted"] else 0.0
+        weight_decay = group["weight_decay"]
         scratch = torch.empty_like(blocks[0][0])
         factor = 1.0
         if group["adapted"]:
@@ -141,7 +146,7 @@ def _step_in_calls(tensors: Sequence[Three], found_inf: Tensor | None, group: di
         parameters,
         gradients,
         momenta,
-        weight_decay=0.0,
+        weight_decay=0.0 if group["adapted"] else group["weight_decay"],
         momentum=group["momentum"],
         lr=group["lr"],
         dampening=0.0,

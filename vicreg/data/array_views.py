@@ -17,7 +17,17 @@ from torch import Tensor
 
 from dataprep.beton.contract import Beton
 from vicreg.config import DataConfig
-from vicreg.data.batches import Batch, Buffers, Drawn, Sampling, crop_job, crop_on_device, in_order, split_tasks
+from vicreg.data.batches import (
+    Batch,
+    Buffers,
+    Drawn,
+    Sampling,
+    crop_job,
+    crop_on_device,
+    in_order,
+    num_classes,
+    split_tasks,
+)
 from vicreg.data.decode import ImageReader
 from vicreg.views.resample import Interpolation, resize_centre_into
 
@@ -45,6 +55,7 @@ class ArrayViews:
         interpolation: Interpolation = "bicubic",
     ) -> None:
         self.num_samples, self.num_batches = len(sampling.samples), sampling.num_batches
+        self.num_classes = num_classes(beton.labels)
         self._sampling, self._config, self._labels = sampling, config, beton.labels
         self._device, self._workers, self._interpolation = device, workers, interpolation
         self._held = np.unique(sampling.samples)
@@ -65,7 +76,7 @@ class ArrayViews:
                 image: NDArray[np.uint8] = images[np.searchsorted(self._held, sample)]
                 return image
 
-            cut = partial(crop_job, read, self._buffers, self._config.image_size, self._interpolation)
+            cut = partial(crop_job, read, self._buffers, self._interpolation)
             running = in_order((cut(batch, self._labels) for batch in drawn), self._workers, self._config.batches_ahead)
         else:
             running = self._cropped_on_device(drawn)
@@ -75,7 +86,7 @@ class ArrayViews:
     def _cropped_on_device(self, drawn: Iterator[Drawn]) -> Generator[Batch, None, None]:
         for batch in drawn:
             rows = torch.from_numpy(np.searchsorted(self._held, batch.samples)).to(self._device, non_blocking=True)
-            views = crop_on_device(self._images[rows], batch, self._config.image_size, self._interpolation)
+            views = crop_on_device(self._images[rows], batch, self._interpolation)
             yield batch.batch(views, self._labels).to(self._device)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vicreg.config import ViewConfig, require
 from vicreg.data.decode import StoredBytes
-from vicreg.views.augment import ColourPlan
+from vicreg.views.augment import ONE_BY_ONE_MIN_PX, ColourPlan
 from vicreg.views.order import batches_per_epoch, block_size, blocks_order, epoch_order, rank_batch
 from vicreg.views.resample import Interpolation, crop_resize, crop_resize_into
 from vicreg.views.view_parameters import Geometry, draw_colour, draw_geometry
@@ -39,8 +39,8 @@ ReadImage = Callable[[int], NDArray[np.uint8]]
 class Batch:
     """A rank's part of a global batch: views of its samples, and what is still to be done to their colours."""
 
-    views: Tensor
-    """uint8 (num_views, B, 3, S, S) in any memory layout: cropped, resized, mirrored."""
+    views: tuple[Tensor, ...]
+    """Each uint8 (B, 3, S, S) in any memory layout, of a size S of its own: cropped, resized, mirrored."""
     colour: tuple[ColourPlan, ...]
     """For each view the plan that `augment` carries out."""
     labels: Tensor
@@ -51,7 +51,7 @@ class Batch:
     def to(self, device: torch.device, non_blocking: bool = True) -> Batch:
         """The same batch on `device`."""
         return Batch(
-            views=self.views.to(device, non_blocking=non_blocking),
+            views=tuple(view.to(device, non_blocking=non_blocking) for view in self.views),
             colour=tuple(plan.to(device, non_blocking) for plan in self.colour),
             labels=self.labels.to(device, non_blocking=non_blocking),
             samples=self.samples.to(device, non_blocking=non_blocking),
@@ -63,12 +63,14 @@ class Drawn:
     """A batch before it has pixels: which samples, cut out where, changed how."""
 
     samples: NDArray[np.int64]
+    sizes: tuple[int, ...]
+    """Side of each view in pixels."""
     geometry: tuple[Geometry, ...]
     colour: tuple[ColourPlan, ...]
     stored: StoredBytes | None = None
     """Where its samples are read ahead of decoding: what has been read of each."""
 
-    def batch(self, views: Tensor, labels: NDArray[np.int64]) -> Batch:
+    def batch(self, views: tuple[Tensor, ...], labels: NDArray[np.int64]) -> Batch:
         """The batch with these views; `labels` are those of the whole beton."""
         return Batch(views, self.colour, torch.from_numpy(labels[self.samples]), torch.from_numpy(self.samples))
 
@@ -83,17 +85,20 @@ class Sampling:
     samples: NDArray[np.int64]
     """The samples to train on, as places in the beton."""
     views: tuple[ViewConfig, ...]
+    """As `config.each_view` lists them: one entry for each view of a sample, with its size."""
     seed: int
     global_batch: int
     rank: int = 0
     world_size: int = 1
-    one_by_one: bool = False
-    """Plan colours sample by sample (see `ColourPlan.build`)."""
+    on_cpu: bool = False
+    """Whether views are coloured on a CPU: then those of large images are planned one by one (`ColourPlan.build`)."""
     block_samples: int = 0
     """Samples of a block in the order with locality (`views/order.py`), for which `samples` should be in the order of
     the file; 0 for the full shuffle."""
 
     def __post_init__(self) -> None:
+        each = bool(self.views) and all(view.image_size and view.count == 1 for view in self.views)
+        require(each, "views", self.views, "one entry for each view, with its size (config.each_view)")
         rank_batch(self.samples, 0, self.global_batch, self.rank, self.world_size)  # raises what it objects to
 
     @property
@@ -132,39 +137,44 @@ class Sampling:
                 drawn = draw_geometry(view, self.seed, epoch, samples, number, widths[samples], heights[samples])
                 colours = draw_colour(view, self.seed, epoch, samples, number)
                 geometry.append(drawn)
-                colour.append(ColourPlan.build(colours, drawn.angle_rad, self.one_by_one))
-            yield Drawn(samples, tuple(geometry), tuple(colour))
+                one_by_one = self.on_cpu and view.image_size >= ONE_BY_ONE_MIN_PX
+                colour.append(ColourPlan.build(colours, drawn.angle_rad, one_by_one))
+            yield Drawn(samples, tuple(view.image_size for view in self.views), tuple(geometry), tuple(colour))
 
 
 def crop_job(
     read: ReadImage,
     buffers: Buffers,
-    size: int,
     interpolation: Interpolation,
     drawn: Drawn,
     labels: NDArray[np.int64],
 ) -> tuple[Batch, list[Task]]:
     """A batch, and the tasks that fill its views on the CPU."""
-    views = buffers.take((len(drawn.geometry), len(drawn.samples), size, size, 3))
+    views = buffers.take_all([(len(drawn.samples), size, size, 3) for size in drawn.sizes])
     boxes = [geometry.boxes.tolist() for geometry in drawn.geometry]
     flips = [geometry.flip.tolist() for geometry in drawn.geometry]
 
     def cut(number: int) -> None:
         image = read(int(drawn.samples[number]))
         for view in range(len(boxes)):
-            crop_resize_into(views[view, number], image, boxes[view][number], flips[view][number], interpolation)
+            crop_resize_into(views[view][number], image, boxes[view][number], flips[view][number], interpolation)
 
-    return drawn.batch(views.permute(0, 1, 4, 2, 3), labels), split_tasks(cut, len(drawn.samples))
+    return drawn.batch(tuple(view.permute(0, 3, 1, 2) for view in views), labels), split_tasks(cut, len(drawn.samples))
 
 
-def crop_on_device(images: Tensor, drawn: Drawn, size: int, interpolation: Interpolation) -> Tensor:
-    """All views (num_views, B, 3, size, size) of images (B, 3, H, W) on their device."""
+def crop_on_device(images: Tensor, drawn: Drawn, interpolation: Interpolation) -> tuple[Tensor, ...]:
+    """All views, each (B, 3, S, S), of images (B, 3, H, W) on their device."""
     views = []
-    for geometry in drawn.geometry:
+    for geometry, size in zip(drawn.geometry, drawn.sizes, strict=True):
         boxes = torch.from_numpy(geometry.boxes).to(images.device, non_blocking=True)
         flip = torch.from_numpy(geometry.flip).to(images.device, non_blocking=True)
         views.append(crop_resize(images, boxes, flip, size, interpolation))
-    return torch.stack(views)
+    return tuple(views)
+
+
+def num_classes(labels: NDArray[Any]) -> int:
+    """Classes that the labels of a beton tell apart; 0 where they are no classes."""
+    return int(labels.max()) + 1 if labels.ndim == 1 and len(labels) and labels.min() >= 0 else 0
 
 
 def split_tasks(work: Callable[[int], None], num: int) -> list[Task]:
@@ -227,6 +237,12 @@ class Buffers:
         # The tensor's storage holds `window`; both end together, when the last view of the tensor does.
         weakref.finalize(window, self._free.append, buffer).atexit = False
         return torch.from_numpy(window)
+
+    def take_all(self, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """The same of several shapes, in one piece of memory."""
+        sizes = [math.prod(shape) for shape in shapes]
+        parts = self.take((sum(sizes),)).split(sizes)
+        return [part.view(tuple(shape)) for part, shape in zip(parts, shapes, strict=True)]
 
     def _smallest_of(self, size: int) -> NDArray[np.uint8]:
         """The smallest free buffer of at least `size` bytes; a new one in the place of the smallest where none is."""

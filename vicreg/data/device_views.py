@@ -19,11 +19,10 @@ T = TypeVar("T")
 def views_on_device(
     decoded: Iterable[tuple[Drawn, Planes]],
     device: torch.device,
-    size: int,
     interpolation: Interpolation,
     labels: NDArray[np.int64],
 ) -> Generator[Batch, None, None]:
-    """The batches with their views (num_views, B, 3, size, size) on `device`; `labels` are those of the whole beton."""
+    """The batches with their views on `device`; `labels` are those of the whole beton."""
 
     def copy(item: tuple[Drawn, Planes]) -> tuple[Drawn, Planes]:
         return item[0], item[1].to(device)
@@ -32,7 +31,7 @@ def views_on_device(
         item[1].record_stream(stream)
 
     for drawn, planes in copied_ahead(decoded, copy, use, device):
-        yield drawn.batch(crop_on_device(planes.rgb(), drawn, size, interpolation), labels).to(device)
+        yield drawn.batch(crop_on_device(planes.rgb(), drawn, interpolation), labels).to(device)
 
 
 def copied_ahead(

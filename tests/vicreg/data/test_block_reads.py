@@ -69,7 +69,7 @@ def _views(loader: ViewLoader, first_batch: int = 0) -> dict[int, torch.Tensor]:
     for batch in loader.batches(3, first_batch):
         for place, sample in enumerate(batch.samples.tolist()):
             assert sample not in found
-            found[sample] = batch.views[:, place].clone()
+            found[sample] = torch.stack([view[place] for view in batch.views])
     return found
 
 

@@ -12,7 +12,7 @@ from dataprep.sources import class_folders as sources
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import write_beton
 from tests.vicreg.photos import photos
-from vicreg.config import DataConfig, official_views
+from vicreg.config import DataConfig, each_view, official_views
 from vicreg.data import planes as planes_module
 from vicreg.data.batches import Sampling
 from vicreg.data.loaders import BetonViews
@@ -57,7 +57,7 @@ def jpegs(tmp_path_factory: pytest.TempPathFactory) -> Beton:
 
 
 def _batches(beton: Beton, batch: int) -> list[tuple[np.ndarray[tuple[int], np.dtype[np.int64]], Planes]]:
-    sampling = Sampling(np.arange(beton.num_samples), official_views(), seed=1, global_batch=batch)
+    sampling = Sampling(np.arange(beton.num_samples), each_view(official_views(), 32), seed=1, global_batch=batch)
     loader = BetonViews(beton, sampling, DataConfig(), device=CPU, workers=2)
     return [(drawn.samples, planes) for drawn, planes in loader.decoded(0)]
 

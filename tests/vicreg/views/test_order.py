@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from vicreg.config import each_view, official_views
 from vicreg.data.batches import Sampling
 from vicreg.views.order import batches_per_epoch, block_size, blocks_order, epoch_order, rank_batch, shard
 
@@ -127,7 +128,9 @@ def test_what_512_ranks_draw_is_the_global_order(block_samples: int) -> None:
     samples, global_batch = np.arange(12_345) * 3, 1024
 
     def places(rank: int, world_size: int, first_batch: int = 0) -> NDArray[np.int64]:
-        sampling = Sampling(samples, (), 7, global_batch, rank, world_size, block_samples=block_samples)
+        sampling = Sampling(
+            samples, each_view(official_views(), 32), 7, global_batch, rank, world_size, block_samples=block_samples
+        )
         return sampling.places(2, first_batch)
 
     whole = places(0, 1)

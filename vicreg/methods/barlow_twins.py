@@ -1,0 +1,135 @@
+"""Barlow Twins (Zbontar, Jing, Misra, LeCun, Deny, ICML 2021): the two branches' cross-correlation towards identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from vicreg.branches import Branches, say_branches
+from vicreg.config import (
+    MethodConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    TrainConfig,
+    ViewConfig,
+)
+from vicreg.losses.barlow_twins import LossConfig, barlow_twins_loss
+from vicreg.losses.forms import NUM_VIEWS, correlation_costs, ring_sum_bytes
+from vicreg.method import Inputs, LossCost, ParameterGroup, Progress, Published, Term, TrainingData, usual_groups
+from vicreg.presets import solo_learn_cifar10
+
+LOSS_PASSES = 14
+"""Times that the loss reads or writes an embedding of each view beside its products: a batch norm, both ways."""
+
+
+@dataclass(frozen=True)
+class Config(LossConfig, MethodConfig):
+    """Barlow Twins: weights and form of the loss, rate of biases (official code, `main.py`)."""
+
+    name: str = "barlow_twins"
+    bias_rate_factor: float = 0.0048 / 0.2
+    """Learning rate of biases and batch norm over that of weights (official code: 0.0048 and 0.2)."""
+
+
+class BarlowTwins(Branches):
+    """Both views through their branches, then the loss; the expander's layers have no biases as published."""
+
+    def __init__(self, config: PretrainConfig, settings: Config) -> None:
+        super().__init__(config)
+        self.settings = settings
+
+    def forward(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
+        """See `Method`; the terms are `TERMS`."""
+        embedded = self.embed(inputs.views)
+        return barlow_twins_loss(embedded.a, embedded.b, self.settings) | {"features": embedded.features}
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Biases and batch norm at a rate of their own."""
+        return usual_groups(self, self.settings.bias_rate_factor)
+
+
+TERMS = {
+    "loss": Term("Loss", "Weighted sum of the two terms over the global batch.", "loss", 4, spans_decades=True),
+    "on_diagonal": Term(
+        "On the diagonal",
+        "How far the correlations of the views' equal dimensions fall short of 1.",
+        "on",
+        2,
+        spans_decades=True,
+    ),
+    "off_diagonal": Term(
+        "Off the diagonal",
+        "Squared correlations between different dimensions; 0 when none repeats another.",
+        "off",
+        1,
+        spans_decades=True,
+    ),
+    "embedding_std": Term(
+        "Embedding's standard deviation",
+        "Mean over dimensions, before they are standardised; near 0 is collapse.",
+        collapsed_below=0.003,
+    ),
+}
+
+
+def build(config: PretrainConfig, data: TrainingData) -> BarlowTwins:
+    """See `MethodFile`."""
+    assert isinstance(config.method, Config)
+    return BarlowTwins(config, config.method)
+
+
+def networks(config: PretrainConfig) -> str:
+    """See `MethodFile`."""
+    return say_branches(config)
+
+
+def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
+    """See `MethodFile`. At the end both embeddings are held, both as standardised, and both gradients."""
+    total, dims = config.train.global_batch, int(config.model.expander.split("-")[-1])
+    own = total // ranks * dims
+    return LossCost(
+        title=f"cross-correlation of {total} x {dims}",
+        forms=correlation_costs(total, dims, ranks, size),
+        held_bytes=7 * own * size,
+        sent_bytes=ring_sum_bytes((NUM_VIEWS * 4 + 1) * dims * size, ranks),
+        moved_bytes=LOSS_PASSES * NUM_VIEWS * own * size,
+    )
+
+
+def _imagenet(epochs: int) -> PretrainConfig:
+    return PretrainConfig(
+        Config(),
+        model=ModelConfig(expander_bias="none"),
+        optimizer=OptimizerConfig(base_lr=0.2, weight_decay=1e-6),
+        train=TrainConfig(epochs=epochs),
+    )
+
+
+def _cifar10() -> PretrainConfig:
+    view = ViewConfig(crop_scale=(0.2, 1.0), blur_p=0.0)
+    solarised = replace(view, solarize_p=0.2)
+    settings = Config(redundancy_weight=0.005, loss_scale=0.1, bias_rate_factor=1.0)
+    return solo_learn_cifar10(settings, (view, solarised))
+
+
+RECIPES = {
+    "barlow-twins": Published(
+        source="Barlow Twins, paper and official code: ResNet-50, expander of three layers without biases, batch 2048, "
+        "LARS, rates 0.2 of weights and 0.0048 of biases and batch norm, 1000 epochs",
+        expected="linear top-1 73.2 % (its paper, Table 1; the released encoder has 73.5 %)",
+        pretrain=_imagenet(1000),
+    ),
+    "barlow-twins-300ep": Published(
+        source="Barlow Twins, official code: as the 1000-epoch run with 300 epochs",
+        expected="linear top-1 71.4 % (official code)",
+        pretrain=_imagenet(300),
+    ),
+    "cifar10-barlow-twins": Published(
+        source="solo-learn, scripts/pretrain/cifar/barlow.yaml: ResNet-18 for small images, batch 256, 1000 epochs, "
+        "loss x 0.1; residual branches begin at zero here, not there",
+        expected="92.10 % top-1 of an online linear head (solo-learn's README)",
+        pretrain=_cifar10(),
+    ),
+}

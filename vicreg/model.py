@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from typing import Literal
 
 import torchvision.models
 from torch import nn
@@ -15,13 +17,13 @@ IMAGENET_MEAN, IMAGENET_STD = DataConfig.mean, DataConfig.std
 INCEPTIONS = ("googlenet", "inception_v3")  # of torchvision: with auxiliary classifiers, and other normalisation
 
 
-def build_encoder(name: str, small_images: bool = False) -> nn.Module:
+def build_encoder(name: str, small_images: bool = False, stem_padding: int = 1) -> nn.Module:
     """An encoder with random weights: images (B, 3, S, S) in, features (B, encoder.num_features) out.
 
     The features are what the classifier of the network of that name would see; its other names and shapes stay.
     Residual branches of torchvision's ResNets begin at zero (zero-initialised last batch-norm weights), as in the
     official code; timm does the same by itself.
-    `small_images` exchanges a ResNet's stem for a 3x3 convolution of stride 1 without pooling.
+    `small_images` exchanges a ResNet's stem for a 3x3 convolution of stride 1 with `stem_padding`, without pooling.
     Raises ValueError for an unknown name, or where the stem cannot be exchanged.
     """
     if name == NARROW:
@@ -31,7 +33,7 @@ def build_encoder(name: str, small_images: bool = False) -> nn.Module:
     else:
         encoder = _from_timm(name)
     if small_images:
-        _exchange_stem(encoder, name)
+        _exchange_stem(encoder, name, stem_padding)
     if not hasattr(encoder, "num_features"):  # timm takes its classifiers off by itself
         _remove_classifier(encoder)
     return encoder
@@ -107,11 +109,11 @@ def _remove_classifier(encoder: nn.Module) -> None:
         encoder.set_submodule(layers[-1][0], nn.Identity())
 
 
-def _exchange_stem(encoder: nn.Module, name: str) -> None:
+def _exchange_stem(encoder: nn.Module, name: str, padding: int) -> None:
     stem = getattr(encoder, "conv1", None)
     if not isinstance(stem, nn.Conv2d) or not hasattr(encoder, "maxpool"):
         raise ValueError(f"small_images is set, but encoder {name!r} has no ResNet stem; allowed: a plain ResNet")
-    encoder.conv1 = nn.Conv2d(3, stem.out_channels, 3, stride=1, padding=1, bias=False)
+    encoder.conv1 = nn.Conv2d(3, stem.out_channels, 3, stride=1, padding=padding, bias=False)
     nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
     encoder.maxpool = nn.Identity()
 
@@ -136,20 +138,34 @@ def narrow_resnet(width: int = 16) -> ResNet:
     return network
 
 
-def build_expander(in_features: int, widths: str) -> nn.Sequential:
-    """Linear, batch norm and ReLU for all but the last of the dashed widths, then a linear layer without bias.
+def build_expander(
+    in_features: int, widths: str, bias: Literal["hidden", "all", "none"] = ModelConfig.expander_bias
+) -> nn.Sequential:
+    """Linear, batch norm and ReLU for all but the last of the dashed widths, then a linear layer.
 
-    Layer names and shapes are the official code's `Projector`.
+    `bias` says which of the linear layers have one. Layer names and shapes are the official code's `Projector`.
     """
     sizes = [in_features, *map(int, widths.split("-"))]
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(sizes[:-1]):
-        layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
-    layers.append(nn.Linear(sizes[-2], sizes[-1], bias=False))
+        layers += [nn.Linear(before, after, bias=bias != "none"), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
+    layers.append(nn.Linear(sizes[-2], sizes[-1], bias=bias == "all"))
     return nn.Sequential(*layers)
 
 
 def build_model(config: ModelConfig) -> tuple[nn.Module, nn.Sequential]:
     """Encoder and expander of a configuration, with random weights from torch's generator."""
-    encoder = build_encoder(config.encoder, config.small_images)
-    return encoder, build_expander(num_features(encoder), config.expander)
+    encoder = build_encoder(config.encoder, config.small_images, config.stem_padding)
+    return encoder, build_expander(num_features(encoder), config.expander, config.expander_bias)
+
+
+def branch(config: ModelConfig, encoder: str = "") -> ModelConfig:
+    """The configuration of one branch, by its encoder's name: a (or none) is the first, b the second.
+
+    Raises ValueError for a name that the model does not have.
+    """
+    names = ["a", *(["b"] if config.encoder_b else [])]
+    if encoder not in ("", *names):
+        shared = "" if config.encoder_b else " (the branches share it)"
+        raise ValueError(f"encoder is {encoder!r}, allowed for this run: {', '.join(names)}{shared}")
+    return replace(config, encoder=config.encoder_b if encoder == "b" else config.encoder, encoder_b="")

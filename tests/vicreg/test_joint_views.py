@@ -11,10 +11,13 @@ from torch import Tensor
 
 from tests.ranks import run_ranks
 from vicreg.config import DataConfig, ModelConfig, OptimizerConfig, PretrainConfig, TrainConfig
+from vicreg.method import Inputs, Progress
+from vicreg.methods import vicreg
 from vicreg.ranks import distributed
 from vicreg.training.learner import Learner
 
 CONFIG = PretrainConfig(
+    vicreg.Config(),
     DataConfig(image_size=32, eval_resize=32),
     model=ModelConfig("resnet18", small_images=True, expander="32-32-16"),
     optimizer=OptimizerConfig(base_lr=1.0),
@@ -30,7 +33,8 @@ def _after_a_step(joint: bool) -> dict[str, Tensor]:
     views = torch.randn((2, 8, 3, 32, 32), generator=generator, dtype=torch.float64)
     views[1] += 3  # statistics of both views together would be quite different
     mine = views.chunk(distributed.world_size(), dim=1)[distributed.rank()]
-    terms = learner.method(*mine)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    terms = learner.method(Inputs(mine.unbind(), nothing, nothing), Progress(0, 1, 1))
     del terms["features"]  # of this rank alone
     terms["loss"].backward()
     learner.gradients.finish()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vicreg.losses.forms import Form, block_of
+from vicreg.losses.forms import block_of
 from vicreg.ranks import distributed
 
 AddCovariance = Callable[[Tensor, Tensor, int, Tensor, float], Tensor]
@@ -59,7 +59,7 @@ def by_features(centred: Tensor, variance: Tensor, total: int, grad: Tensor, sca
     return squares
 
 
-FORMS: dict[Form, AddCovariance] = {"samples": by_samples, "dimensions": by_dimensions, "features": by_features}
+FORMS: dict[str, AddCovariance] = {"samples": by_samples, "dimensions": by_dimensions, "features": by_features}
 
 
 def _squares(matrix: Tensor) -> Tensor:

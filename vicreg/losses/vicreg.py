@@ -9,17 +9,35 @@ Statistics are float32 or better, outside autocast: half-precision sums of covar
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from vicreg.config import LossConfig
 from vicreg.losses.covariance import FORMS
-from vicreg.losses.forms import DEFAULT_SPEEDS, Form, cheapest_form
+from vicreg.losses.forms import DEFAULT_SPEEDS, cheapest, covariance_costs
 from vicreg.ranks import distributed
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and form of the three terms (paper, section 4.2; official code)."""
+
+    invariance_weight: float = 25.0
+    """Weight of the mean squared distance between the views' embeddings."""
+    variance_weight: float = 25.0
+    """Weight of the hinge on each dimension's standard deviation."""
+    covariance_weight: float = 1.0
+    """Weight of the squared off-diagonal covariances."""
+    variance_reduction: Literal["mean", "sum"] = "mean"
+    """Over the two branches: mean as in the official code, sum as in the paper's equations (twice as large)."""
+    form: Literal["auto", "samples", "dimensions", "features"] = "auto"
+    """How the covariance term is computed, with the same result: by N x N products of rows that everybody gets, D x D
+    moments, or N x N products of columns that the ranks exchange. auto: the one expected to be fastest here."""
+
 
 EPSILON = 1e-4  # added to each variance before the root (paper, equation 1)
 TARGET_STD = 1.0  # gamma of the hinge (paper, equation 1)
@@ -29,7 +47,7 @@ class _Loss(Function):
     """The weighted sum and its parts, in the order of `PARTS`; only the sum has a gradient, and only once."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, config: LossConfig, form: Form) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, a: Tensor, b: Tensor, config: LossConfig, form: str) -> tuple[Tensor, ...]:
         grad_a = a - b
         count = grad_a.numel() * distributed.world_size()
         invariance = distributed.sum_over_ranks(_square(grad_a)) / count
@@ -59,7 +77,7 @@ class _Loss(Function):
 PARTS = ("loss", "invariance", "variance", "covariance", "embedding_std", "effective_rank")
 
 
-def _regularise(z: Tensor, grad: Tensor, config: LossConfig, form: Form) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _regularise(z: Tensor, grad: Tensor, config: LossConfig, form: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Variance hinge, covariance term, mean std and effective rank of a branch (n x D); adds to its gradient."""
     rows, dims = z.shape
     total = rows * distributed.world_size()
@@ -116,8 +134,9 @@ def vicreg_loss(a: Tensor, b: Tensor, config: LossConfig) -> dict[str, Tensor]:
     with torch.autocast(a.device.type, enabled=False):
         if a.dtype in (torch.float16, torch.bfloat16):
             a, b = a.float(), b.float()
-        form = config.form
+        form: str = config.form
         if form == "auto":
-            total = len(a) * distributed.world_size()
-            form = cheapest_form(total, a.shape[1], distributed.world_size(), DEFAULT_SPEEDS[a.device.type])
+            ranks = distributed.world_size()
+            costs = covariance_costs(len(a) * ranks, a.shape[1], ranks)
+            form = cheapest(costs, ranks, DEFAULT_SPEEDS[a.device.type])
         return dict(zip(PARTS, _Loss.apply(a, b, config, form), strict=True))

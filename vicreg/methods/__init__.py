@@ -1,1 +1,44 @@
-"""One file per method, found by its name: `vicreg.py` is the example to read."""
+"""One file per method, found by its name: no list of methods is kept anywhere.
+
+Begin with `vicreg.py`, the example. What a file must have is `MethodFile` of the seam, one floor down.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any, cast
+
+from vicreg.config import PretrainConfig
+from vicreg.config_json import from_json
+from vicreg.method import Method, MethodFile, TrainingData
+from vicreg.schema import upgraded
+
+_PARTS = ("Config", "RECIPES", "TERMS", "build", "networks", "loss_cost")
+
+
+def names() -> list[str]:
+    """Every method."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def load(name: str) -> MethodFile:
+    """The file of a method; ValueError with the valid names otherwise, or with what the file lacks."""
+    if name not in names():
+        raise ValueError(f"method.name is {name!r}, allowed: {', '.join(names())}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    lacking = [part for part in _PARTS if not hasattr(module, part)]
+    if lacking:
+        raise ValueError(f"vicreg/methods/{name}.py lacks {', '.join(lacking)}; a method has {', '.join(_PARTS)}")
+    return cast(MethodFile, module)
+
+
+def build(config: PretrainConfig, data: TrainingData) -> Method:
+    """The method that a configuration names, with random weights from torch's generator."""
+    return load(config.method.name).build(config, data)
+
+
+def read_config(values: dict[str, Any], schema: int) -> PretrainConfig:
+    """A run's configuration from the JSON form that `schema` numbers; ValueError, TypeError, KeyError if it is none."""
+    values = upgraded(values, schema)
+    return from_json(PretrainConfig, values, method=load(values["method"]["name"]).Config)

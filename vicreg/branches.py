@@ -1,0 +1,83 @@
+"""Two views through two branches, each an encoder and an expander: what methods of joint embedding have in common.
+
+The branches share their weights, or each has its own (paper, section 5.4 and Table 5: encoder and expander are separate
+then). Stands apart from `method.py`, the seam, which asks for no branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vicreg.config import PretrainConfig, require
+from vicreg.losses.forms import NUM_VIEWS
+from vicreg.method import Method, Pass
+from vicreg.model import branch, build_model
+
+
+class Embedded(NamedTuple):
+    """What the branches make of two views."""
+
+    a: Tensor
+    """Embeddings (B, D) of the first view."""
+    b: Tensor
+    features: Tensor
+    """The first encoder's, without gradient: (2B, F) of both views where it is shared, else (B, F) of the first."""
+
+
+def say_branches(config: PretrainConfig) -> str:
+    """Encoders and expander in a few words."""
+    model = config.model
+    encoders = f"{model.encoder} and {model.encoder_b}, each with" if model.encoder_b else f"{model.encoder},"
+    return f"{encoders} expander {model.expander}"
+
+
+class Branches(Method):
+    """Encoder and expander of two branches; a loss is all that a method adds. Batch norm has each view's statistics.
+
+    Each view passes alone, or with `train.joint_views` both at once: then `separate_statistics` must have prepared the
+    batch norms. ValueError for another number of views, views of two sizes at once, or at once without shared weights.
+    """
+
+    joins_views = True
+
+    def __init__(self, config: PretrainConfig) -> None:
+        super().__init__()
+        sizes = [view.image_size for view in config.each_view]
+        require(len(sizes) == NUM_VIEWS, "views", f"{len(sizes)} of an image", f"{NUM_VIEWS} for {config.method.name}")
+        self.encoder, self.expander = build_model(config.model)
+        self.is_shared = not config.model.encoder_b
+        if not self.is_shared:
+            self.encoder_b, self.expander_b = build_model(branch(config.model, "b"))
+        self.joint_views = config.train.joint_views
+        if self.joint_views:
+            one_pass = self.is_shared and sizes[0] == sizes[1]
+            require(one_pass, "joint_views", True, "for two views of one size and without encoder_b")
+
+    @property
+    def encoders(self) -> dict[str, nn.Module]:
+        """One, or one of each branch."""
+        return {"a": self.encoder} if self.is_shared else {"a": self.encoder, "b": self.encoder_b}
+
+    def embed(self, views: Sequence[Tensor]) -> Embedded:
+        """Both views (B, 3, S, S) through their branches."""
+        if self.joint_views:
+            features = self.encoder(torch.cat(list(views)))
+            a, b = self.expander(features).chunk(NUM_VIEWS)
+            return Embedded(a, b, features.detach())
+        of_a = self.encoder(views[0])
+        a = self.expander(of_a)
+        if not self.is_shared:
+            return Embedded(a, self.expander_b(self.encoder_b(views[1])), of_a.detach())
+        of_b = self.encoder(views[1])
+        b = self.expander(of_b)
+        return Embedded(a, b, torch.cat([of_a.detach(), of_b.detach()]))
+
+    def passes(self) -> list[Pass]:
+        """Each view through its branch, forward and backward."""
+        first = nn.Sequential(self.encoder, self.expander)
+        second = first if self.is_shared else nn.Sequential(self.encoder_b, self.expander_b)
+        return [Pass(first, 0), Pass(second, 1)]

@@ -12,10 +12,12 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -28,30 +30,50 @@ class CheckpointError(ValueError):
 
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write `folder/step_NNNNNNNN` and remove all but the newest `keep` checkpoints; returns its path."""
+    """Write `folder/step_NNNNNNNN` and remove all but the newest `keep` checkpoints up to it; returns its path.
+
+    Whatever goes wrong is raised as it is, and leaves nothing behind. ValueError for values that are not finite.
+    """
+    require_finite(state)
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".step_*"):
         shutil.rmtree(stale)
     final = folder / f"step_{step:08d}"
     beside = folder / f".{final.name}.tmp"
     beside.mkdir()
-    with (beside / STATE_FILE).open("wb") as file:
+    try:
+        _write(beside, step, state)
+        if final.exists():
+            shutil.rmtree(final)  # a damaged one, or that of a run that went on from an older one
+        beside.rename(final)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    _flush_folder(folder)
+    for old in [path for path in list_checkpoints(folder) if path.name <= final.name][:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def _write(folder: Path, step: int, state: dict[str, Any]) -> None:
+    with (folder / STATE_FILE).open("wb") as file:
         torch.save(state, file)
         _flush(file.fileno())
-    manifest = {"step": step, "size": (beside / STATE_FILE).stat().st_size, "sha256": _sha256(beside / STATE_FILE)}
-    with (beside / MANIFEST_FILE).open("w") as text:
+    manifest = {"step": step, "size": (folder / STATE_FILE).stat().st_size, "sha256": _sha256(folder / STATE_FILE)}
+    with (folder / MANIFEST_FILE).open("w") as text:
         json.dump(manifest, text)
         text.flush()
         _flush(text.fileno())
-    if final.exists():
-        shutil.rmtree(final)  # a damaged one, or that of a run that went on from an older one
-    beside.rename(final)
-    directory = os.open(folder, os.O_RDONLY)
-    _flush(directory)
-    os.close(directory)
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
-    return final
+    _flush_folder(folder)
+
+
+def require_finite(state: Any, name: str = "") -> None:
+    """ValueError that names a tensor of a state which has values that are not finite."""
+    if isinstance(state, dict):
+        for key, value in state.items():
+            require_finite(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(state, Tensor) and state.is_floating_point() and not bool(torch.isfinite(state).all()):
+        raise ValueError(f"{name} has values that are not finite; the run has diverged, and is not saved like this")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -62,30 +84,56 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def load(path: Path) -> dict[str, Any]:
     """The state in a checkpoint, on the CPU; CheckpointError when it is not what was written."""
     try:
-        manifest = json.loads((path / MANIFEST_FILE).read_text())
+        manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+        written, sha256 = int(manifest["size"]), str(manifest["sha256"])
         size = (path / STATE_FILE).stat().st_size
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path} is incomplete: {error}") from error
-    if size != manifest["size"]:
-        raise CheckpointError(f"{path / STATE_FILE} has {size} bytes, written were {manifest['size']}")
-    if _sha256(path / STATE_FILE) != manifest["sha256"]:
+    if size != written:
+        raise CheckpointError(f"{path / STATE_FILE} has {size} bytes, written were {written}")
+    if _sha256(path / STATE_FILE) != sha256:
         raise CheckpointError(f"{path / STATE_FILE} is damaged: its SHA-256 is not the one that was written")
     state: dict[str, Any] = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
     return state
 
 
-def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest valid state, or None; damaged checkpoints are passed over and said so."""
+def find_newest(folder: Path) -> tuple[dict[str, Any] | None, list[Path]]:
+    """The newest valid state, or None, and the damaged checkpoints that were passed over, each of which is said."""
+    damaged: list[Path] = []
     for path in reversed(list_checkpoints(folder)):
         try:
-            return load(path)
+            return load(path), damaged
         except CheckpointError as error:
             log.warning("%s; falling back to the checkpoint before it", error)
-    return None
+            damaged.append(path)
+    return None, damaged
+
+
+def load_newest(folder: Path) -> dict[str, Any] | None:
+    """The newest valid state, or None; damaged checkpoints are passed over and said so."""
+    return find_newest(folder)[0]
+
+
+def set_aside(damaged: Sequence[Path]) -> None:
+    """Take damaged checkpoints out of the row by name, so that they neither count nor are mistaken for good ones."""
+    for path in damaged:
+        aside = path.with_name(f"damaged_{path.name}")
+        if aside.exists():
+            shutil.rmtree(aside)
+        path.rename(aside)
+        log.warning("%s is set aside as %s; remove it when you have looked at it", path, aside.name)
 
 
 def _flush(descriptor: int) -> None:
     os.fsync(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        _flush(directory)
+    finally:
+        os.close(directory)
 
 
 def _sha256(path: Path) -> str:

@@ -35,7 +35,7 @@ def test_only_the_newest_stay(tmp_path: Path) -> None:
     assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["step_00000003", "step_00000004"]
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "no manifest", "no state"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "no manifest", "no state", "null", "list", "bytes", "words"])
 def test_a_damaged_checkpoint_is_passed_over_and_named(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -47,6 +47,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
         (newest / "state.pt").write_bytes(content)
     elif damage == "cut":
         (newest / "state.pt").write_bytes(content[:-10])
+    elif damage in ("null", "list", "bytes", "words"):
+        contents = {"null": b"null", "list": b"[1]", "bytes": b"\xff\xfe{", "words": b'{"size": "x", "sha256": 1}'}
+        (newest / "manifest.json").write_bytes(contents[damage])
     else:
         (newest / {"no manifest": "manifest.json", "no state": "state.pt"}[damage]).unlink()
     with pytest.raises(CheckpointError, match="step_00000002"):
@@ -56,6 +59,27 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     assert state is not None
     assert state["step"] == 1
     assert "step_00000002" in caplog.text
+
+
+def test_the_good_are_not_pruned_for_the_damaged(tmp_path: Path) -> None:
+    """All that was kept is damaged: the run begins anew, and its checkpoints, of lower steps, stay."""
+    for step in (8, 9):
+        path = checkpoint.save(tmp_path, step, _state(step), keep=2)
+        (path / "state.pt").write_bytes(b"")
+    state, damaged = checkpoint.find_newest(tmp_path)
+    assert state is None
+    assert [path.name for path in damaged] == ["step_00000009", "step_00000008"]
+    checkpoint.save(tmp_path, 1, _state(1), keep=2)  # even while they lie there
+    assert (tmp_path / "step_00000001").is_dir()
+    checkpoint.set_aside(damaged)
+    for step in (2, 3):
+        checkpoint.save(tmp_path, step, _state(step), keep=2)
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["step_00000002", "step_00000003"]
+    assert sorted(path.name for path in tmp_path.glob("damaged_*")) == [f"damaged_step_0000000{n}" for n in (8, 9)]
+    again = checkpoint.save(tmp_path, 9, _state(9), keep=2)
+    (again / "manifest.json").unlink()
+    checkpoint.set_aside([again])
+    assert checkpoint.load_newest(tmp_path) is not None
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:

@@ -17,19 +17,25 @@ from vicreg import checkpoint
 from vicreg.config import ModelConfig
 from vicreg.config_json import from_json, to_json
 from vicreg.model import build_encoder
+from vicreg.schema import SCHEMA
 
-PREFIX = "encoder."  # of the encoder's names in a checkpoint
 ENCODER_FILE = "encoder.pt"  # in a run folder, once the run is finished
 NUM_NAMES_SHOWN = 10
 _ALLOWED = "encoder.pt of a run folder"
 
 
+def encoder_path(run: Path, encoder: str = "") -> Path:
+    """Where a finished run has the encoder of that name; without a name the first, whose file says that it is done."""
+    return run / (f"encoder_{encoder}.pt" if encoder else ENCODER_FILE)
+
+
 def save_encoder(path: Path, encoder: nn.Module, config: ModelConfig, origin: dict[str, Any]) -> None:
     """Write the encoder's weights, its configuration and where it comes from, complete or not at all."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    checkpoint.require_finite(state, "encoder")
     beside = path.with_name(f".{path.name}.tmp")
     with beside.open("wb") as file:
-        torch.save({"encoder": state, "model": to_json(config), "origin": origin}, file)
+        torch.save({"schema": SCHEMA, "encoder": state, "model": to_json(config), "origin": origin}, file)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
@@ -100,11 +106,12 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:NUM_NAMES_SHOWN]) + (", ..." if len(names) > NUM_NAMES_SHOWN else "")
 
 
-def encoder_of(path: Path, config: ModelConfig) -> nn.Module:
-    """The encoder in a checkpoint of a run, in eval mode on the CPU; ValueError when the weights do not fit."""
+def encoder_of(path: Path, config: ModelConfig, name: str = "") -> nn.Module:
+    """An encoder in a checkpoint of a run, in eval mode on the CPU; ValueError when the weights do not fit `config`."""
+    prefix = f"encoder_{name}." if name else "encoder."  # as `Method.encoders` has it
     weights: dict[str, Tensor] = checkpoint.load(path)["method"]
     encoder = untrained_encoder(config, seed=0)
-    own = {name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)}
+    own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     fill(encoder, own, f"{path} does not fit the run's encoder, {config.encoder}")
     return encoder
 
@@ -113,7 +120,7 @@ def untrained_encoder(config: ModelConfig, seed: int) -> nn.Module:
     """The same encoder with random weights that depend on the seed alone, in eval mode on the CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_encoder(config.encoder, config.small_images).eval()
+        return build_encoder(config.encoder, config.small_images, config.stem_padding).eval()
 
 
 def checksum(encoder: nn.Module) -> str:

@@ -21,6 +21,7 @@ from vicreg import checkpoint
 from vicreg.config import ModelConfig
 from vicreg.config_json import from_json
 from vicreg.exchange.encoder_file import fill, listed, load_without_code
+from vicreg.model import branch
 
 CLASSIFIERS = ("fc", "head", "heads", "head_dist", "classifier", "aux1", "aux2", "AuxLogits")
 """Where torchvision and timm keep classifiers, auxiliary ones included."""
@@ -75,7 +76,7 @@ def read(path: Path) -> Weights:
         raise ValueError(f"{path} holds a {type(content).__name__}, allowed: {_ALLOWED}")
     if {"encoder", "model", "origin"} <= content.keys():
         data = content["origin"].get("config", {}).get("data")
-        model = from_json(ModelConfig, content["model"])
+        model = branch(from_json(ModelConfig, content["model"]))
         return Weights("encoder.pt of this suite", dict(content["encoder"]), model=model, data=data)
     if {"method", "config", "step"} <= content.keys():
         return _own_checkpoint(content)
@@ -112,7 +113,8 @@ def _read_safetensors(path: Path) -> Weights:
     if "encoder" not in metadata:
         return Weights("safetensors", tensors)
     said = {name: json.loads(metadata[name]) for name in ("small_images", "image_size", "mean", "std")}
-    model = ModelConfig(metadata["encoder"], small_images=said.pop("small_images"))
+    padding = json.loads(metadata.get("stem_padding", str(ModelConfig.stem_padding)))
+    model = ModelConfig(metadata["encoder"], small_images=said.pop("small_images"), stem_padding=padding)
     return Weights("safetensors of this suite", tensors, model=model, data=said)
 
 
@@ -122,8 +124,8 @@ def _own_checkpoint(content: Mapping[str, Any]) -> Weights:
     return Weights(
         f"checkpoint of this suite, step {content['step']}",
         mine,
-        (*_count_by_place(others), *sorted(content.keys() - {"method", "config", "step"})),
-        from_json(ModelConfig, content["config"]["model"]),
+        (*_count_by_place(others), *sorted(content.keys() - {"method", "config", "step", "schema"})),
+        branch(from_json(ModelConfig, content["config"]["model"])),
         content["config"]["data"],
     )
 

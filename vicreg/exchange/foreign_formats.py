@@ -229,6 +229,7 @@ def _metadata(trained: Trained) -> dict[str, str]:
     return {
         "encoder": trained.model.encoder,
         "small_images": json.dumps(trained.model.small_images),
+        "stem_padding": json.dumps(trained.model.stem_padding),
         "image_size": json.dumps(data.image_size),
         "mean": json.dumps(data.mean),
         "std": json.dumps(data.std),

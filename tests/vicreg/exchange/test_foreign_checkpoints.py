@@ -22,7 +22,8 @@ from vicreg.config import DataConfig, ModelConfig, PretrainConfig
 from vicreg.config_json import to_json
 from vicreg.exchange.encoder_file import checksum, save_encoder, untrained_encoder
 from vicreg.exchange.foreign_checkpoints import put_into, read
-from vicreg.methods.vicreg import Vicreg
+from vicreg.method import UNKNOWN_DATA
+from vicreg.methods import vicreg
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 NARROW = ModelConfig("resnet10-narrow", expander="8-8")
@@ -121,8 +122,8 @@ def test_old_densenet_files_have_other_names_and_no_counters(tmp_path: Path) -> 
 
 
 def test_our_own_files_name_their_encoder_and_their_images(tmp_path: Path) -> None:
-    config = PretrainConfig(model=NARROW, data=DataConfig(image_size=32, eval_resize=32))
-    method = Vicreg(config.model, config.loss)
+    config = PretrainConfig(vicreg.Config(), model=NARROW, data=DataConfig(image_size=32, eval_resize=32))
+    method = vicreg.build(config, UNKNOWN_DATA)
     save_encoder(tmp_path / "encoder.pt", method.encoder, config.model, {"config": to_json(config), "step": 5})
     state = {"method": method.state_dict(), "optimizer": {}, "step": 5, "config": to_json(config)}
     folder = checkpoint.save(tmp_path / "checkpoints", 5, state, keep=1)

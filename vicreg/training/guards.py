@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from vicreg.method import Term
 
-COLLAPSED_STD = 0.05  # mean standard deviation of the embedding under which a branch counts as collapsed (target: 1)
+log = logging.getLogger(__name__)
 
 
 class TrainingDiverged(RuntimeError):
     """Too many steps in a row had a non-finite gradient."""
+
+    position: int | None = None
+    """Of the last of them among the batches of all epochs; the same on all ranks. None where no rank but one knows."""
 
 
 class StepGuard:
@@ -28,27 +31,43 @@ class StepGuard:
         self._said_skipped = 0
         self._said_collapse = False
         self._counts = torch.zeros(3, dtype=torch.int64, device=device)  # skipped, now in a row, at most in a row
+        self._bad_samples = torch.zeros(0, dtype=torch.int64, device=device)
 
     @property
     def skipped(self) -> int:
         """Steps left out so far."""
         return int(self._counts[0])
 
-    @skipped.setter
-    def skipped(self, number: int) -> None:
-        self._counts[0] = self._said_skipped = number
+    @property
+    def in_a_row(self) -> int:
+        """Steps left out since one was taken."""
+        return int(self._counts[1])
 
-    def accept(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Whether to take the step, bool () on the gradients' device: all gradients are finite."""
+    def go_on_from(self, skipped: int, in_a_row: int) -> None:
+        """Counts of the run so far."""
+        self._counts.copy_(torch.tensor([skipped, in_a_row, in_a_row]))
+        self._said_skipped = skipped
+
+    def accept(self, gradients: Sequence[Tensor], statistics: Sequence[Tensor], samples: Tensor) -> Tensor:
+        """Whether to take the step, bool () on the gradients' device: all gradients and running statistics are finite.
+
+        A huge value may leave an infinite variance behind although all gradients are finite. `samples` are those of
+        this rank, to be named if the step is left out.
+        """
         finite = torch.isfinite(torch.stack(torch._foreach_norm(list(gradients)))).all()
+        for values in statistics:
+            finite = finite & torch.isfinite(values).all()
         total, in_a_row, most = self._counts.unbind()
         total += ~finite
         in_a_row.add_(1).mul_(~finite)
         torch.maximum(most, in_a_row, out=most)
+        if self._bad_samples.shape != samples.shape:
+            self._bad_samples = torch.zeros_like(samples)
+        self._bad_samples.copy_(torch.where(finite, self._bad_samples, samples))
         return finite
 
-    def check(self, step: int, terms: dict[str, Tensor]) -> None:
-        """Say which steps up to `step` were left out since the last time.
+    def check(self, step: int, terms: Mapping[str, Tensor]) -> None:
+        """Say which steps up to `step` were left out since the last time, and this rank's samples of the last of them.
 
         Raises TrainingDiverged where `max_skipped` steps in a row were.
         """
@@ -56,16 +75,26 @@ class StepGuard:
         if skipped > self._said_skipped:
             number, values = skipped - self._said_skipped, ", ".join(f"{n} {v.item():.4g}" for n, v in terms.items())
             which = f"step {step}" if number == 1 else f"{number} steps up to {step}"
-            log.warning("%s left out for a non-finite gradient (%s)", which, values)
+            samples = " ".join(map(str, self._bad_samples.tolist()))
+            log.warning(
+                "%s left out: a gradient or a statistic of batch norm is not finite, and nothing of it stays (%s); "
+                "samples%s of this rank: %s",
+                which,
+                values,
+                "" if number == 1 else " of the last",
+                samples,
+            )
             self._said_skipped = skipped
         if most >= self.max_skipped:
             raise TrainingDiverged(
                 f"{most} steps in a row had a non-finite gradient, allowed: {self.max_skipped - 1}; the last "
-                "checkpoint is from before, lower base_lr or use precision float32"
+                "checkpoint is from before, look at the samples that the log names, lower base_lr or use precision "
+                "float32"
             )
 
-    def watch_collapse(self, step: int, embedding_std: float) -> None:
-        """Warn once when the embeddings have lost their spread."""
-        if embedding_std < COLLAPSED_STD and not self._said_collapse and step > 0:
-            self._said_collapse = True
-            log.warning("the embeddings have collapsed: mean standard deviation %.3g at step %d", embedding_std, step)
+    def watch_collapse(self, step: int, values: Mapping[str, float], terms: Mapping[str, Term]) -> None:
+        """Warn once when a term says that the embeddings have collapsed."""
+        for name, term in terms.items():
+            if name in values and values[name] < term.collapsed_below and not self._said_collapse and step > 0:
+                self._said_collapse = True
+                log.warning("the embeddings have collapsed: %s %.3g at step %d", name, values[name], step)

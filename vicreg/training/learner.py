@@ -1,4 +1,4 @@
-"""One training step: two views, the method's loss, the sum of gradients over the ranks, the optimizer."""
+"""One training step: views, the method's loss, the sum of gradients over the ranks, the optimizer, what follows it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vicreg.config import OptimizerConfig, PretrainConfig
-from vicreg.data.loaders import Batch
+from vicreg import methods
+from vicreg.config import PretrainConfig, require
+from vicreg.data.batches import Batch
 from vicreg.joint_views import separate_statistics
-from vicreg.methods.vicreg import Vicreg
+from vicreg.method import UNKNOWN_DATA, Inputs, Method, Progress, TrainingData, usual_groups
 from vicreg.model import num_features
-from vicreg.optim.lars import Lars
+from vicreg.optim.optimizers import build_optimizer, load_state, peak_rate, rate_at, set_rates
 from vicreg.ranks.gradient_sum import GradientSum
 from vicreg.ranks.sync_batch_norm import synchronise
 from vicreg.training.guards import StepGuard
 from vicreg.training.online_head import OnlineHead
+from vicreg.training.running_statistics import RunningStatistics
 from vicreg.views.augment import augment
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,87 +32,117 @@ class Learner:
 
     config: PretrainConfig
     device: torch.device
-    method: Vicreg
+    method: Method
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     gradients: GradientSum
+    statistics: RunningStatistics
     guard: StepGuard
     dtype: torch.dtype
     online: OnlineHead | None
     """What learns beside the method, where the configuration measures online."""
 
     @classmethod
-    def build(cls, config: PretrainConfig, device: torch.device, num_classes: int = 0) -> Learner:
-        """Method with weights that depend on the seed alone, and a fresh optimizer; a head for that many classes."""
+    def build(cls, config: PretrainConfig, device: torch.device, data: TrainingData = UNKNOWN_DATA) -> Learner:
+        """Method with weights that depend on the seed alone, and a fresh optimizer."""
         dtype = _dtype(config.train.precision, device)
         torch.manual_seed(config.train.seed)
-        method = Vicreg(config.model, config.loss, config.train.joint_views).to(
-            torch.float64 if dtype == torch.float64 else torch.float32
+        method = methods.build(config, data).to(torch.float64 if dtype == torch.float64 else torch.float32)
+        require(
+            method.joins_views or not config.train.joint_views, "joint_views", True, f"False for {config.method.name}"
         )
         method.to(device)
         if config.train.channels_last:
             method.to(memory_format=torch.channels_last)
         synchronise(method, device)
         if config.train.joint_views:
-            separate_statistics(method, 2)
+            separate_statistics(method, len(config.each_view))
         if config.train.compile:
-            method.encoder.compile()
-            method.expander.compile()
+            for network in method.children():
+                network.compile()
+        groups = method.parameter_groups()
+        learned = {parameter for group in groups for parameter in group.parameters}
+        for parameter in method.parameters():
+            parameter.requires_grad_(parameter in learned)
         return cls(
             config=config,
             device=device,
             method=method.train(),
-            optimizer=_optimizer(config.optimizer, method),
+            optimizer=build_optimizer(config.optimizer, groups),
             scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
             gradients=GradientSum(method),
+            statistics=RunningStatistics(method),
             guard=StepGuard(config.train.max_skipped_steps, device),
             dtype=dtype,
-            online=_online_head(config, method, num_classes) if config.online.every_epochs else None,
+            online=_online_head(config, method, data.num_classes) if config.online.every_epochs else None,
         )
 
-    def step(self, batch: Batch, step: int, rate: float, rank: int) -> dict[str, Tensor]:
-        """One step on this rank's part of a global batch; returns the loss terms of the whole of it."""
-        torch.manual_seed(_step_seed(self.config.train.seed, step, rank))  # dropout, stochastic depth
-        batch = batch.to(self.device)
-        view_a, view_b = (self._prepare(batch, view) for view in range(2))
-        return self.learn(view_a, view_b, batch.labels, step, rate)
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder that is meant where none is named."""
+        return next(iter(self.method.encoders.values()))
 
-    def learn(self, view_a: Tensor, view_b: Tensor, labels: Tensor, step: int, rate: float) -> dict[str, Tensor]:
-        """A step on views that are ready for the model."""
+    def rate(self, progress: Progress) -> float:
+        """The learning rate of a step."""
+        return rate_at(
+            self.config.optimizer,
+            self.config.train.global_batch,
+            progress.step,
+            progress.num_steps,
+            progress.steps_per_epoch,
+        )
+
+    def step(self, batch: Batch, progress: Progress, rank: int) -> dict[str, Tensor]:
+        """One step on this rank's part of a global batch; returns the loss terms of the whole of it."""
+        torch.manual_seed(_step_seed(self.config.train.seed, progress.step, rank))  # dropout, stochastic depth
+        batch = batch.to(self.device)
+        views = [self._prepare(batch, view) for view in range(len(batch.views))]
+        return self.learn(Inputs(views, batch.labels, batch.samples), progress)
+
+    def learn(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
+        """A step on views that are ready for the networks."""
         self.gradients.clear()
+        self.statistics.remember()
         half = self.dtype in (torch.float16, torch.bfloat16)
         with torch.autocast(self.device.type, self.dtype if half else torch.float16, enabled=half):
-            terms = self.method(view_a, view_b)
+            terms = self.method(inputs, progress)
         features = terms.pop("features")
         self.scaler.scale(terms["loss"]).backward()
         self.gradients.finish()
         self.scaler.unscale_(self.optimizer)
-        optimizers = [self.optimizer]
+        rate = self.rate(progress)
         if self.online:
-            self.online.learn(features, labels, rate * self.config.online.lr / self.config.optimizer.base_lr)
-            optimizers.append(self.online.optimizer)
-        finite = self.guard.accept([p.grad for p in self.gradients.parameters if p.grad is not None])
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            self.online.learn(features, inputs.labels, rate * self.config.online.lr / self.config.optimizer.base_lr)
+        gradients = [parameter.grad for parameter in self.gradients.parameters if parameter.grad is not None]
+        taken = self.guard.accept(gradients, self.statistics.floating(), inputs.samples)
+        self.statistics.keep_if(taken)
+        set_rates(self.optimizer, rate, peak_rate(self.config.optimizer, self.config.train.global_batch))
+        self._take(taken, progress, terms)
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _take(self, taken: Tensor, progress: Progress, terms: dict[str, Tensor]) -> None:
+        """The optimizers' steps, unless the gradients are not finite; a GPU finds that out by itself."""
+        optimizers = [self.optimizer, *([self.online.optimizer] if self.online else [])]
         if self.device.type == "cuda" and not self.scaler.is_enabled():
             for optimizer in optimizers:
                 # torch's fused optimizers look for this name; their stubs do not have it.
-                optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+                optimizer.found_inf = (~taken).float()  # type: ignore[attr-defined]
                 optimizer.step()
         else:
-            self.guard.check(step, terms)
-            if finite:
+            self.guard.check(progress.step, terms)
+            if taken:
                 self.scaler.step(self.optimizer)
                 for optimizer in optimizers[1:]:
                     optimizer.step()
             self.scaler.update()
-        return {name: value.detach() for name, value in terms.items()}
+        with torch.no_grad():
+            self.method.after_step(progress, taken)
 
     def report(self, step: int, terms: dict[str, Tensor]) -> dict[str, float]:
         """The terms as numbers, with the steps skipped so far; warns when the embeddings have collapsed."""
         self.guard.check(step, terms)
         values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
-        self.guard.watch_collapse(step, values["embedding_std"])
+        self.guard.watch_collapse(step, values, methods.load(self.config.method.name).TERMS)
         return values | {"skipped_steps": self.guard.skipped}
 
     def _prepare(self, batch: Batch, view: int) -> Tensor:
@@ -126,41 +158,26 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "skipped_steps": self.guard.skipped,
+            "skipped_in_a_row": self.guard.in_a_row,
             "online": self.online.state() if self.online else None,
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go back to a state; names and shapes must fit exactly."""
         self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_state(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.guard.skipped = state["skipped_steps"]
+        self.guard.go_on_from(state["skipped_steps"], state.get("skipped_in_a_row", 0))
         if self.online:
             self.online.load(state["online"])
 
 
-def _online_head(config: PretrainConfig, method: Vicreg, num_classes: int) -> OnlineHead:
-    weight = next(method.expander.parameters())
-    head = nn.Linear(num_features(method.encoder), num_classes)
+def _online_head(config: PretrainConfig, method: Method, num_classes: int) -> OnlineHead:
+    weight = next(method.parameters())
+    head = nn.Linear(num_features(next(iter(method.encoders.values()))), num_classes)
     head.to(weight.device, weight.dtype)
-    return OnlineHead(head, _optimizer(dataclasses.replace(config.optimizer, weight_decay=0.0), head))
-
-
-def _optimizer(settings: OptimizerConfig, method: nn.Module) -> torch.optim.Optimizer:
-    if settings.name == "lars":
-        return Lars(
-            method.parameters(),
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            trust_coefficient=settings.trust_coefficient,
-            clip_lr=settings.clip_lr,
-        )
-    groups = [
-        {"params": [p for p in method.parameters() if p.ndim != 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in method.parameters() if p.ndim == 1], "weight_decay": 0.0},
-    ]
-    on_gpu = next(method.parameters()).device.type == "cuda"
-    return torch.optim.AdamW(groups, lr=settings.base_lr, fused=on_gpu)  # which leaves out steps by `found_inf`
+    without_decay = dataclasses.replace(config.optimizer, weight_decay=0.0)
+    return OnlineHead(head, build_optimizer(without_decay, usual_groups(head)))
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:

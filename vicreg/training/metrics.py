@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from vicreg.method import Term
 
 METRICS_FILE = "metrics.jsonl"
 SPEED = ("images_per_s", "data_wait_share", "step_ms_p50", "step_ms_p95", "model_tflops", "mfu")
@@ -40,6 +42,7 @@ class Metrics:
         num_steps: int,
         steps_per_epoch: int,
         console: Console,
+        terms: Mapping[str, Term],
         wandb_project: str = "",
     ) -> None:
         kept = [line for line in read_metrics(run) if line["step"] < first_step]
@@ -52,7 +55,7 @@ class Metrics:
         beside.replace(run / METRICS_FILE)
         self._file = (run / METRICS_FILE).open("a", buffering=1)
         self._sinks = [*_tensorboard(run, first_step), *_wandb(run, wandb_project)]
-        self._line = ProgressLine(first_step, num_steps, steps_per_epoch, console)
+        self._line = ProgressLine(first_step, num_steps, steps_per_epoch, console, terms)
         self._steps_per_epoch = steps_per_epoch
         self._start = time.monotonic()
 
@@ -83,7 +86,15 @@ class Metrics:
 class ProgressLine:
     """A progress bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, first_step: int, num_steps: int, steps_per_epoch: int, console: Console) -> None:
+    def __init__(
+        self,
+        first_step: int,
+        num_steps: int,
+        steps_per_epoch: int,
+        console: Console,
+        terms: Mapping[str, Term],
+    ) -> None:
+        self._terms = terms
         self._first_step, self._num_steps, self._steps_per_epoch = first_step, num_steps, steps_per_epoch
         self._console = console
         self._start = time.monotonic()
@@ -106,14 +117,18 @@ class ProgressLine:
         epochs = -(-self._num_steps // self._steps_per_epoch)
         text = (
             f"epoch {step // self._steps_per_epoch + 1}/{epochs}  step {step + 1}/{self._num_steps}  "
-            f"loss {terms['loss']:.3f}  inv {terms['invariance']:.4f}  var {terms['variance']:.4f}  "
-            f"cov {terms['covariance']:.3f}  {_accuracies(terms)}{timing['images_per_s']:,.0f} img/s  "
+            f"{self._said(terms)}{_accuracies(terms)}{timing['images_per_s']:,.0f} img/s  "
             f"wait {timing['data_wait_share']:.0%}  {_pace(timing)}ETA {eta}"
         )
         if self._bar is None:
             self._console.print(text, highlight=False, soft_wrap=True)
         else:
             self._bar.update(self._task, description=text, completed=step + 1)
+
+    def _said(self, values: dict[str, float]) -> str:
+        """The method's terms that have a short name."""
+        shown = [(term, values[name]) for name, term in self._terms.items() if term.short and name in values]
+        return "".join(f"{term.short} {value:.{term.decimals}f}  " for term, value in shown)
 
     def advance(self, step: int) -> None:
         """Say that a step is done."""

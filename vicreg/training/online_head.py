@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vicreg.optim.optimizers import load_state
 from vicreg.ranks import distributed
 from vicreg.ranks.gradient_sum import GradientSum
 
@@ -50,4 +51,4 @@ class OnlineHead:
     def load(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
         self.head.load_state_dict(state["head"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_state(self.optimizer, state["optimizer"])

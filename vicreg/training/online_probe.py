@@ -34,7 +34,7 @@ class OnlineProbe:
             return {}
         assert learner.online is not None
         splits = dataclasses.replace(self._splits)  # one that keeps no features of earlier weights
-        encoder = learner.method.encoder
+        encoder = learner.encoder
         val = splits.features(encoder, "val")
         measured = {"online_top1": learner.online.top1(val.values, val.own_labels)}
         if self._config.neighbours:

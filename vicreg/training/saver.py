@@ -20,6 +20,8 @@ from torch import Tensor
 from vicreg import checkpoint
 from vicreg.config import PretrainConfig
 from vicreg.config_json import to_json
+from vicreg.schema import SCHEMA
+from vicreg.training.guards import TrainingDiverged
 from vicreg.training.learner import Learner
 
 log = logging.getLogger(__name__)
@@ -32,21 +34,33 @@ class Saver:
     """Saves on rank 0, by step and by time; all other ranks hold the same state and need not wait."""
 
     def __init__(
-        self, folder: Path, learner: Learner, config: PretrainConfig, steps_per_epoch: int, leads: bool
+        self,
+        folder: Path,
+        learner: Learner,
+        config: PretrainConfig,
+        steps_per_epoch: int,
+        leads: bool,
+        data_offset: int = 0,
     ) -> None:
+        """data_offset: batches that were left behind by going back, for the position in the data."""
         self._folder, self._learner, self._config, self._leads = folder, learner, config, leads
         self._every_steps = config.train.checkpoint_every_steps or steps_per_epoch
+        self._data_offset = data_offset
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self._buffers: dict[str, Tensor] = {}
         self._thread: Thread | None = None
-        self._failure: OSError | None = None
+        self._failure: Exception | None = None
 
     def save_if_due(self, step: int) -> None:
-        """Begin to save the state after `step` steps if it is time to; raises OSError when the last one failed."""
+        """Begin to save the state after `step` steps if it is time to; raises OSError when the last one failed.
+
+        None is taken while steps are being left out: the last good one stays the newest.
+        """
         self._raise_failure()
         minutes = (time.monotonic() - self._saved_at) / 60
-        if step % self._every_steps == 0 or minutes >= self._config.train.checkpoint_every_min:
+        due = step % self._every_steps == 0 or minutes >= self._config.train.checkpoint_every_min
+        if due and self._leads and not self._learner.guard.in_a_row:
             self._begin(step)
 
     def finish(self, step: int) -> None:
@@ -67,7 +81,12 @@ class Saver:
         if not self._leads or step == self._saved_step:
             return
         self.wait()
-        state = self._learner.state() | {"step": step, "config": to_json(self._config)}
+        state = self._learner.state() | {
+            "schema": SCHEMA,
+            "step": step,
+            "data_offset": self._data_offset,
+            "config": to_json(self._config),
+        }
         copied = _copied(state, self._buffers)
         done = torch.cuda.Event() if self._learner.device.type == "cuda" else None
         if done is not None:
@@ -83,10 +102,12 @@ class Saver:
             copied.synchronize()
         try:
             checkpoint.save(self._folder, step, state, self._config.train.keep_checkpoints)
-        except OSError as error:
+        except Exception as error:  # torch says RuntimeError where a file cannot grow
             self._failure = error
 
     def _raise_failure(self) -> None:
+        if isinstance(self._failure, ValueError):
+            raise TrainingDiverged(f"the checkpoint of step {self._saved_step}: {self._failure}") from self._failure
         if self._failure is not None:
             raise OSError(
                 f"the checkpoint of step {self._saved_step} could not be written to {self._folder} ({self._failure}); "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import time
@@ -15,16 +14,19 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from vicreg import checkpoint
+from vicreg import checkpoint, methods
 from vicreg.config import PretrainConfig
 from vicreg.config_json import differing_fields, to_json
 from vicreg.cost.flops import peak_flops, step_flops
+from vicreg.cost.loss_form import with_cheapest_form
 from vicreg.data.loaders import Batch, ViewLoader, open_views
-from vicreg.exchange.encoder_file import ENCODER_FILE, save_encoder
-from vicreg.losses.forms import cheapest_form, known_speeds
-from vicreg.optim.schedule import learning_rate, peak_lr
+from vicreg.exchange.encoder_file import encoder_path, save_encoder
+from vicreg.losses.forms import known_speeds
+from vicreg.method import Progress, TrainingData
+from vicreg.model import branch
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
+from vicreg.training.guards import TrainingDiverged
 from vicreg.training.learner import Learner
 from vicreg.training.metrics import Metrics
 from vicreg.training.online_probe import OnlineProbe
@@ -56,9 +58,34 @@ def train(
     them; when it turns true on any rank, all save and leave together at the next step boundary. `train_beton` is
     another place of the same training data, such as a copy on the node's own disk. Afterwards the run folder holds
     checkpoints, metrics.jsonl and, when finished, encoder.pt. Raises ValueError for a configuration that cannot run
-    here or differs from the checkpoint's, and TrainingDiverged when the gradients stay non-finite.
+    here or differs from the checkpoint's. Where the gradients stay non-finite it goes back to the last checkpoint and
+    on with the data behind; TrainingDiverged when that happens more than `max_rollbacks` times.
     """
     _require_divisible(config.train.global_batch, placement.world_size)
+    position: int | None = None
+    for rollbacks in range(config.train.max_rollbacks + 1):
+        try:
+            return _train(config, run, placement, should_stop, console, train_beton, position)
+        except TrainingDiverged as error:
+            if error.position is None:
+                raise
+            if rollbacks == config.train.max_rollbacks:
+                raise TrainingDiverged(f"{error} (it has gone back {rollbacks} times)") from error
+            log.warning("%s; going back to the last checkpoint, and on with the data behind these", error)
+            position = error.position + 1
+    raise AssertionError("the loop returns or raises")
+
+
+def _train(
+    config: PretrainConfig,
+    run: Path,
+    placement: Placement,
+    should_stop: Callable[[int], bool],
+    console: Console,
+    train_beton: str,
+    position: int | None,
+) -> Outcome:
+    """From the newest checkpoint, with the data from batch `position` of all epochs on if it is given."""
     device = distributed.device_for(placement)
     choose_algorithms(config.train.deterministic)
     workers = config.data.workers or placement.num_threads
@@ -75,26 +102,36 @@ def train(
     )
     steps_per_epoch, num_steps = loader.num_batches, loader.num_batches * config.train.epochs
     probe = OnlineProbe(config, device, workers, steps_per_epoch)
-    learner = Learner.build(_with_form(config, placement, device), device, probe.num_classes)
-    step = _resume(learner, run, config)
+    data = TrainingData(loader.num_samples, loader.num_classes)
+    learner = Learner.build(_with_form(config, placement, device), device, data)
+    step, offset = _resume(learner, run, config)
+    if position is not None:
+        offset = position - step
     leads = placement.rank == 0
-    saver = Saver(run / CHECKPOINTS, learner, config, steps_per_epoch, leads)
-    clock = _Clock(config, step, placement, device)
-    metrics = Metrics(run, step, num_steps, steps_per_epoch, console, config.train.wandb_project) if leads else None
+    saver = Saver(run / CHECKPOINTS, learner, config, steps_per_epoch, leads, offset)
+    clock = _Clock(config, data, step, placement, device)
+    metrics = _metrics(config, run, step, num_steps, steps_per_epoch, console) if leads else None
     stopped = False
     with ExitStack() as stack:
         stack.callback(loader.close)
         stack.callback(saver.wait)
         if metrics:
             stack.callback(metrics.close)
-        batches = stack.enter_context(closing(_stream(loader, step, num_steps)))
+        batches = stack.enter_context(closing(_stream(loader, step + offset, num_steps + offset)))
         for batch in clock.timed(batches):
-            rate = _learning_rate(config, step, num_steps, steps_per_epoch)
-            terms = learner.step(batch, step, rate, placement.rank)
+            progress = Progress(step, num_steps, steps_per_epoch)
+            is_due = step % config.train.log_every_steps == 0 or step + 1 == num_steps
+            try:
+                terms = learner.step(batch, progress, placement.rank)
+                if is_due:  # a GPU is asked now and then, on all ranks at the same step
+                    learner.guard.check(step, terms)
+            except TrainingDiverged as error:
+                error.position = step + offset
+                raise
             with clock.stopped():
                 measured = probe.measure_if_due(step + 1, learner)
-            if metrics and (step % config.train.log_every_steps == 0 or step + 1 == num_steps or measured):
-                metrics.log(step, rate, learner.report(step, terms) | measured, clock.lap(step))
+            if metrics and (is_due or measured):
+                metrics.log(step, learner.rate(progress), learner.report(step, terms) | measured, clock.lap(step))
             if metrics:
                 metrics.advance(step)
             step += 1
@@ -105,29 +142,38 @@ def train(
                 break
     saver.finish(step)
     if leads and not stopped:
-        save_encoder(
-            run / ENCODER_FILE, learner.method.encoder, config.model, {"config": to_json(config), "step": step}
-        )
+        _save_encoders(run, learner, config, step)
     distributed.barrier()
     return Outcome.STOPPED if stopped else Outcome.FINISHED
 
 
-def _stream(loader: ViewLoader, step: int, num_steps: int) -> Generator[Batch, None, None]:
-    """The batches of all steps from `step` on, epoch after epoch."""
-    while step < num_steps:
-        epoch, first_batch = divmod(step, loader.num_batches)
+def _save_encoders(run: Path, learner: Learner, config: PretrainConfig, step: int) -> None:
+    origin = {"config": to_json(config), "step": step}
+    for number, (name, encoder) in reversed(list(enumerate(learner.method.encoders.items()))):
+        path = encoder_path(run, name if number else "")  # of the first, which says "finished", at last
+        save_encoder(path, encoder, branch(config.model, name if number else ""), origin)
+
+
+def _stream(loader: ViewLoader, position: int, end: int) -> Generator[Batch, None, None]:
+    """The batches from `position` to before `end`, epoch after epoch; the last epoch may go on behind."""
+    while position < end:
+        epoch, first_batch = divmod(position, loader.num_batches)
         with closing(loader.batches(epoch, first_batch)) as batches:
             for batch in batches:
                 yield batch
-                step += 1
+                position += 1
+                if position == end:
+                    return
 
 
 class _Clock:
     """Speed, waiting for data, and how long steps take, from lap to lap."""
 
-    def __init__(self, config: PretrainConfig, step: int, placement: Placement, device: torch.device) -> None:
+    def __init__(
+        self, config: PretrainConfig, data: TrainingData, step: int, placement: Placement, device: torch.device
+    ) -> None:
         self._global_batch = config.train.global_batch
-        self._flops = step_flops(config, config.train.global_batch // placement.world_size)
+        self._flops = step_flops(config, config.train.global_batch // placement.world_size, data)
         self._peak = peak_flops(device, config.train.precision)
         self._start, self._step, self._waited_s = time.monotonic(), step, 0.0
         self._steps_s: list[float] = []
@@ -171,30 +217,36 @@ class _Clock:
         return timing
 
 
+def _metrics(
+    config: PretrainConfig, run: Path, step: int, num_steps: int, steps_per_epoch: int, console: Console
+) -> Metrics:
+    terms = methods.load(config.method.name).TERMS
+    return Metrics(run, step, num_steps, steps_per_epoch, console, terms, config.train.wandb_project)
+
+
 def _with_form(config: PretrainConfig, placement: Placement, device: torch.device) -> PretrainConfig:
     """The configuration with the form of the loss that is cheapest here, where it leaves the choice open."""
-    if config.loss.form != "auto":
-        return config
     speeds = known_speeds(
         device.type,
         placement.local_size == placement.world_size,
         link_gb_s=placement.link_gb_s,
         latency_us=placement.latency_us,
     )
-    dims = int(config.model.expander.split("-")[-1])
-    form = cheapest_form(config.train.global_batch, dims, placement.world_size, speeds)
-    return dataclasses.replace(config, loss=dataclasses.replace(config.loss, form=form))
+    return with_cheapest_form(config, placement.world_size, speeds)
 
 
-def _resume(learner: Learner, run: Path, config: PretrainConfig) -> int:
-    """The step to go on with: that of the newest valid checkpoint, which is loaded, or 0."""
-    state = checkpoint.load_newest(run / CHECKPOINTS)
+def _resume(learner: Learner, run: Path, config: PretrainConfig) -> tuple[int, int]:
+    """The step to go on with, that of the newest valid checkpoint, which is loaded, or 0; and the data's offset."""
+    state, damaged = checkpoint.find_newest(run / CHECKPOINTS)
     step = int(state["step"]) if state else 0
     if distributed.any_rank(step != distributed.from_rank_0(step)):
         raise ValueError(f"the ranks do not see the same checkpoints in {run / CHECKPOINTS}; is the folder shared?")
+    if damaged and distributed.rank() == 0:  # all have read what they read
+        checkpoint.set_aside(damaged)
     if state is None:
-        return 0
-    changed = differing_fields(state["config"], to_json(config))
+        return 0, 0
+    there = methods.read_config(state["config"], state.get("schema", 1))
+    changed = differing_fields(to_json(there), to_json(config))
     if changed:
         raise ValueError(
             f"{run} was started with another configuration; go on with the same, or choose another run folder:\n  "
@@ -202,15 +254,7 @@ def _resume(learner: Learner, run: Path, config: PretrainConfig) -> int:
         )
     learner.load(state)
     log.info("resuming %s at step %d", run, step)
-    return step
-
-
-def _learning_rate(config: PretrainConfig, step: int, num_steps: int, steps_per_epoch: int) -> float:
-    optimizer = config.optimizer
-    scaled = optimizer.name == "lars"
-    peak = peak_lr(optimizer.base_lr, config.train.global_batch) if scaled else optimizer.base_lr
-    warmup_steps = round(optimizer.warmup_epochs * steps_per_epoch)
-    return learning_rate(step, num_steps, warmup_steps, peak, optimizer.final_lr_ratio)
+    return step, int(state.get("data_offset", 0))
 
 
 def choose_algorithms(deterministic: bool) -> None:

@@ -21,7 +21,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from vicreg import kernels
 from vicreg.config import (
     DataConfig,
-    LossConfig,
     ModelConfig,
     OnlineConfig,
     OptimizerConfig,
@@ -30,11 +29,14 @@ from vicreg.config import (
 )
 from vicreg.data.batches import Sampling, crop_on_device
 from vicreg.data.planes import Planes
+from vicreg.method import Progress, TrainingData
+from vicreg.methods import vicreg
 from vicreg.training.learner import Learner
 
 GPU = torch.device("cuda", 0)
 BATCH, PHOTO_PX = 8, 48
 CONFIG = PretrainConfig(
+    vicreg.Config(),
     DataConfig(image_size=32, eval_resize=32),
     model=ModelConfig("resnet18", small_images=True, expander="64-64-64"),
     train=TrainConfig(global_batch=BATCH),
@@ -69,8 +71,8 @@ def _pretended_gpu() -> Iterator[None]:
 
 def _step(config: PretrainConfig) -> tuple[Learner, dict[str, Tensor]]:
     """A step from planes as they come from the host."""
-    learner = Learner.build(config, GPU, num_classes=10)
-    sampling, sides = Sampling(np.arange(BATCH), config.views, 0, BATCH), np.full(BATCH, PHOTO_PX)
+    learner = Learner.build(config, GPU, TrainingData(BATCH, 10))
+    sampling, sides = Sampling(np.arange(BATCH), config.each_view, 0, BATCH), np.full(BATCH, PHOTO_PX)
     drawn = next(sampling.draw(0, sampling.places(0), sides, sides))
     half = PHOTO_PX // 2 + 1
     planes = Planes(
@@ -78,18 +80,18 @@ def _step(config: PretrainConfig) -> tuple[Learner, dict[str, Tensor]]:
         torch.empty((BATCH, 2, half, half), dtype=torch.uint8),
         {3: torch.empty((PHOTO_PX, PHOTO_PX, 3), dtype=torch.uint8)},
     )
-    views = crop_on_device(planes.to(GPU).rgb(), drawn, config.data.image_size, "bicubic")
+    views = crop_on_device(planes.to(GPU).rgb(), drawn, "bicubic")
     batch = drawn.batch(views, np.zeros(BATCH, np.int64)).to(GPU)
-    return learner, learner.step(batch, 0, 0.1, 0)
+    return learner, learner.step(batch, Progress(0, 10, 1), 0)
 
 
-@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
+@pytest.mark.parametrize("optimizer", ["lars", "adamw", "sgd"])
 @pytest.mark.parametrize("joint_views", [False, True])
 @pytest.mark.parametrize("form", ["samples", "dimensions", "features"])
 def test_a_step_asks_the_gpu_for_nothing(optimizer: Any, joint_views: bool, form: Any) -> None:
     config = dataclasses.replace(
         CONFIG,
-        loss=LossConfig(form=form),
+        method=vicreg.Config(form=form),
         optimizer=OptimizerConfig(name=optimizer),
         train=dataclasses.replace(CONFIG.train, joint_views=joint_views),
     )

@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 
+from vicreg.methods import vicreg
 from vicreg.training.guards import StepGuard, TrainingDiverged
 
 TERMS = {"loss": torch.tensor(float("nan"))}
@@ -14,35 +15,51 @@ GOOD, BAD = [torch.ones(3)], [torch.ones(3), torch.tensor([1.0, float("inf")])]
 
 
 CPU = torch.device("cpu")
+SAMPLES = torch.tensor([4, 17])
+WHY = "a gradient or a statistic of batch norm is not finite, and nothing of it stays"
 
 
 def test_counts_refused_steps_and_forgives_them() -> None:
     guard = StepGuard(max_skipped=3, device=CPU)
-    assert [bool(guard.accept(gradients)) for gradients in (BAD, BAD, GOOD, BAD)] == [False, False, True, False]
+    taken = [bool(guard.accept(gradients, [], SAMPLES)) for gradients in (BAD, BAD, GOOD, BAD)]
+    assert taken == [False, False, True, False]
     assert guard.skipped == 3
     guard.check(4, TERMS)
 
 
 def test_says_what_was_left_out_once(caplog: pytest.LogCaptureFixture) -> None:
     guard = StepGuard(max_skipped=9, device=CPU)
-    guard.skipped = 5  # of an earlier start
+    guard.go_on_from(5, 0)  # of an earlier start
     with caplog.at_level(logging.WARNING):
         for step, gradients in enumerate((BAD, GOOD, BAD, BAD, GOOD)):
-            guard.accept(gradients)
+            guard.accept(gradients, [], SAMPLES * (10 if step == 3 else 1))
             if step in (0, 4):
                 guard.check(step, TERMS)
                 guard.check(step, TERMS)
     assert [record.getMessage() for record in caplog.records] == [
-        "step 0 left out for a non-finite gradient (loss nan)",
-        "2 steps up to 4 left out for a non-finite gradient (loss nan)",
+        f"step 0 left out: {WHY} (loss nan); samples of this rank: 4 17",
+        f"2 steps up to 4 left out: {WHY} (loss nan); samples of the last of this rank: 40 170",
     ]
     assert guard.skipped == 8
+
+
+def test_a_row_goes_on_after_a_resume() -> None:
+    guard = StepGuard(max_skipped=3, device=CPU)
+    guard.go_on_from(8, 2)
+    assert (guard.skipped, guard.in_a_row) == (8, 2)
+    guard.accept(BAD, [], SAMPLES)
+    with pytest.raises(TrainingDiverged, match="3 steps in a row"):
+        guard.check(0, TERMS)
+    guard.go_on_from(8, 2)
+    guard.accept(GOOD, [], SAMPLES)
+    assert guard.in_a_row == 0
+    guard.check(0, TERMS)
 
 
 def test_gives_up_after_too_many_in_a_row() -> None:
     guard = StepGuard(max_skipped=2, device=CPU)
     for gradients in (BAD, BAD, GOOD):
-        guard.accept(gradients)
+        guard.accept(gradients, [], SAMPLES)
     with pytest.raises(TrainingDiverged, match=r"2 steps in a row .* lower base_lr"):
         guard.check(2, TERMS)
 
@@ -50,10 +67,10 @@ def test_gives_up_after_too_many_in_a_row() -> None:
 def test_collapse_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     guard = StepGuard(max_skipped=2, device=CPU)
     with caplog.at_level(logging.WARNING):
-        guard.watch_collapse(5, 0.5)
+        guard.watch_collapse(5, {"embedding_std": 0.5}, vicreg.TERMS)
         assert not caplog.records
-        guard.watch_collapse(6, 0.01)
-        guard.watch_collapse(7, 0.01)
+        guard.watch_collapse(6, {"embedding_std": 0.01}, vicreg.TERMS)
+        guard.watch_collapse(7, {"embedding_std": 0.01}, vicreg.TERMS)
     assert [record.getMessage() for record in caplog.records] == [
-        "the embeddings have collapsed: mean standard deviation 0.01 at step 6"
+        "the embeddings have collapsed: embedding_std 0.01 at step 6"
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from vicreg.methods import vicreg
 from vicreg.training.metrics import METRICS_FILE, Metrics, read_metrics
 
 TERMS = {"loss": 30.0, "invariance": 0.1, "variance": 0.9, "covariance": 2.0}
@@ -19,7 +20,7 @@ TIMING = {"images_per_s": 1234.0, "data_wait_share": 0.02}
 
 def _metrics(run: Path, first_step: int, project: str = "") -> tuple[Metrics, io.StringIO]:
     text = io.StringIO()
-    return Metrics(run, first_step, 20, 5, Console(file=text, width=200), project), text
+    return Metrics(run, first_step, 20, 5, Console(file=text, width=200), vicreg.TERMS, project), text
 
 
 def test_a_resumed_run_replaces_the_steps_it_does_again(tmp_path: Path) -> None:

@@ -19,16 +19,20 @@ from torch import Tensor
 from tests.vicreg.photos import ROOT
 from vicreg import checkpoint
 from vicreg.config import PretrainConfig
+from vicreg.methods import vicreg
 from vicreg.training import saver as saver_module
 from vicreg.training import train
+from vicreg.training.guards import TrainingDiverged
 from vicreg.training.saver import Saver
 
 
-def _saver(run: Path, every_steps: int, leads: bool = True, weights: Tensor | None = None) -> Saver:
-    config = PretrainConfig()
+def _saver(run: Path, every_steps: int, leads: bool = True, weights: Tensor | None = None, in_a_row: int = 0) -> Saver:
+    config = PretrainConfig(vicreg.Config())
     settings = dataclasses.replace(config.train, checkpoint_every_steps=every_steps, keep_checkpoints=100)
     state = {"weights": torch.zeros(3) if weights is None else weights, "momenta": [{"step": 7}]}
-    learner: Any = SimpleNamespace(state=lambda: state, device=torch.device("cpu"))
+    learner: Any = SimpleNamespace(
+        state=lambda: state, device=torch.device("cpu"), guard=SimpleNamespace(in_a_row=in_a_row)
+    )
     changed = dataclasses.replace(config, train=settings)
     return Saver(run / train.CHECKPOINTS, learner, changed, steps_per_epoch=5, leads=leads)
 
@@ -120,12 +124,45 @@ def test_a_failed_write_is_told_at_the_next_step(tmp_path: Path, monkeypatch: py
     assert state["step"] == 1
 
 
+@pytest.mark.parametrize("failure", [RuntimeError("unexpected pos 64 vs 0"), OSError("broken"), MemoryError()])
+def test_any_failure_of_a_save_ends_the_run_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """torch raises RuntimeError where a file may not grow (`ulimit -f`)."""
+    saver = _saver(tmp_path, 1)
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(checkpoint.torch, "save", fail)
+    saver.save_if_due(1)
+    saver.wait()
+    with pytest.raises(OSError, match="checkpoint of step 1 could not be written"):
+        saver.save_if_due(2)
+    assert not list((tmp_path / train.CHECKPOINTS).iterdir())
+
+
+def test_what_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+    saver = _saver(tmp_path, 1, weights=torch.tensor([1.0, float("nan")]))
+    with pytest.raises(TrainingDiverged, match="step 3: weights has values that are not finite"):
+        saver.finish(3)
+    assert _saved(tmp_path) == []
+
+
+def test_no_checkpoint_is_taken_while_steps_are_left_out(tmp_path: Path) -> None:
+    saver = _saver(tmp_path, 1, in_a_row=2)
+    saver.save_if_due(1)
+    assert _saved(tmp_path) == []
+    saver.finish(1)  # a stop keeps the weights of the last step that was taken, and the count
+    assert _saved(tmp_path) == [1]
+
+
 def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     """SIGKILL in the middle of the thread's write, then a saver that goes on."""
     script = """
 import os, signal, sys, threading
 from pathlib import Path
-from tests.vicreg.test_saver import _saver
+from tests.vicreg.training.test_saver import _saver
 from vicreg import checkpoint
 run = Path(sys.argv[1])
 saver = _saver(run, 1)

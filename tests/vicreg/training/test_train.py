@@ -13,9 +13,9 @@ from jobs.planning.recipes import recipe
 from tests.ranks import run_ranks
 from vicreg.config import ModelConfig, OptimizerConfig, PretrainConfig
 from vicreg.data.loaders import open_views
+from vicreg.method import Progress
 from vicreg.ranks import distributed
 from vicreg.training.learner import Learner
-from vicreg.training.train import _learning_rate
 
 NUM_STEPS = 5
 
@@ -50,8 +50,8 @@ def _parameters_after_some_steps(config: PretrainConfig) -> tuple[list[dict[str,
     )
     terms = []
     for step, batch in zip(range(NUM_STEPS), loader.batches(0), strict=False):
-        rate = _learning_rate(config, step, 100, loader.num_batches)
-        terms.append(learner.report(step, learner.step(batch, step, rate, distributed.rank())))
+        progress = Progress(step, 100, loader.num_batches)
+        terms.append(learner.report(step, learner.step(batch, progress, distributed.rank())))
     loader.close()
     return terms, {name: value.detach().clone() for name, value in learner.method.state_dict().items()}
 

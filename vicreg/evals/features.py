@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dataprep.beton.contract import Beton, open_beton
+from dataprep.beton.manifest import class_names
 from vicreg.config import DataConfig
 from vicreg.data.loaders import centre_batches
 from vicreg.model import num_features
@@ -103,6 +104,8 @@ class Splits:
     """How an image becomes a square when features are computed."""
     multi_label: bool = False
     """Whether an image may show several classes."""
+    val_classes: tuple[int, ...] = ()
+    """The training set's number of each class of the validation set; empty where both count alike."""
     _kept: WeakKeyDictionary[nn.Module, dict[str, Features]] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
@@ -110,6 +113,11 @@ class Splits:
     def beton(self, split: SplitName) -> Path:
         """The file of a split."""
         return Path(self.data.train if split == "train" else self.data.val)
+
+    def labels(self, split: SplitName) -> NDArray[Any]:
+        """What the beton of a split says of its images, in the training set's classes."""
+        labels = open_beton(self.beton(split)).labels
+        return _renumbered(labels, self.val_classes, self.num_classes) if split == "val" else labels
 
     def require_multi_label(self, wanted: bool, evaluation: str) -> None:
         """ValueError where the labels are not of the kind that an evaluation measures."""
@@ -144,13 +152,18 @@ def open_splits(data: DataConfig, device: torch.device, workers: int) -> Splits:
     """Both splits, with the number of classes taken from their labels.
 
     Raises BetonError when a file is missing or damaged, ValueError when the labels are not classes, or of the two
-    splits not the same ones.
+    splits not the same ones. Classes are matched by the names in the betons' manifests: a class that the validation
+    set lacks shifts the numbers of all that follow.
     """
     train, val = open_beton(Path(data.train)).labels, open_beton(Path(data.val)).labels
+    by_name = _match_classes(data)
     if train.ndim == 2 or val.ndim == 2:
+        num_classes = train.shape[1] if train.ndim == 2 else 0
+        val = _renumbered(val, by_name, num_classes) if val.ndim == 2 else val
         _check_multi_labels(data, train, val)
-        return Splits(data, train.shape[1], device, workers, multi_label=True)
+        return Splits(data, num_classes, device, workers, multi_label=True, val_classes=by_name)
     num_classes = int(train.max()) + 1
+    val = _renumbered(val, by_name, num_classes)
     for path, labels in ((data.train, train), (data.val, val)):
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= num_classes:
@@ -159,7 +172,42 @@ def open_splits(data: DataConfig, device: torch.device, workers: int) -> Splits:
             )
     if num_classes < 2:
         raise ValueError(f"{data.train} has {num_classes} class, allowed: 2 or more")
-    return Splits(data, num_classes, device, workers)
+    return Splits(data, num_classes, device, workers, val_classes=by_name)
+
+
+def _match_classes(data: DataConfig) -> tuple[int, ...]:
+    """The training set's number of each of the validation set's classes; empty where they are numbered alike.
+
+    ValueError where the validation set has a class that the training set does not have. Betons without manifests are
+    taken to be numbered alike.
+    """
+    train, val = class_names(Path(data.train)), class_names(Path(data.val))
+    if train is None or val is None or train == val:
+        return ()
+    places = {name: number for number, name in enumerate(train)}
+    unknown = [name for name in val if name not in places]
+    if unknown:
+        raise ValueError(
+            f"{data.val} has classes that {data.train} does not have: {_listed(unknown)}; allowed: the training set's, "
+            f"{_listed(list(train))}"
+        )
+    return tuple(places[name] for name in val)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _renumbered(labels: NDArray[Any], classes: tuple[int, ...], num_classes: int) -> NDArray[Any]:
+    """Labels in the training set's numbers; of images with several classes, columns in its order, absent if unknown."""
+    if not classes:
+        return labels
+    if labels.ndim == 1:
+        numbers: NDArray[Any] = np.asarray(classes, labels.dtype)
+        return np.take(numbers, labels)
+    found = np.full((len(labels), num_classes), -1, labels.dtype)
+    found[:, list(classes)] = labels
+    return found
 
 
 def _check_multi_labels(data: DataConfig, train: NDArray[Any], val: NDArray[Any]) -> None:
@@ -178,7 +226,7 @@ def _check_multi_labels(data: DataConfig, train: NDArray[Any], val: NDArray[Any]
 def compute_features(encoder: nn.Module, splits: Splits, split: SplitName) -> Features:
     """Features of the whole split, the encoder in eval mode; ValueError when some are not finite."""
     path = splits.beton(split)
-    stored = open_beton(path).labels
+    stored = splits.labels(split)
     labels = torch.from_numpy(np.asarray(stored, dtype=np.int8 if stored.ndim == 2 else np.int64))
     num_batches = -(-len(labels) // splits.batch)
     world_size = distributed.world_size()
@@ -188,11 +236,12 @@ def compute_features(encoder: nn.Module, splits: Splits, split: SplitName) -> Fe
 
     encoder.eval().to(splits.device)
     values = torch.empty((len(own), num_features(encoder)), dtype=torch.float32)
+    dtype = next((weight.dtype for weight in encoder.parameters()), torch.float32)
     done, said = 0, time.monotonic()
     for images, _, _ in centre_batches(
         splits.data, path, own, batch_size=splits.batch, workers=splits.workers, framing=splits.framing
     ):
-        values[done : done + len(images)] = encoder(splits.normalise(images)).to(torch.float32).cpu()
+        values[done : done + len(images)] = encoder(splits.normalise(images).to(dtype)).to(torch.float32).cpu()
         done += len(images)
         if time.monotonic() - said > SAY_EVERY_S:
             said = time.monotonic()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from dataprep.beton.contract import Beton, BetonError, open_beton
+from tests.vicreg.photos import ROOT
 from vicreg.config import DataConfig
-from vicreg.evals.features import Pixels, describe, fingerprint, open_splits
+from vicreg.evals import knn
+from vicreg.evals.features import Pixels, _renumbered, describe, fingerprint, open_splits
 from vicreg.views.resample import squash_into
 
 CPU = torch.device("cpu")
@@ -99,7 +104,8 @@ def test_labels_unknown_to_the_training_set_are_refused(
     digits: DataConfig, separable_with_fewer_classes: DataConfig
 ) -> None:
     mixed = replace(digits, train=separable_with_fewer_classes.train)
-    with pytest.raises(ValueError, match="has labels from 0 to 9, allowed: the training set's, 0 to 1"):
+    said = "does not have: '0', '1', '2', '3', '4' and 5 more; allowed: the training set's, 'class_0'"
+    with pytest.raises(ValueError, match=said):
         open_splits(mixed, CPU, 1)
 
 
@@ -190,3 +196,40 @@ def test_a_fingerprint_knows_content_and_not_place(digits: DataConfig, tmp_path:
 def test_pixels_say_how_many_features_they_have() -> None:
     pixels: nn.Module = Pixels(4)
     assert pixels.num_features == pixels(torch.zeros(2, 3, 4, 4)).shape[1] == 48
+
+
+def _split(folder: Path, split: str, classes: str) -> str:
+    """Ten images of each class, each of which has a colour of its own; returns the beton's path."""
+    for name in classes:
+        for number in range(10):
+            path = folder / split / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), tuple(200 * (name == of) + number for of in "abc")).save(path)
+    arguments = ["folder", "--root", str(folder), "--split", split, "--out", str(folder)]
+    command = [sys.executable, "dataprep/write_ffcv.py", *arguments]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return str(folder / f"{split}.beton")
+
+
+def test_classes_are_matched_by_their_names(tmp_path: Path) -> None:
+    """One folder is missing in the validation set, which shifts the numbers of all that follow."""
+    data = DataConfig(_split(tmp_path, "train", "abcd"), _split(tmp_path, "val", "bcd"), image_size=8, eval_resize=8)
+    splits = open_splits(data, CPU, 1)
+    assert (splits.num_classes, splits.val_classes) == (4, (1, 2, 3))
+    assert splits.features(Pixels(8), "val").labels.unique().tolist() == [1, 2, 3]
+    measured = knn.evaluate(Pixels(8), splits, knn.Config(neighbours=(5,))).metrics
+    assert measured["top1_5_neighbours"] == 100.0
+    turned = replace(data, train=data.val, val=data.train)
+    with pytest.raises(
+        ValueError, match=r"train.beton has classes that .*val.beton does not have: 'a'; allowed: .* 'b', 'c'"
+    ):
+        open_splits(turned, CPU, 1)
+    (tmp_path / "val.beton.json").unlink()
+    assert open_splits(data, CPU, 1).val_classes == ()  # nothing says how they are called
+
+
+def test_columns_of_several_classes_are_matched_too() -> None:
+    labels = np.array([[1, -1], [0, 1]], np.int8)
+    found = _renumbered(labels, (2, 0), 3)
+    assert found.tolist() == [[-1, -1, 1], [1, -1, 0]]
+    assert _renumbered(labels, (), 2) is labels

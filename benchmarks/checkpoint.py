@@ -22,6 +22,8 @@ from rich.table import Table
 from benchmarks.ratios import Ratio, print_ratios
 from vicreg import checkpoint
 from vicreg.config import DataConfig, ModelConfig, PretrainConfig, TrainConfig
+from vicreg.method import Inputs, Progress
+from vicreg.methods import vicreg
 from vicreg.training.learner import Learner
 from vicreg.training.saver import Saver
 
@@ -39,15 +41,20 @@ class Checkpoint:
     rounds: int = 3
 
 
+START = Progress(0, 1, 1)
+
+
 def _step(learner: Learner, view: torch.Tensor) -> None:
     learner.gradients.clear()
-    learner.method(view, view)["loss"].backward()
+    nothing = torch.zeros(0, dtype=torch.int64)
+    learner.method(Inputs([view, view], nothing, nothing), START)["loss"].backward()
     learner.optimizer.step()
 
 
 def measure(options: Checkpoint, folder: Path, device: torch.device) -> dict[str, float]:
     """Seconds of a step, of what a due checkpoint holds it up, of steps meanwhile, and of a save on the spot."""
     config = PretrainConfig(
+        vicreg.Config(),
         DataConfig(),
         model=ModelConfig(options.encoder, expander=options.expander),
         train=TrainConfig(global_batch=options.images, keep_checkpoints=1),

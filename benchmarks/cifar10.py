@@ -74,6 +74,7 @@ def scale(data: Path, small: bool, epochs: int = SMALL_EPOCHS, compiled: bool = 
             batch=128,
             warm_up_epochs=1.0,
             width=16,
+            stem_padding=1,
             blocks=(1, 1, 1, 1),
             expander=(256, 256, 256),
             every_epochs=max(1, epochs // 5),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
 
 from benchmarks.gpu_step import Sizes, free, seconds_each
-from vicreg.config import DataConfig, ViewConfig, official_views
+from vicreg.config import DataConfig, ViewConfig, each_view, official_views
 from vicreg.data.batches import Drawn, Sampling, crop_on_device
 from vicreg.views.augment import augment
 
@@ -28,13 +28,13 @@ BLUR_PX = 13
 def draw(sizes: Sizes, batch: int) -> Drawn:
     """Parameters of both views for a batch of square photos."""
     sides = np.full(batch, sizes.photo_px, np.int64)
-    sampling = Sampling(np.arange(batch), official_views(), 0, batch)
+    sampling = Sampling(np.arange(batch), each_view(official_views(), sizes.image_px), 0, batch)
     return next(sampling.draw(0, sampling.places(0), sides, sides))
 
 
 def ours(photos: Tensor, drawn: Drawn, sizes: Sizes) -> list[Tensor]:
     """Both views, float32 and normalised, of uint8 photos (B, 3, H, W) on any device."""
-    views = crop_on_device(photos, drawn, sizes.image_px, "bicubic")
+    views = crop_on_device(photos, drawn, "bicubic")
     colours = [plan.to(photos.device, non_blocking=True) for plan in drawn.colour]
     return [
         augment(view, plan, DataConfig.mean, DataConfig.std).contiguous(memory_format=torch.channels_last)

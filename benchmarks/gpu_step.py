@@ -7,6 +7,7 @@ Part of `benchmarks/gpu.py`. Nothing of the official program is used: its step i
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import time
 from collections.abc import Callable, Iterator
@@ -19,16 +20,20 @@ from torch import Tensor, nn
 
 from benchmarks.lars import official_step, wait
 from benchmarks.loss import official_loss
-from vicreg.config import DataConfig, ModelConfig, PretrainConfig, TrainConfig, official_views
+from vicreg.branches import Branches
+from vicreg.config import DataConfig, ModelConfig, PretrainConfig, TrainConfig, each_view, official_views
 from vicreg.cost.flops import peak_flops, step_flops
 from vicreg.data.batches import Drawn, Sampling
 from vicreg.data.device_views import views_on_device
 from vicreg.data.planes import Planes
+from vicreg.method import Inputs, Progress
+from vicreg.methods import vicreg
 from vicreg.model import build_model
 from vicreg.training.learner import Learner
 from vicreg.training.train import choose_algorithms
 
-RATE = 0.1
+AT_PEAK = Progress(100, 1000, 10)
+"""A step after the warm-up."""
 WARM_UP_STEPS = 3
 
 
@@ -49,6 +54,7 @@ class Sizes:
     def config(self, batch: int, **train: Any) -> PretrainConfig:
         """The run whose steps are measured."""
         return PretrainConfig(
+            vicreg.Config(),
             DataConfig(image_size=self.image_px, eval_resize=self.image_px),
             model=ModelConfig(self.encoder, expander=self.expander),
             train=TrainConfig(global_batch=batch, **train),
@@ -108,6 +114,7 @@ def make_views(sizes: Sizes, batch: int, device: torch.device, layout: torch.mem
 def _model_alone(learner: Learner, views: tuple[Tensor, Tensor]) -> None:
     """Encoder and expander forward and backward, as a step has them."""
     method = learner.method
+    assert isinstance(method, Branches)
     half = learner.dtype in (torch.float16, torch.bfloat16)
     with torch.autocast(learner.device.type, learner.dtype if half else torch.float16, enabled=half):
         inputs = [torch.cat(views)] if method.joint_views else list(views)
@@ -159,7 +166,9 @@ def _measure(sizes: Sizes, batch: int, device: torch.device, train: dict[str, An
     else:
         learner = Learner.build(config, device)
         labels = torch.zeros(batch, dtype=torch.int64, device=device)
-        found["seconds"] = seconds_each(lambda: learner.learn(*views, labels, 0, RATE), sizes.rounds, device)
+        found["seconds"] = seconds_each(
+            lambda: learner.learn(Inputs(views, labels, labels), AT_PEAK), sizes.rounds, device
+        )
     if device.type == "cuda":
         found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
     if train is not None:
@@ -177,7 +186,7 @@ def _measure(sizes: Sizes, batch: int, device: torch.device, train: dict[str, An
 def photos_on_host(sizes: Sizes, batch: int, device: torch.device) -> list[tuple[Drawn, Planes]]:
     """Two batches as the loader's threads leave them in host memory, pinned for a GPU, with what is drawn for each."""
     px, sides = sizes.photo_px, np.full(2 * batch, sizes.photo_px, np.int64)
-    sampling = Sampling(np.arange(2 * batch), official_views(), 0, batch)
+    sampling = Sampling(np.arange(2 * batch), each_view(official_views(), sizes.image_px), 0, batch)
     items = []
     for drawn in sampling.draw(0, sampling.places(0), sides, sides):
         luma = torch.randint(256, (batch, px, px), dtype=torch.uint8)
@@ -202,11 +211,11 @@ def measure_feeding(sizes: Sizes, batch: int, device: torch.device, form: str) -
                 yield here[number % len(here)]
 
         start_s = 0.0
-        for number, ready in enumerate(views_on_device(decoded(), device, sizes.image_px, "bicubic", labels)):
+        for number, ready in enumerate(views_on_device(decoded(), device, "bicubic", labels)):
             if number == WARM_UP_STEPS:
                 wait(device)
                 start_s = time.perf_counter()
-            learner.step(ready, number, RATE, 0)
+            learner.step(ready, AT_PEAK, 0)
         wait(device)
         return (time.perf_counter() - start_s) / sizes.rounds
 
@@ -214,7 +223,7 @@ def measure_feeding(sizes: Sizes, batch: int, device: torch.device, form: str) -
     on_device = run([(drawn, planes.to(device)) for drawn, planes in items])
     views = make_views(sizes, batch, device, torch.channels_last)
     truth = torch.zeros(batch, dtype=torch.int64, device=device)
-    ready_s = seconds_each(lambda: learner.learn(*views, truth, 0, RATE), sizes.rounds, device)
+    ready_s = seconds_each(lambda: learner.learn(Inputs(views, truth, truth), AT_PEAK), sizes.rounds, device)
     return {"from_host_s": from_host, "on_device_s": on_device, "views_ready_s": ready_s}
 
 
@@ -229,7 +238,7 @@ def measure_determinism(sizes: Sizes, batch: int, device: torch.device) -> dict[
         views = make_views(sizes, batch, device, torch.channels_last)
         labels = torch.zeros(batch, dtype=torch.int64, device=device)
         name = "deterministic_s" if deterministic else "fastest_s"
-        found[name] = seconds_each(lambda: learner.learn(*views, labels, 0, RATE), sizes.rounds, device)  # noqa: B023
+        found[name] = seconds_each(lambda: learner.learn(Inputs(views, labels, labels), AT_PEAK), sizes.rounds, device)  # noqa: B023
     state = copy.deepcopy(learner.state())
     whole = _trained(learner, views, labels)
     again = Learner.build(config, device)
@@ -243,5 +252,5 @@ def measure_determinism(sizes: Sizes, batch: int, device: torch.device) -> dict[
 
 def _trained(learner: Learner, views: tuple[Tensor, Tensor], labels: Tensor) -> list[Tensor]:
     for step in range(3):
-        learner.learn(*views, labels, step, RATE)
+        learner.learn(Inputs(views, labels, labels), dataclasses.replace(AT_PEAK, step=AT_PEAK.step + step))
     return list(learner.method.state_dict().values())

@@ -34,7 +34,7 @@ from dataprep.beton.contract import open_beton
 from dataprep.sources import class_folders as sources
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import write_beton
-from vicreg.config import DataConfig, ViewConfig, official_views
+from vicreg.config import DataConfig, ViewConfig, each_view, official_views
 from vicreg.data.batches import Sampling
 from vicreg.data.loaders import BetonViews
 from vicreg.views.augment import augment
@@ -96,7 +96,7 @@ def limit(beton: Path, workers: int) -> Epoch:
 def ours(beton: Path, workers: int, path: str) -> Epoch:
     """This suite's loader: shipping planes of decoded images, cropping in its threads, or augmenting here as well."""
     config = DataConfig(image_size=SIZE)
-    sampling = Sampling(_samples(beton), official_views(), 0, BATCH, one_by_one=True)
+    sampling = Sampling(_samples(beton), each_view(official_views(), SIZE), 0, BATCH, on_cpu=True)
     loader = BetonViews(open_beton(beton), sampling, config, device=CPU, workers=workers)
 
     def augmented(number: int) -> int:

@@ -24,11 +24,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.ratios import Ratio, print_ratios
-from vicreg.config import LossConfig
+from vicreg.config_json import from_json
+from vicreg.losses import barlow_twins
 from vicreg.losses.covariance import FORMS
-from vicreg.losses.forms import DEFAULT_SPEEDS, Form, cheapest_form, form_costs
-from vicreg.losses.vicreg import vicreg_loss
+from vicreg.losses.forms import DEFAULT_SPEEDS, cheapest, correlation_costs, covariance_costs
+from vicreg.losses.vicreg import LossConfig, vicreg_loss
 from vicreg.ranks import distributed
+
+OFFICIAL = "official formula"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,16 @@ def official_loss(x: Tensor, y: Tensor) -> Tensor:
     return 25 * invariance + 25 * variance + covariance
 
 
+def official_barlow_twins(x: Tensor, y: Tensor) -> Tensor:
+    """Barlow Twins' official formula (`main.py`, BarlowTwins.forward; weight 0.0051), with autograd."""
+    x, y = (functional.batch_norm(z, None, None, training=True) for z in (x, y))
+    c = x.T @ y / len(x)
+    on_diagonal = torch.diagonal(c).add(-1).pow(2).sum()
+    dims = c.shape[0]
+    off_diagonal = c.flatten()[:-1].view(dims - 1, dims + 1)[:, 1:].flatten().pow(2).sum()
+    return on_diagonal + 0.0051 * off_diagonal
+
+
 def embeddings(rows: int, dims: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Two views' rows, alike but not equal."""
     generator = torch.Generator().manual_seed(0)
@@ -69,6 +82,10 @@ def embeddings(rows: int, dims: int, device: torch.device) -> tuple[Tensor, Tens
 
 def _ours(inputs: tuple[Tensor, Tensor], config: LossConfig) -> Tensor:
     return vicreg_loss(*inputs, config)["loss"]
+
+
+def _ours_barlow_twins(inputs: tuple[Tensor, Tensor], config: barlow_twins.LossConfig) -> Tensor:
+    return barlow_twins.barlow_twins_loss(*inputs, config)["loss"]
 
 
 def measure(loss: Callable[[], Tensor], inputs: tuple[Tensor, Tensor], rounds: int) -> tuple[float, float]:
@@ -125,43 +142,74 @@ def one_of(ranks: int) -> Iterator[None]:
         yield
 
 
+def in_form(form: str) -> LossConfig:
+    """The usual weights, in one form."""
+    return from_json(LossConfig, {"form": form})
+
+
 def compare(options: Loss, device: torch.device, console: Console) -> list[Ratio]:
-    """All forms in one process beside the official formula."""
+    """All forms of VICReg's loss in one process beside the official formula."""
     inputs = embeddings(options.rows, options.dims, device)
-    contestants: dict[str, Callable[[], Tensor]] = {"official formula": partial(official_loss, *inputs)}
+    contestants: dict[str, Callable[[], Tensor]] = {OFFICIAL: partial(official_loss, *inputs)}
     for form in FORMS:
-        contestants[f"ours, {form}"] = partial(_ours, inputs, LossConfig(form=form))
+        contestants[f"ours, {form}"] = partial(_ours, inputs, in_form(form))
+    chosen = cheapest(covariance_costs(options.rows, options.dims, 1), 1, DEFAULT_SPEEDS[device.type])
+    return _compare("loss", contestants, chosen, inputs, options, console)
+
+
+def compare_barlow_twins(options: Loss, device: torch.device, console: Console) -> list[Ratio]:
+    """The same of Barlow Twins' loss."""
+    inputs = embeddings(options.rows, options.dims, device)
+    contestants: dict[str, Callable[[], Tensor]] = {OFFICIAL: partial(official_barlow_twins, *inputs)}
+    for form in FORMS:
+        settings = from_json(barlow_twins.LossConfig, {"form": form})
+        contestants[f"ours, {form}"] = partial(_ours_barlow_twins, inputs, settings)
+    chosen = cheapest(correlation_costs(options.rows, options.dims, 1), 1, DEFAULT_SPEEDS[device.type])
+    # 0.4: beside the embeddings and their gradients both are held as standardised, which VICReg's need not be.
+    return _compare("Barlow Twins' loss", contestants, chosen, inputs, options, console, memory_target=0.4)
+
+
+def _compare(
+    title: str,
+    contestants: dict[str, Callable[[], Tensor]],
+    chosen: str,
+    inputs: tuple[Tensor, Tensor],
+    options: Loss,
+    console: Console,
+    memory_target: float = 0.25,
+) -> list[Ratio]:
+    device = inputs[0].device
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    table = Table("loss, forward and backward", title=f"{options.rows} x {options.dims}, float32, {where}")
+    table = Table(f"{title}, forward and backward", title=f"{options.rows} x {options.dims}, float32, {where}")
     for heading in ("ms", "times faster", "peak extra MB", "of the official"):
         table.add_column(heading, justify="right")
     measured = {name: measure(loss, inputs, options.rounds) for name, loss in contestants.items()}
-    official_s, official_bytes = measured["official formula"]
+    official_s, official_bytes = measured[OFFICIAL]
     for name, (took_s, peak) in measured.items():
         ratios = f"{official_s / took_s:.2f}", f"{peak / 1e6:,.0f}", f"{peak / official_bytes:.0%}"
         table.add_row(name, f"{1000 * took_s:,.1f}", *ratios)
     console.print(table)
-    chosen = cheapest_form(options.rows, options.dims, 1, DEFAULT_SPEEDS[device.type])
     took_s, peak = measured[f"ours, {chosen}"]
+    share = peak / official_bytes
     return [
-        Ratio(f"loss ({chosen}): official formula / ours, time", official_s / took_s, 2.0),
-        Ratio(f"loss ({chosen}): ours / official formula, peak extra memory", peak / official_bytes, 0.25, False),
+        Ratio(f"{title} ({chosen}): official formula / ours, time", official_s / took_s, 2.0),
+        Ratio(f"{title} ({chosen}): ours / official formula, peak extra memory", share, memory_target, False),
     ]
 
 
-def share_of_ranks(options: Loss, device: torch.device, console: Console) -> dict[tuple[int, Form], float]:
+def share_of_ranks(options: Loss, device: torch.device, console: Console) -> dict[tuple[int, str], float]:
     """Seconds of one rank's share for every form and number of ranks; prints the table."""
     table = Table("ranks", "form", title=f"one rank's share of {options.rows} x {options.dims}, both views")
     for heading in ("GFLOP", "ms", "peak extra MB", "MB sent", "taken at usual speeds"):
         table.add_column(heading, justify="right")
-    found: dict[tuple[int, Form], float] = {}
+    found: dict[tuple[int, str], float] = {}
     for ranks in (1, *options.ranks):
         inputs = embeddings(options.rows // ranks, options.dims, device)
-        costs = form_costs(options.rows, options.dims, ranks)
-        chosen = cheapest_form(options.rows, options.dims, ranks, DEFAULT_SPEEDS[device.type])
+        costs = covariance_costs(options.rows, options.dims, ranks)
+        chosen = cheapest(costs, ranks, DEFAULT_SPEEDS[device.type])
         for form, cost in costs.items():
             with one_of(ranks):
-                took_s, peak = measure(partial(_ours, inputs, LossConfig(form=form)), inputs, options.rounds)
+                took_s, peak = measure(partial(_ours, inputs, in_form(form)), inputs, options.rounds)
             found[ranks, form] = took_s
             numbers = cost.flops / 1e9, 1000 * took_s, peak / 1e6, cost.sent_bytes / 1e6
             table.add_row(str(ranks), form, *(f"{n:,.1f}" for n in numbers), "yes" if form == chosen else "")
@@ -172,7 +220,7 @@ def share_of_ranks(options: Loss, device: torch.device, console: Console) -> dic
 def ratios(options: Loss, console: Console) -> list[Ratio]:
     """Measure and print; the ratios with their targets."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = compare(options, device, console)
+    found = [*compare(options, device, console), *compare_barlow_twins(options, device, console)]
     share_of_ranks(options, device, console)
     return found
 

@@ -27,7 +27,7 @@ from dataprep.beton.contract import open_beton
 from dataprep.sources import class_folders as sources
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import write_beton
-from vicreg.config import DataConfig, official_views
+from vicreg.config import DataConfig, each_view, official_views
 from vicreg.data.batches import Sampling
 from vicreg.data.loaders import BetonViews
 
@@ -115,9 +115,10 @@ def measure_speed(photos: Path, options: Order) -> dict[str, float]:
         beton = photos if photos.is_file() else _write(photos, Path(folder))
         opened = open_beton(beton)
         loaders = {}
+        each = each_view(official_views(), DataConfig.image_size)
         for name, block_samples in (("shuffled", SHUFFLED), ("blocks", DataConfig().block_samples)):
             samples = np.argsort(opened.pointers, kind="stable")
-            sampling = Sampling(samples, official_views(), 0, BATCH, one_by_one=True, block_samples=block_samples)
+            sampling = Sampling(samples, each, 0, BATCH, on_cpu=True, block_samples=block_samples)
             cpu = torch.device("cpu")
             loaders[name] = BetonViews(opened, sampling, DataConfig(), device=cpu, workers=options.workers)
         rates: dict[str, list[float]] = {name: [] for name in loaders}

@@ -40,6 +40,7 @@ class Settings:
     warm_up_epochs: float = 10.0
     width: int = 64
     """Channels of the first stage: 64 for a ResNet-18."""
+    stem_padding: int = 2
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     expander: tuple[int, ...] = (2048, 2048, 2048)
     every_epochs: int = 10
@@ -75,7 +76,7 @@ def _network(settings: Settings) -> tuple[nn.Module, nn.Module, int]:
     width = settings.width
     encoder: Any = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, list(settings.blocks))
     encoder.inplanes = width
-    encoder.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+    encoder.conv1 = nn.Conv2d(3, width, 3, padding=settings.stem_padding, bias=False)
     encoder.bn1 = nn.BatchNorm2d(width)
     encoder.maxpool, encoder.fc = nn.Identity(), nn.Identity()
     for number, count in enumerate(settings.blocks):

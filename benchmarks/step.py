@@ -32,6 +32,8 @@ from vicreg.config import DataConfig, ModelConfig, PretrainConfig, TrainConfig
 from vicreg.cost.flops import step_flops
 from vicreg.cost.prediction import predict
 from vicreg.losses.forms import Speeds
+from vicreg.method import Inputs, Progress
+from vicreg.methods import vicreg
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
 from vicreg.training.learner import Learner
@@ -56,6 +58,7 @@ class Step:
     def config(self) -> PretrainConfig:
         """The run whose steps are measured."""
         return PretrainConfig(
+            vicreg.Config(),
             DataConfig(image_size=self.image_size, eval_resize=self.image_size),
             model=ModelConfig(self.encoder, expander=self.expander),
             train=TrainConfig(global_batch=self.global_batch),
@@ -79,17 +82,21 @@ def _mean_s(work: Callable[[], object], rounds: int) -> float:
     return (time.perf_counter() - start_s) / rounds
 
 
+START = Progress(0, 1, 1)
+
+
 def _whole_step(learner: Learner, views: list[Tensor]) -> None:
     learner.gradients.clear()
-    learner.method(*views)["loss"].backward()
+    nothing = torch.zeros(0, dtype=torch.int64)
+    learner.method(Inputs(views, nothing, nothing), START)["loss"].backward()
     learner.gradients.finish()
     learner.optimizer.step()
 
 
 def _model_alone(learner: Learner, views: list[Tensor]) -> None:
     learner.gradients.clear()
-    for view in views:
-        learner.method.expander(learner.method.encoder(view)).sum().backward()
+    for way in learner.method.passes():
+        way.network(views[way.view]).sum().backward()
 
 
 def _views(options: Step, ranks: int) -> list[Tensor]:

@@ -46,6 +46,7 @@ def _placed_digits(folder: Path, num_train: int) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # two programs, on machines of any speed
 def test_it_learns_as_well_as_the_plain_program(tmp_path: Path) -> None:
     """5,000 images, a narrow network: accuracies of both after the same epochs."""
     both = cifar10.scale(_placed_digits(tmp_path / "data", 5000), small=True, epochs=EPOCHS)
@@ -63,6 +64,7 @@ def test_it_learns_as_well_as_the_plain_program(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_pieces_carry_both_programs_to_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar10, "PIECE_BYTES", 100_000)
     torch.set_num_threads(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 from benchmarks import gpu, gpu_augmentation, gpu_step
-from vicreg.config import official_views
+from vicreg.config import OptimizerConfig, official_views
+from vicreg.method import Inputs
 from vicreg.training.learner import Learner
 
 ROOT = Path(__file__).parents[2]
@@ -63,11 +65,14 @@ def test_the_official_step_learns_what_ours_learns() -> None:
     """One step of each from the same weights, in float32."""
     views = gpu_step.make_views(gpu_step.SMALL, 16, CPU, torch.contiguous_format)
     config = gpu_step.SMALL.config(16, channels_last=False)
+    at_its_rate = OptimizerConfig(base_lr=0.1 * 256 / 16)  # benchmarks/lars.py
+    config = dataclasses.replace(config, optimizer=at_its_rate)
     learner = Learner.build(config, CPU)
     network, step = gpu_step.official_training_step(gpu_step.SMALL, views)
     step()
-    learner.learn(*views, torch.zeros(16, dtype=torch.int64), 0, gpu_step.RATE)
-    ours = [*learner.method.encoder.parameters(), *learner.method.expander.parameters()]
+    nothing = torch.zeros(16, dtype=torch.int64)
+    learner.learn(Inputs(views, nothing, nothing), gpu_step.AT_PEAK)
+    ours = learner.method.parameters()
     for mine, theirs in zip(ours, network.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
 

@@ -9,8 +9,9 @@ import torch
 from rich.console import Console
 
 from benchmarks import loss as benchmark
-from vicreg.config import LossConfig
-from vicreg.losses.vicreg import vicreg_loss
+from vicreg.losses import barlow_twins
+from vicreg.losses.barlow_twins import barlow_twins_loss
+from vicreg.losses.vicreg import LossConfig, vicreg_loss
 
 CPU = torch.device("cpu")
 
@@ -18,6 +19,15 @@ CPU = torch.device("cpu")
 def test_the_official_formula_is_the_same_loss() -> None:
     inputs = benchmark.embeddings(12, 20, CPU)
     theirs, ours = benchmark.official_loss(*inputs), vicreg_loss(*inputs, LossConfig())["loss"]
+    torch.testing.assert_close(ours, theirs)
+    for mine, other in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs), strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+def test_the_official_formula_of_barlow_twins_is_the_same_loss() -> None:
+    inputs = benchmark.embeddings(12, 20, CPU)
+    ours = barlow_twins_loss(*inputs, barlow_twins.LossConfig(loss_scale=1.0))["loss"]
+    theirs = benchmark.official_barlow_twins(*inputs)
     torch.testing.assert_close(ours, theirs)
     for mine, other in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs), strict=True):
         torch.testing.assert_close(mine, other)
@@ -36,5 +46,5 @@ def test_it_measures() -> None:
     written = io.StringIO()
     options = benchmark.Loss(rows=64, dims=2048, rounds=1, ranks=(2, 4))
     found = benchmark.ratios(options, Console(file=written, width=120))
-    assert [ratio.target for ratio in found] == [2.0, 0.25]
-    assert written.getvalue().count("features") == 4
+    assert [ratio.target for ratio in found] == [2.0, 0.25, 2.0, 0.4]
+    assert written.getvalue().count("features") == 5

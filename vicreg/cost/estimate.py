@@ -1,13 +1,12 @@
 """What a pretraining run will take in memory, disk and network, computed from its configuration before anything runs.
 
-Encoder and expander are built without storage and run once on fake tensors, which have shapes and no values. So
-every count is that of the model as it is, takes a second or two, and needs neither the memory nor the GPU.
+The method's networks are built without storage and run once on fake tensors, which have shapes and no values. So every
+is that of the model as it is, takes a second or two, and needs neither the memory nor the GPU.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,13 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from vicreg import methods
 from vicreg.config import PretrainConfig, require
-from vicreg.losses.forms import DEFAULT_SPEEDS, NUM_VIEWS, Form, Speeds, cheapest_form, form_costs
-from vicreg.model import build_model
+from vicreg.cost.loss_form import form_cost, form_of, loss_cost
+from vicreg.losses.forms import DEFAULT_SPEEDS, Speeds, ring_sum_bytes
+from vicreg.method import UNKNOWN_DATA, Method, TrainingData
 
-MOMENTA = {"lars": 1, "adamw": 2}  # tensors like the parameter that the optimizer keeps for each
+MOMENTA = {"lars": 1, "adamw": 2, "sgd": 1}  # tensors like the parameter that the optimizer keeps for each
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ class Cost:
     gradients_bytes: int
     optimizer_bytes: int
     activations_bytes: int
-    """What the forward passes of both views keep for the backward pass, but for the views themselves."""
-    loss_form: Form
-    """The form of the covariance term that is taken."""
+    """What the forward passes of all views keep for the backward pass, but for the views themselves."""
+    loss_form: str
+    """The form of the loss that is taken."""
     loss_bytes: int
     """Embeddings, their gradients, the gathered rows and the matrices of the loss, at the most at one time."""
     batch_bytes: int
-    """Both views as floating point and as the uint8 that they are made of."""
+    """All views as floating point and as the uint8 that they are made of."""
     checkpoint_bytes: int
     """One checkpoint's tensors; the file adds some hundred bytes for each."""
     gradient_traffic_bytes: int
@@ -69,10 +70,17 @@ class Cost:
         return self.gradient_traffic_bytes + self.embedding_traffic_bytes + self.batch_norm_traffic_bytes
 
 
-def estimate(config: PretrainConfig, world_size: int, on_gpu: bool, speeds: Speeds | None = None) -> Cost:
+def estimate(
+    config: PretrainConfig,
+    world_size: int,
+    on_gpu: bool,
+    speeds: Speeds | None = None,
+    data: TrainingData = UNKNOWN_DATA,
+) -> Cost:
     """What a run of `config` on `world_size` ranks, on GPUs or CPUs, will take; traffic is that of ring algorithms.
 
-    speeds: what the form of the loss is chosen by; usual ones where it is None.
+    speeds: what the form of the loss is chosen by; usual ones where it is None. data: what a method may need to know of
+    them, such as the length of a memory bank.
 
     Raises ValueError for ranks that cannot share the global batch equally, and for half precision on CPUs.
     """
@@ -81,29 +89,28 @@ def estimate(config: PretrainConfig, world_size: int, on_gpu: bool, speeds: Spee
     require(global_batch % world_size == 0, "global_batch", global_batch, f"a multiple of the {world_size} ranks")
     weights, half = _dtypes(config.train.precision, on_gpu)
     size = weights.itemsize
-    network, embedding = network_without_storage(config, weights)
+    method = method_without_storage(config, weights, data)
     rows = global_batch // world_size
-    fixed, each = _activations_line(config, half, on_gpu)
-    form = config.loss.form
-    if form == "auto":
-        form = cheapest_form(global_batch, embedding, world_size, speeds or DEFAULT_SPEEDS["cuda" if on_gpu else "cpu"])
-    parameters_bytes = sum(p.nbytes for p in network.parameters())
-    weights_bytes = parameters_bytes + sum(b.nbytes for b in network.buffers())
-    optimizer_bytes = MOMENTA[config.optimizer.name] * parameters_bytes
-    values_per_image = NUM_VIEWS * 3 * config.data.image_size**2
+    fixed, each = _activations_line(config, half, on_gpu, data)
+    speeds = speeds or DEFAULT_SPEEDS["cuda" if on_gpu else "cpu"]
+    loss, form = loss_cost(config, world_size, size), form_cost(config, world_size, speeds, size)
+    learned_bytes = sum(p.nbytes for p in learned_parameters(method))
+    weights_bytes = sum(t.nbytes for t in [*method.parameters(), *method.buffers()])
+    optimizer_bytes = MOMENTA[config.optimizer.name] * learned_bytes
+    values_per_image = sum(3 * view.image_size**2 for view in config.each_view)
     return Cost(
-        num_parameters=sum(p.numel() for p in network.parameters()),
+        num_parameters=sum(p.numel() for p in learned_parameters(method)),
         weights_bytes=weights_bytes,
-        gradients_bytes=parameters_bytes,
+        gradients_bytes=learned_bytes,
         optimizer_bytes=optimizer_bytes,
         activations_bytes=fixed + rows * each,
-        loss_form=form,
-        loss_bytes=_loss_bytes(form, rows, embedding, world_size, size),
+        loss_form=form_of(config, world_size, speeds),
+        loss_bytes=round(loss.held_bytes + form.memory_bytes),
         batch_bytes=rows * values_per_image * (size + torch.uint8.itemsize),
         checkpoint_bytes=weights_bytes + optimizer_bytes,
-        gradient_traffic_bytes=round(_all_reduce(parameters_bytes, world_size)),
-        embedding_traffic_bytes=round(_embedding_traffic(form, global_batch, embedding, world_size, size)),
-        batch_norm_traffic_bytes=round(_batch_norm_traffic(network, world_size, size, on_gpu)),
+        gradient_traffic_bytes=round(ring_sum_bytes(learned_bytes, world_size)),
+        embedding_traffic_bytes=round(loss.sent_bytes + form.sent_bytes),
+        batch_norm_traffic_bytes=round(_batch_norm_traffic(method, world_size, size, on_gpu)),
     )
 
 
@@ -126,25 +133,34 @@ class _WeightsOnMeta(TorchFunctionMode):
 
 
 @functools.cache
-def network_without_storage(config: PretrainConfig, weights: torch.dtype) -> tuple[nn.Module, int]:
-    """Encoder and expander on the meta device, and the width of the embedding."""
+def method_without_storage(config: PretrainConfig, weights: torch.dtype, data: TrainingData) -> Method:
+    """The method on the meta device; what it does not learn needs no gradient."""
     with torch.random.fork_rng(devices=[]), _WeightsOnMeta():
-        encoder, expander = build_model(config.model)
-    network = nn.Sequential(encoder, expander).to("meta", weights).train()
-    return network, int(config.model.expander.split("-")[-1])
+        method = methods.build(config, data)
+    method.to("meta", weights).train()
+    learned = {parameter for group in method.parameter_groups() for parameter in group.parameters}
+    for parameter in method.parameters():
+        parameter.requires_grad_(parameter in learned)
+    return method
+
+
+def learned_parameters(method: Method) -> list[nn.Parameter]:
+    """Those that have a gradient."""
+    return [parameter for parameter in method.parameters() if parameter.requires_grad]
 
 
 @functools.cache
-def _activations_line(config: PretrainConfig, half: torch.dtype | None, on_gpu: bool) -> tuple[int, int]:
+def _activations_line(
+    config: PretrainConfig, half: torch.dtype | None, on_gpu: bool, data: TrainingData
+) -> tuple[int, int]:
     """Bytes kept for the backward pass of no image (weights cast to half precision), and of each more."""
-    network, _ = network_without_storage(config, _dtypes(config.train.precision, on_gpu)[0])
-    two, three = (_kept_bytes(network, config, count, half, on_gpu) for count in (2, 3))  # batch norm wants two
+    method = method_without_storage(config, _dtypes(config.train.precision, on_gpu)[0], data)
+    two, three = (_kept_bytes(method, config, count, half, on_gpu) for count in (2, 3))  # batch norm wants two
     return 3 * two - 2 * three, three - two
 
 
-def _kept_bytes(network: nn.Module, config: PretrainConfig, rows: int, half: torch.dtype | None, on_gpu: bool) -> int:
+def _kept_bytes(method: Method, config: PretrainConfig, rows: int, half: torch.dtype | None, on_gpu: bool) -> int:
     device = torch.device("cuda" if on_gpu else "cpu")
-    side = config.data.image_size
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -153,19 +169,31 @@ def _kept_bytes(network: nn.Module, config: PretrainConfig, rows: int, half: tor
         kept[storage._cdata] = storage  # held, so that no other storage takes its place
 
     with FakeTensorMode():
-        tensors = {
-            name: torch.empty(t.shape, dtype=t.dtype, device=device, requires_grad=t.requires_grad)
-            for name, t in itertools.chain(network.named_parameters(), network.named_buffers())
-        }
-        dtype = next(network.parameters()).dtype
+        fakes = fake_tensors(method, device)
+        dtype = next(method.parameters()).dtype
         views = [
-            torch.empty(rows, 3, side, side, dtype=dtype, device=device, memory_format=layout) for _ in range(NUM_VIEWS)
+            torch.empty(rows, 3, side, side, dtype=dtype, device=device, memory_format=layout)
+            for side in (view.image_size for view in config.each_view)
         ]
         with torch.autograd.graph.saved_tensors_hooks(keep, _never), _autocast(device, half):
-            for view in views:
-                functional_call(network, tensors, view)
-        counted_elsewhere = {t.untyped_storage()._cdata for t in [*tensors.values(), *views]}
+            for way in method.passes():
+                with torch.set_grad_enabled(way.has_gradient):
+                    functional_call(way.network, named(way.network, fakes), views[way.view])
+        counted_elsewhere = {t.untyped_storage()._cdata for t in [*fakes.values(), *views]}
         return sum(storage.nbytes() for key, storage in kept.items() if key not in counted_elsewhere)
+
+
+def fake_tensors(method: Method, device: torch.device) -> dict[int, Tensor]:
+    """A fake tensor for each parameter and buffer, by the identity of what it stands for; to be called in fake mode."""
+    return {
+        id(t): torch.empty(t.shape, dtype=t.dtype, device=device, requires_grad=t.requires_grad)
+        for t in [*method.parameters(), *method.buffers()]
+    }
+
+
+def named(network: nn.Module, fakes: dict[int, Tensor]) -> dict[str, Tensor]:
+    """The fake tensors of one network by its own names, as `functional_call` wants them."""
+    return {name: fakes[id(t)] for name, t in [*network.named_parameters(), *network.named_buffers()]}
 
 
 def _never(packed: Any) -> Tensor:
@@ -191,39 +219,19 @@ def _autocast(device: torch.device, half: torch.dtype | None) -> Iterator[None]:
         torch.set_autocast_dtype(device.type, before[1])
 
 
-def _loss_bytes(form: Form, rows: int, dims: int, ranks: int, size: int) -> int:
-    """The most that `vicreg_loss` holds at one time; `rows` are those of a rank.
-
-    By its second branch there are both embeddings, both gradients and the centred rows: five times rows x dims.
-    """
-    own = rows * dims * size
-    return round(5 * own + form_costs(rows * ranks, dims, ranks, size)[form].memory_bytes)
-
-
-def _all_reduce(nbytes: float, ranks: int) -> float:
-    """What each rank sends when a ring sums a tensor: its part once for the sum and once for the result."""
-    return 2 * (ranks - 1) / ranks * nbytes
-
-
 def _all_gather(total_bytes: float, ranks: int) -> float:
     """What each rank sends when a ring gathers parts of equal size into `total_bytes`."""
     return (ranks - 1) / ranks * total_bytes
 
 
-def _embedding_traffic(form: Form, global_batch: int, dims: int, ranks: int, size: int) -> float:
-    """What a form sends, with sums and variances of each dimension and a few numbers."""
-    statistics = NUM_VIEWS * 2 * dims * size
-    squares = NUM_VIEWS * torch.float64.itemsize if form == "samples" else 0
-    own = form_costs(global_batch, dims, ranks, size)[form].sent_bytes
-    return own + _all_reduce(statistics + squares + size, ranks)
-
-
-def _batch_norm_traffic(network: nn.Module, ranks: int, size: int, on_gpu: bool) -> float:
+def _batch_norm_traffic(method: Method, ranks: int, size: int, on_gpu: bool) -> float:
     """Forward mean and spread of each channel, backward two sums of gradients, for each view.
 
     torch's batch norm on GPUs gathers the former with a count, ours on CPUs without.
     """
-    channels = [layer.num_features for layer in network.modules() if isinstance(layer, _BatchNorm)]
-    forward = _all_gather(ranks * sum(2 * count + on_gpu for count in channels) * size, ranks)
-    backward = _all_reduce(2 * sum(channels) * size, ranks)
-    return NUM_VIEWS * (forward + backward)
+    sent = 0.0
+    for way in method.passes():
+        channels = [layer.num_features for layer in way.network.modules() if isinstance(layer, _BatchNorm)]
+        sent += _all_gather(ranks * sum(2 * count + on_gpu for count in channels) * size, ranks)
+        sent += ring_sum_bytes(2 * sum(channels) * size, ranks) if way.has_gradient else 0.0
+    return sent

@@ -1,6 +1,6 @@
 """Arithmetic of the model in a step, and what a device can do at best: together the model FLOP utilisation (MFU).
 
-Counted are the matrix products and convolutions of encoder and expander, forward and backward, a multiplication and an
+Counted are the matrix products and convolutions of the method's networks, forward and backward, a multiplication and an
 addition apart; not the loss, the augmentation or the optimizer, which are no work of the model.
 """
 
@@ -14,8 +14,8 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from vicreg.config import PretrainConfig
-from vicreg.cost.estimate import network_without_storage
-from vicreg.losses.forms import NUM_VIEWS
+from vicreg.cost.estimate import fake_tensors, method_without_storage, named
+from vicreg.method import UNKNOWN_DATA, TrainingData
 
 PEAK_TFLOPS = {  # dense, of bf16 or fp16 with float32 sums; by NVIDIA's data sheets
     "B200": 2250,
@@ -37,19 +37,20 @@ PEAK_SHARES = {"bf16": 1.0, "fp16": 1.0, "auto": 1.0, "float32": 0.5}
 
 
 @functools.cache
-def step_flops(config: PretrainConfig, rows: int) -> float:
-    """Floating-point operations of a step on one rank with `rows` images, two views each."""
+def step_flops(config: PretrainConfig, rows: int, data: TrainingData = UNKNOWN_DATA) -> float:
+    """Floating-point operations of a step on one rank with `rows` images, all views of each."""
     probe = 2  # batch norm wants more than one image
-    network, _ = network_without_storage(config, torch.float32)
-    side = config.data.image_size
+    method = method_without_storage(config, torch.float32, data)
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:
-        tensors = {
-            name: torch.empty(t.shape, dtype=t.dtype, requires_grad=t.requires_grad)
-            for name, t in [*network.named_parameters(), *network.named_buffers()]
-        }
-        functional_call(network, tensors, torch.empty(probe, 3, side, side)).sum().backward()
+        fakes = fake_tensors(method, torch.device("cpu"))
+        for way in method.passes():
+            side = config.each_view[way.view].image_size
+            with torch.set_grad_enabled(way.has_gradient):
+                embedding = functional_call(way.network, named(way.network, fakes), torch.empty(probe, 3, side, side))
+            if way.has_gradient:
+                embedding.sum().backward()
     total: int = counter.get_total_flops()
-    return NUM_VIEWS * rows * total / probe
+    return rows * total / probe
 
 
 def peak_flops(device: torch.device, precision: str) -> float:

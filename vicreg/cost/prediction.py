@@ -17,15 +17,15 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vicreg.config import PretrainConfig
-from vicreg.cost.estimate import Cost, estimate, network_without_storage
+from vicreg.cost.estimate import Cost, estimate, method_without_storage
 from vicreg.cost.flops import step_flops
-from vicreg.losses.forms import NUM_VIEWS, Speeds, form_costs
+from vicreg.cost.loss_form import form_cost, loss_cost
+from vicreg.losses.forms import Speeds
+from vicreg.method import UNKNOWN_DATA, TrainingData
 
 BACKWARD_SHARE = 2 / 3
 """Of the model's arithmetic; gradients are sent meanwhile."""
-LOSS_PASSES = 12
-"""Times that the loss reads or writes an embedding of each view beside its products: differences, means, gradients."""
-OPTIMIZER_PASSES = {"lars": 7, "adamw": 7}
+OPTIMIZER_PASSES = {"lars": 7, "adamw": 7, "sgd": 5}
 """Times that a value of each parameter is read or written in a step (norms and update; two momenta)."""
 BUCKET_BYTES = 25 * 2**20
 
@@ -54,21 +54,20 @@ class StepTime:
         return self.gradients_s + self.batch_norm_s
 
 
-def predict(config: PretrainConfig, ranks: int, on_gpu: bool, speeds: Speeds) -> StepTime:
+def predict(
+    config: PretrainConfig, ranks: int, on_gpu: bool, speeds: Speeds, data: TrainingData = UNKNOWN_DATA
+) -> StepTime:
     """A step of `config` on `ranks` ranks; ValueError where they do not divide the batch."""
-    cost = estimate(config, ranks, on_gpu, speeds)
+    cost = estimate(config, ranks, on_gpu, speeds, data)
     rows = config.train.global_batch // ranks
-    dims = int(config.model.expander.split("-")[-1])
     link, latency_s = speeds.link_gb_s * 1e9, speeds.latency_us * 1e-6 * (ranks - 1).bit_length()
     memory = speeds.memory_gb_s * 1e9
-    model_s = step_flops(config, rows) / (speeds.tflops * 1e12)
-    own = form_costs(config.train.global_batch, dims, ranks)[cost.loss_form]
-    loss_s = own.seconds(speeds, ranks) + LOSS_PASSES * NUM_VIEWS * rows * dims * 4 / memory
+    model_s = step_flops(config, rows, data) / (speeds.tflops * 1e12)
+    loss_s = form_cost(config, ranks, speeds).seconds(speeds, ranks) + loss_cost(config, ranks).moved_bytes / memory
     num_buckets = -(-cost.gradients_bytes // BUCKET_BYTES)
     sum_s = cost.gradient_traffic_bytes / link + num_buckets * latency_s if ranks > 1 else 0.0
     hidden_s = min(sum_s - sum_s / num_buckets, BACKWARD_SHARE * model_s) if on_gpu else 0.0
-    layers = _num_batch_norms(config)
-    waits_s = NUM_VIEWS * 2 * layers * latency_s  # mean and spread at once, and the way back
+    waits_s = _num_batch_norm_exchanges(config, data) * latency_s
     return StepTime(
         model_s=model_s,
         loss_s=loss_s,
@@ -80,6 +79,8 @@ def predict(config: PretrainConfig, ranks: int, on_gpu: bool, speeds: Speeds) ->
 
 
 @functools.cache
-def _num_batch_norms(config: PretrainConfig) -> int:
-    network, _ = network_without_storage(config, torch.float32)
-    return sum(isinstance(layer, _BatchNorm) for layer in network.modules())
+def _num_batch_norm_exchanges(config: PretrainConfig, data: TrainingData) -> int:
+    """Times that layers wait for all ranks in a step: for mean and spread at once, and on the way back."""
+    ways = method_without_storage(config, torch.float32, data).passes()
+    layers = [sum(isinstance(layer, _BatchNorm) for layer in way.network.modules()) for way in ways]
+    return sum(count * (2 if way.has_gradient else 1) for count, way in zip(layers, ways, strict=True))

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from vicreg import checkpoint
-from vicreg.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, PretrainConfig, TrainConfig
+from vicreg.config import DataConfig, ModelConfig, OptimizerConfig, PretrainConfig, TrainConfig
 from vicreg.config_json import to_json
-from vicreg.cost.estimate import Cost, _loss_bytes, estimate
-from vicreg.losses.forms import Form
-from vicreg.losses.vicreg import vicreg_loss
+from vicreg.cost.estimate import Cost, estimate
+from vicreg.losses.vicreg import LossConfig, vicreg_loss
+from vicreg.methods import vicreg
 from vicreg.ranks import distributed
 from vicreg.ranks.sync_batch_norm import SyncBatchNorm
 from vicreg.training.learner import Learner
@@ -37,6 +37,7 @@ def _config(
     **train: Any,
 ) -> PretrainConfig:
     return PretrainConfig(
+        vicreg.Config(),
         data=DataConfig(image_size=side, eval_resize=side),
         model=ModelConfig(encoder, small_images, expander),
         optimizer=OptimizerConfig(name=optimizer),
@@ -79,7 +80,7 @@ def as_one_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[tuple[str
 
 def test_known_number_of_parameters_without_memory() -> None:
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    cost = estimate(PretrainConfig(), 32, on_gpu=True)
+    cost = estimate(PretrainConfig(vicreg.Config()), 32, on_gpu=True)
     grown_bytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) * 1024
     resnet50 = 25_557_032 - (2048 * 1000 + 1000)  # torchvision's documented number, without its classifier
     layer = 8192 * 8192
@@ -204,14 +205,18 @@ def _peak_bytes(job: Callable[[], object]) -> int:
 )
 @pytest.mark.parametrize("form", ["samples", "dimensions", "features"])
 def test_the_loss_holds_what_is_expected(
-    form: Form, rows: int, dims: int, ranks: int, as_one_of: Callable[[int], object]
+    form: str, rows: int, dims: int, ranks: int, as_one_of: Callable[[int], object]
 ) -> None:
     as_one_of(ranks)
     config = LossConfig(form=form)
     embeddings = [torch.randn(rows, dims, requires_grad=True) for _ in range(2)]
     given = sum(embedding.nbytes for embedding in embeddings)
     peak = given + _peak_bytes(lambda: vicreg_loss(*embeddings, config))
-    assert _loss_bytes(form, rows, dims, ranks, 4) == pytest.approx(peak, rel=0.04)
+    whole = PretrainConfig(
+        vicreg.Config(), model=ModelConfig(expander=str(dims)), train=TrainConfig(global_batch=rows * ranks)
+    )
+    cost = vicreg.loss_cost(whole, ranks, 4)
+    assert cost.held_bytes + cost.forms[form].memory_bytes == pytest.approx(peak, rel=0.04)
 
 
 def test_the_sum_of_parts() -> None:
@@ -241,17 +246,17 @@ def _sent_bytes(calls: list[tuple[str, int]], ranks: int) -> float:
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("form", ["samples", "dimensions", "features"])
 def test_traffic_on_cpus(
-    ranks: int, expander: str, precision: str, form: Form, as_one_of: Callable[[int], list[tuple[str, int]]]
+    ranks: int, expander: str, precision: str, form: str, as_one_of: Callable[[int], list[tuple[str, int]]]
 ) -> None:
     config = _config(expander=expander, global_batch=32, precision=precision)
-    config = dataclasses.replace(config, loss=LossConfig(form=form))
+    config = dataclasses.replace(config, method=vicreg.Config(form=form))
     sent = as_one_of(ranks)
     learner = Learner.build(config, CPU)
     views = [torch.randn(32 // ranks, 3, 32, 32, dtype=learner.dtype) for _ in range(2)]
     embeddings = [learner.method.expander(learner.method.encoder(view)) for view in views]
     batch_norm_calls = list(sent)
     sent.clear()
-    loss = vicreg_loss(*embeddings, config.loss)["loss"]
+    loss = vicreg_loss(*embeddings, config.method)["loss"]
     loss_calls = list(sent)
     sent.clear()
     loss.backward()

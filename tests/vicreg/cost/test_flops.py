@@ -7,6 +7,7 @@ import torch
 
 from vicreg.config import DataConfig, ModelConfig, PretrainConfig
 from vicreg.cost.flops import peak_flops, step_flops
+from vicreg.methods import vicreg
 
 
 def test_resnet50_is_as_published() -> None:
@@ -14,7 +15,7 @@ def test_resnet50_is_as_published() -> None:
 
     But the first layer has no gradient towards its input: 118 MMAC less.
     """
-    config = PretrainConfig(model=ModelConfig(expander="1"))
+    config = PretrainConfig(vicreg.Config(), model=ModelConfig(expander="1"))
     forward = 4.09e9 - 2.048e6
     expected = 2 * 2 * (3 * forward - 118e6)  # two views, two operations for each
     assert step_flops(config, 1) == pytest.approx(expected, rel=0.002)
@@ -23,7 +24,10 @@ def test_resnet50_is_as_published() -> None:
 
 def test_the_expander_counts() -> None:
     sizes = DataConfig(image_size=32, eval_resize=32)
-    one, two = (PretrainConfig(sizes, model=ModelConfig("resnet18", True, text)) for text in ("8192", "8192-4096"))
+    one, two = (
+        PretrainConfig(vicreg.Config(), sizes, model=ModelConfig("resnet18", True, text))
+        for text in ("8192", "8192-4096")
+    )
     assert step_flops(two, 1) - step_flops(one, 1) == 2 * 2 * 3 * 8192 * 4096
 
 

@@ -11,8 +11,10 @@ from vicreg.cost.estimate import estimate
 from vicreg.cost.flops import step_flops
 from vicreg.cost.prediction import predict
 from vicreg.losses.forms import DEFAULT_SPEEDS, Speeds, known_speeds
+from vicreg.methods import vicreg
 
 CONFIG = PretrainConfig(
+    vicreg.Config(),
     DataConfig(image_size=32, eval_resize=32),
     model=ModelConfig("resnet18", True, "64-64"),
     train=TrainConfig(global_batch=512),

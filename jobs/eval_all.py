@@ -24,7 +24,6 @@ from jobs.planning.cli import (
     user_errors,
 )
 from jobs.planning.pieces import (
-    LAST,
     Choice,
     Piece,
     find_due,
@@ -35,12 +34,14 @@ from jobs.planning.pieces import (
     split_by_data,
 )
 from jobs.planning.plan import show_submitted
+from jobs.planning.subjects import LAST
 from slurm import chain, executor, preflight, scheduler
 from slurm.chain import Member
 from slurm.cluster import Cluster
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
 from vicreg.evals.work import Stopped
+from vicreg.model import branch
 from vicreg.ranks import distributed
 
 TOGETHER = "evaluations"  # name of the one job that does them all on this machine, sharing features
@@ -60,6 +61,9 @@ class Command:
     """Beton to train on, instead of the evaluations' own data; results are kept as NAME-on-FOLDER."""
     val: str = ""
     """Beton to measure on, with --train."""
+    encoder: str = ""
+    """Which of the run's encoders to measure, where it has several (b: the second branch's); results of another than
+    the first are kept as NAME-of-ENCODER."""
     after: str = ""
     """Id of a SLURM job to wait for; a pretraining job that jobs/pretrain.py submitted is waited for anyway."""
     overwrite: bool = False
@@ -71,7 +75,8 @@ class Command:
         if bool(self.train) != bool(self.val):
             raise ValueError("--train and --val go together: one beton to train on, one to measure on")
         train, val = (str(Path(path).absolute()) if path else "" for path in (self.train, self.val))
-        return Choice(self.evals, self.checkpoints, train, val, absolute_folders(cluster))
+        encoder = "" if self.encoder == "a" else self.encoder
+        return Choice(self.evals, self.checkpoints, train, val, absolute_folders(cluster), encoder)
 
 
 def absolute_folders(cluster: Cluster) -> dict[str, str]:
@@ -88,6 +93,7 @@ def main(arguments: list[str]) -> int:
         run = command.run.absolute() if cluster.scheduler == "slurm" else command.run
         config, recipe = read_run(run)
         choice = command.choice(cluster)
+        branch(config.model, choice.encoder)  # raises what it objects to
         if choice.checkpoints == LAST and not is_awaited(run, cluster, command.after):
             require_finished(run, recipe)
         ranks = command.place.ranks_per_node(cluster)

@@ -13,9 +13,9 @@ from torch import nn
 
 from jobs.planning.cli import show_commands, show_summary, user_errors
 from jobs.planning.pieces import read_run, require_finished
-from vicreg.exchange.encoder_file import ENCODER_FILE, load_encoder
+from vicreg.exchange.encoder_file import encoder_path, load_encoder
 from vicreg.exchange.foreign_formats import ONNX_OPSET, Checked, Trained, export
-from vicreg.model import INCEPTIONS, num_features, num_parameters
+from vicreg.model import INCEPTIONS, branch, num_features, num_parameters
 
 INCEPTION_OPTIONS = "aux_logits=False, init_weights=False"  # without the second classifier, whose weights are not there
 
@@ -31,6 +31,8 @@ class Command:
     what is known of them. onnx: a graph for any number of images at once."""
     out: Path
     """File to write; for timm a folder."""
+    encoder: str = ""
+    """Which of the run's encoders, where it has several (b: the second branch's); empty: the first."""
 
 
 def main(arguments: list[str]) -> int:
@@ -40,8 +42,9 @@ def main(arguments: list[str]) -> int:
         command = tyro.cli(Command, args=arguments)
         config, recipe = read_run(command.run)
         require_finished(command.run, recipe)
-        encoder = load_encoder(command.run / ENCODER_FILE)
-        trained = Trained(encoder, config.model, config.data, f"{command.run / ENCODER_FILE}, recipe {recipe}")
+        model = branch(config.model, command.encoder)
+        path = encoder_path(command.run, "" if command.encoder == "a" else command.encoder)
+        trained = Trained(load_encoder(path), model, config.data, f"{path}, recipe {recipe}")
         checked = export(trained, command.format, command.out)
         show_summary(console, summary(trained, command, checked))
         show_commands(console, "load it with", how_to_load(trained, command))
@@ -83,7 +86,7 @@ def how_to_load(trained: Trained, command: Command) -> list[str]:
             'features = session.run(None, {"images": images})[0]',
         ]
     if command.format == "safetensors":
-        small = ", small_images=True" if model.small_images else ""
+        small = f", small_images=True, stem_padding={model.stem_padding}" if model.small_images else ""
         return [
             f'encoder = vicreg.model.build_encoder("{model.encoder}"{small})',
             f'encoder.load_state_dict(safetensors.torch.load_file("{path}"))',

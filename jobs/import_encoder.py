@@ -18,7 +18,7 @@ from torch import nn
 
 from jobs.planning import recipes
 from jobs.planning.cli import CONFIG_FILE, show_commands, show_summary, user_errors
-from jobs.planning.pieces import open_residuals
+from jobs.planning.subjects import open_residuals
 from jobs.pretrain import at_home, write_run_config
 from slurm.cluster import load as load_profile
 from vicreg.config import DataConfig, ModelConfig, PretrainConfig
@@ -26,7 +26,7 @@ from vicreg.config_json import to_json
 from vicreg.exchange import foreign_checkpoints
 from vicreg.exchange.encoder_file import ENCODER_FILE, listed, save_encoder, untrained_encoder
 from vicreg.exchange.foreign_checkpoints import Weights
-from vicreg.model import num_parameters, usual_normalisation
+from vicreg.model import branch, num_parameters, usual_normalisation
 
 _AS_IN_TRAINING = ("image_size", "mean", "std")
 
@@ -138,7 +138,7 @@ def chosen_model(command: Command, config: PretrainConfig, said_by_file: ModelCo
 
     ValueError where command line and file disagree.
     """
-    model = said_by_file or config.model
+    model = said_by_file or branch(config.model)
     changed: dict[str, Any] = {}
     if command.encoder:
         changed["encoder"] = command.encoder

@@ -37,10 +37,12 @@ from slurm.cluster import Cluster
 from slurm.cluster import load as load_profile
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task, Watchdog
+from vicreg import methods
 from vicreg.config import PretrainConfig, official_views, paper_views
-from vicreg.config_json import differing_fields, from_json, to_json
+from vicreg.config_json import differing_fields, to_json
 from vicreg.exchange.encoder_file import ENCODER_FILE
 from vicreg.ranks import distributed
+from vicreg.schema import SCHEMA
 from vicreg.training.train import Outcome, train
 
 VIEWS = {"official": official_views, "paper": paper_views}
@@ -48,7 +50,7 @@ VIEWS = {"official": official_views, "paper": paper_views}
 
 @dataclass(frozen=True)
 class Command:
-    """Pretrain with VICReg. Options start from the recipe's values; a run folder that has a checkpoint is resumed."""
+    """Pretrain. Options start from the recipe's values; a run folder that has a checkpoint is resumed."""
 
     recipe: str = "imagenet-1000ep"
     """Named run to start from."""
@@ -62,7 +64,7 @@ class Command:
     """Copy the training beton to each node's own disk first (node_local_folder in clusters.toml)."""
     place: Annotated[PlaceOptions, tyro.conf.arg(name="")] = field(default_factory=PlaceOptions)
     config: Annotated[PretrainConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
-        default_factory=PretrainConfig
+        default_factory=lambda: recipes.recipe(Command.recipe).pretrain
     )
 
 
@@ -129,13 +131,16 @@ def parse(arguments: list[str]) -> Command:
     early.add_argument("--recipe", default=Command.recipe)
     early.add_argument("--views", default=Command.views)
     early.add_argument("--cluster", default="")
+    early.add_argument("--method.name", dest="method", default="")
     chosen, _ = early.parse_known_args(arguments)
     recipe = recipes.recipe(chosen.recipe)
     config = at_home(recipe.pretrain, load_profile(chosen.cluster))
     if chosen.views in VIEWS:
-        view_a, view_b = VIEWS[chosen.views]()
-        config = replace(config, view_a=view_a, view_b=view_b)
-    described = f"{recipe.source}.\nExpected: {recipe.expected}.\nRecipes: {', '.join(recipes.RECIPES)}."
+        config = replace(config, views=VIEWS[chosen.views]())
+    if chosen.method and chosen.method != config.method.name:
+        config = replace(config, method=methods.load(chosen.method).Config())
+    described = f"{recipe.source}.\nExpected: {recipe.expected}.\nRecipes: {', '.join(recipes.RECIPES)}.\n"
+    described += f"Methods: {', '.join(methods.names())}."
     return tyro.cli(
         Command,
         args=arguments,
@@ -185,7 +190,8 @@ def write_run_config(run: Path, recipe: str, config: PretrainConfig, imported: d
             raise ValueError(
                 f"{run} holds an imported encoder, which is not trained on; choose another folder with --run"
             )
-        changed = differing_fields(there["pretrain"], to_json(config))
+        before = methods.read_config(there["pretrain"], there.get("schema", 1))
+        changed = differing_fields(to_json(before), to_json(config))
         if changed:
             raise ValueError(
                 f"{run} was started with another configuration; go on with the same, or choose another folder with "
@@ -193,6 +199,7 @@ def write_run_config(run: Path, recipe: str, config: PretrainConfig, imported: d
             )
     run.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {
+        "schema": SCHEMA,
         "recipe": recipe,
         "pretrain": to_json(config),
         "commit": _commit(),
@@ -220,7 +227,7 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
         closing(Watchdog(task)) as watchdog,
     ):
         content: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
-        config = from_json(PretrainConfig, content["pretrain"])
+        config = methods.read_config(content["pretrain"], content.get("schema", 1))
         pulse = Pulse(job_folder, num_steps(config))
 
         def should_stop(step: int) -> bool:

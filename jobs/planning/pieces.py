@@ -20,25 +20,27 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dataprep.beton.subset import subset_path
 from jobs.planning import recipes
 from jobs.planning.cli import CONFIG_FILE
+from jobs.planning.subjects import LAST, build_encoder, subjects
 from slurm.attempts import Pulse
 from slurm.requeue import StopFlag
-from vicreg import checkpoint
+from vicreg import methods
 from vicreg.config import DataConfig, PretrainConfig
 from vicreg.config_json import from_json, to_json
 from vicreg.evals import features, results
-from vicreg.evals.results import BASELINES, PIXELS, RANDOM, SUBJECTS, Result, say_subject
+from vicreg.evals.results import BASELINES, SUBJECTS, Result, say_subject
 from vicreg.evals.work import Work
-from vicreg.exchange.encoder_file import ENCODER_FILE, checksum, encoder_of, load_encoder, untrained_encoder
+from vicreg.exchange.encoder_file import (
+    ENCODER_FILE,
+    checksum,
+    encoder_path,
+)
 from vicreg.model import num_features
 from vicreg.ranks import distributed
-from vicreg.training.train import CHECKPOINTS
 
-LAST = "last"
 PERCENT = 100  # the progress of a job counts in hundredths of a piece
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 
@@ -56,6 +58,8 @@ class Piece:
     settings: dict[str, Any]
     train: str
     val: str
+    encoder: str = ""
+    """Which of the run's encoders; empty: the first."""
 
     def missing(self) -> str:
         """The beton, or the list of labelled images, that is not there; empty if all are."""
@@ -78,6 +82,8 @@ class Choice:
     val: str = ""
     data: dict[str, str] = field(default_factory=dict)
     """Where data sets are, by name; data/NAME for others."""
+    encoder: str = ""
+    """Which of the run's encoders, where it has several; empty: the first. Results of another are NAME-of-ENCODER."""
 
 
 def read_run(run: Path) -> tuple[PretrainConfig, str]:
@@ -88,7 +94,7 @@ def read_run(run: Path) -> tuple[PretrainConfig, str]:
         )
     try:
         content = json.loads((run / CONFIG_FILE).read_text(encoding="utf-8"))
-        config, recipe = from_json(PretrainConfig, content["pretrain"]), str(content["recipe"])
+        config, recipe = methods.read_config(content["pretrain"], content.get("schema", 1)), str(content["recipe"])
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{run / CONFIG_FILE} is damaged ({error!r}); start the run anew") from error
     return config, recipe
@@ -107,13 +113,16 @@ def plan(run: Path, recipe: str, data: DataConfig, choice: Choice) -> list[Piece
     """All chosen pieces, those of one subject together. Raises ValueError for unknown names and settings."""
     chosen = [recipes.evaluation(recipe, name) for name in choice.names] or list(recipes.evaluations(recipe))
     pieces: list[Piece] = []
-    for subject in _subjects(run, choice.checkpoints):
+    for subject in subjects(run, choice.checkpoints):
         for evaluation in chosen:
             if subject in BASELINES and subject not in evaluation.baselines:
                 continue
             settings = to_json(from_json(evaluation_module(evaluation.module).Config, evaluation.settings))
             name, train, val = _on(evaluation, data, choice)
-            pieces.append(Piece(name, evaluation.name, evaluation.module, subject, settings, train, val))
+            name += f"-of-{choice.encoder}" if choice.encoder else ""
+            pieces.append(
+                Piece(name, evaluation.name, evaluation.module, subject, settings, train, val, choice.encoder)
+            )
     return pieces
 
 
@@ -125,18 +134,6 @@ def _on(evaluation: recipes.Evaluation, data: DataConfig, choice: Choice) -> tup
         return evaluation.name, data.train, data.val
     folder = Path(choice.data.get(evaluation.data, f"data/{evaluation.data}"))
     return evaluation.name, str(folder / "train.beton"), str(folder / "val.beton")
-
-
-def _subjects(run: Path, checkpoints: str) -> list[str]:
-    """Trained and what it is compared with, or the run's checkpoints; ValueError where there are none."""
-    if checkpoints == LAST:
-        return list(SUBJECTS)
-    found = [path.name for path in checkpoint.list_checkpoints(run / CHECKPOINTS)]
-    if checkpoints != "all" and not (checkpoints.isdecimal() and int(checkpoints) > 0):
-        raise ValueError(f"checkpoints is {checkpoints}, allowed: last, all, or how many of the newest, such as 3")
-    if not found:
-        raise ValueError(f"{run / CHECKPOINTS} holds no checkpoints; keep more with --train.keep-checkpoints")
-    return found if checkpoints == "all" else found[-int(checkpoints) :]
 
 
 def split_by_data(pieces: list[Piece], is_named: bool, console: Console) -> list[Piece]:
@@ -159,10 +156,12 @@ def evaluation_module(name: str) -> Any:
 
 def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: bool, console: Console) -> list[Piece]:
     """The pieces without a result that still holds; says what is skipped, and why something is done again."""
-    if not (run / ENCODER_FILE).is_file() and any(piece.subject in SUBJECTS for piece in pieces):
+    encoder = pieces[0].encoder if pieces else ""
+    if not encoder_path(run, encoder).is_file() and any(piece.subject in SUBJECTS for piece in pieces):
         return pieces  # what will be measured is not there yet
     sums = {
-        subject: checksum(build_encoder(run, subject, config)) for subject in dict.fromkeys(p.subject for p in pieces)
+        subject: checksum(build_encoder(run, subject, config, encoder))
+        for subject in dict.fromkeys(p.subject for p in pieces)
     }
     described = {
         pair: features.describe(data_of(config, *pair)) for pair in dict.fromkeys((p.train, p.val) for p in pieces)
@@ -182,29 +181,6 @@ def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: 
         else:
             console.print(f"{title}: done, skipped", highlight=False, soft_wrap=True)
     return due
-
-
-def build_encoder(run: Path, subject: str, config: PretrainConfig) -> nn.Module:
-    """What is measured: the trained encoder or a checkpoint, the same with random weights, or the pixels themselves."""
-    if subject.startswith(results.STEP):
-        return encoder_of(run / CHECKPOINTS / subject, config.model)
-    if subject == PIXELS:
-        return features.Pixels(config.data.image_size)
-    if subject == RANDOM:
-        return open_residuals(untrained_encoder(config.model, config.train.seed))
-    return load_encoder(run / ENCODER_FILE)
-
-
-def open_residuals(encoder: nn.Module) -> nn.Module:
-    """The encoder with batch-norm weights of one where training begins with zero.
-
-    Zeros shut the residual branches, and what is left of a random network is far worse than a random network: too easy
-    to beat (digits, all labels: 78 instead of 94 %).
-    """
-    for module in encoder.modules():
-        if isinstance(module, _BatchNorm) and module.affine and not module.weight.any():
-            nn.init.ones_(module.weight)
-    return encoder
 
 
 def measure_all(
@@ -229,7 +205,7 @@ def measure_all(
     pulse = Pulse(job_folder, PERCENT * (num_done + len(pieces)))
     for number, piece in enumerate(pieces, num_done):
         if piece.subject != subject:
-            subject, encoder = piece.subject, build_encoder(run, piece.subject, config)
+            subject, encoder = piece.subject, build_encoder(run, piece.subject, config, piece.encoder)
         if (piece.train, piece.val) not in opened:
             data_config = data_of(config, piece.train, piece.val)
             splits = features.open_splits(data_config, device, workers)

@@ -20,10 +20,14 @@ from slurm.chain import Submitted
 from slurm.cluster import Cluster
 from slurm.preflight import Check
 from slurm.task import JobSpec
+from vicreg import methods
 from vicreg.config import PretrainConfig
-from vicreg.config_json import to_json
+from vicreg.config_json import flat, to_json
 from vicreg.cost.estimate import Cost, estimate
-from vicreg.optim.schedule import peak_lr
+from vicreg.data.batches import num_classes
+from vicreg.losses.forms import NUM_VIEWS
+from vicreg.method import UNKNOWN_DATA, TrainingData
+from vicreg.optim.optimizers import peak_rate
 from vicreg.views.order import batches_per_epoch
 
 MARKS = {True: "[green]ok[/]", False: "[bold red]no[/]", None: "[yellow]?[/]"}
@@ -52,7 +56,7 @@ class Plan:
     ) -> Plan:
         """Look at everything that can be known before a rank starts."""
         beton, data = check_data(config)
-        needs, model = check_model(config, spec, cluster)
+        needs, model = check_model(config, spec, cluster, training_data(beton))
         checks = [
             check_batch(config, spec),
             model,
@@ -83,7 +87,8 @@ class Plan:
         table = _facts()
         table.add_row("recipe", self.recipe)
         table.add_row("data", self._data())
-        table.add_row("model", f"{config.model.encoder}, expander {config.model.expander}, {config.data.image_size} px")
+        table.add_row("method", config.method.name)
+        table.add_row("model", say_model(config))
         table.add_row("length", self._length())
         ranks = f"{spec.num_ranks} {'rank' if spec.num_ranks == 1 else 'ranks'}"
         nodes = f"{spec.num_nodes} {'node' if spec.num_nodes == 1 else 'nodes'}"
@@ -100,11 +105,10 @@ class Plan:
         table = self.summary()
         table.add_row("batch", f"{config.train.global_batch} images, {self._per_rank()} per rank")
         optimizer = config.optimizer
-        if optimizer.name == "lars":
-            peak = peak_lr(optimizer.base_lr, config.train.global_batch)
-            rate = f"{peak:g} = {optimizer.base_lr:g} x {config.train.global_batch} / 256"
-        else:
-            rate = f"{optimizer.base_lr:g}"
+        peak = peak_rate(optimizer, config.train.global_batch)
+        is_scaled = optimizer.name != "adamw"
+        scaled = f" = {optimizer.base_lr:g} x {config.train.global_batch} / 256" if is_scaled else ""
+        rate = f"{peak:g}{scaled}"
         table.add_row("peak rate", f"{rate}, {optimizer.name}, warm-up {optimizer.warmup_epochs:g} epochs")
         if needs is None:
             return table
@@ -163,12 +167,14 @@ def check_batch(config: PretrainConfig, spec: JobSpec) -> Check:
     return Check("batch", False, f"{said}; see --train.global-batch, --nodes and --gpus")
 
 
-def check_model(config: PretrainConfig, spec: JobSpec, cluster: Cluster) -> tuple[Cost | None, Check]:
+def check_model(
+    config: PretrainConfig, spec: JobSpec, cluster: Cluster, data: TrainingData
+) -> tuple[Cost | None, Check]:
     """What a rank will take, and whether the model can be built and fits a GPU."""
     ranks = spec.num_ranks if config.train.global_batch % spec.num_ranks == 0 else 1
     try:
         on_gpu = _is_on_gpu(spec, cluster)
-        needs = estimate(config, ranks, on_gpu, speeds_of(cluster, ranks, on_gpu))
+        needs = estimate(config, ranks, on_gpu, speeds_of(cluster, ranks, on_gpu), data)
     except ValueError as error:
         return None, Check("model", False, str(error))
     if ranks != spec.num_ranks:
@@ -202,6 +208,20 @@ def check_data(config: PretrainConfig) -> tuple[Beton | None, Check]:
     return beton, Check("data", True, f"{beton.num_samples:,} images, {steps} steps an epoch")
 
 
+def training_data(beton: Beton | None) -> TrainingData:
+    """What a method may know of the data, as far as it is known now."""
+    return TrainingData(beton.num_samples, num_classes(beton.labels)) if beton else UNKNOWN_DATA
+
+
+def say_model(config: PretrainConfig) -> str:
+    """The method's networks and the sizes of the views, in one line."""
+    sizes = [view.image_size for view in config.each_view]
+    counts = {size: sizes.count(size) for size in dict.fromkeys(sizes)}
+    usual = counts == {sizes[0]: NUM_VIEWS}
+    said = f"{sizes[0]}" if usual else " + ".join(f"{count} x {size}" for size, count in counts.items())
+    return f"{methods.load(config.method.name).networks(config)}, {said} px"
+
+
 def num_steps(config: PretrainConfig) -> int:
     """Steps of the whole run."""
     beton = open_beton(Path(config.data.train))
@@ -224,7 +244,7 @@ def show_dry_run(plan: Plan, console: Console) -> int:
         on_gpu = _is_on_gpu(plan.spec, plan.cluster)
         console.rule("scaling")
         console.print(forms_table(plan.config, plan.spec.num_ranks, plan.cluster, on_gpu))
-        console.print(scaling_table(plan.config, plan.num_steps, plan.cluster, on_gpu))
+        console.print(scaling_table(plan.config, plan.num_steps, plan.cluster, on_gpu, training_data(plan.beton)))
         console.print(assumptions(plan.cluster, on_gpu), style="dim", highlight=False)
     console.rule("checks")
     console.print(checks_table(plan.checks))
@@ -234,14 +254,11 @@ def show_dry_run(plan: Plan, console: Console) -> int:
     return int(failed)
 
 
-def options(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def options(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Every field of a configuration with its value, as they are given on the command line."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from options(value, f"{prefix}{key}.")
-        else:
-            parts = value if isinstance(value, list) else [value]
-            yield f"{prefix}{key}".replace("_", "-"), " ".join(shlex.quote(str(part)) for part in parts)
+    for name, value in flat(values).items():
+        parts = value if isinstance(value, list) else [value]
+        yield name.replace("_", "-"), " ".join(shlex.quote(str(part)) for part in parts)
 
 
 def checks_table(checks: Sequence[Check]) -> Table:

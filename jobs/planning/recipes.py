@@ -1,20 +1,13 @@
-"""Named runs: what is learned and how, what is measured afterwards, where the settings come from, what to expect."""
+"""Named runs: the methods' published ones, with what is measured afterwards on the data set that they learn from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from vicreg.config import (
-    DataConfig,
-    LossConfig,
-    ModelConfig,
-    OnlineConfig,
-    OptimizerConfig,
-    PretrainConfig,
-    TrainConfig,
-    ViewConfig,
-)
+from vicreg import methods
+from vicreg.config import PretrainConfig
 from vicreg.evals.protocols import PRESETS
 
 
@@ -41,7 +34,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A run with a name."""
+    """A run with a name: what a method has published, and what is measured of it."""
 
     name: str
     source: str
@@ -50,7 +43,7 @@ class Recipe:
     evaluations: tuple[Evaluation, ...]
 
 
-IMAGENET_EVALUATIONS = (
+IMAGENET = (
     Evaluation.published(  # 40 heads; the published rate and decay are among them
         "linear", grid_lrs=[0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0], grid_weight_decays=[0.0, 1e-5, 1e-4, 5e-4]
     ),
@@ -63,133 +56,53 @@ IMAGENET_EVALUATIONS = (
     Evaluation("gallery", "gallery"),
 )
 
+CIFAR10 = (
+    Evaluation("linear", "linear"),
+    Evaluation("knn", "knn", baselines=("random", "pixels")),
+    Evaluation("gallery", "gallery"),
+)
 
-def imagenet_1000ep() -> Recipe:
-    """The published run."""
-    return Recipe(
-        name="imagenet-1000ep",
-        source="official code and paper, section 4.2: ResNet-50, batch 2048, LARS, base rate 0.2, 1000 epochs",
-        expected="linear top-1 73.2 %, top-5 91.1 % (paper, Table 1); 20-NN 64.5 %, 200-NN 62.8 % (Table 11)",
-        pretrain=PretrainConfig(),
-        evaluations=IMAGENET_EVALUATIONS,
-    )
+_BASELINES = ("random", "pixels")
+_TUNING = {"subset": "", "lr_encoder": 0.02, "lr_head": 0.3, "crop_scale": [0.5, 1.0], "hflip_p": 0.0}
+DIGITS = (
+    Evaluation("few-labels", "few_labels", {"label_counts": [10, 50, 144, 1437]}, _BASELINES),
+    Evaluation("knn", "knn", {}, _BASELINES),
+    Evaluation(
+        "linear",
+        "linear",
+        {
+            "epochs": 20,
+            "lr": 0.3,
+            "grid_lrs": [0.03, 0.1, 1.0, 3.0],
+            "grid_weight_decays": [1e-4],
+            "crop_scale": [0.5, 1.0],
+            "hflip_p": 0.0,
+        },
+        ("random",),
+    ),
+    Evaluation("semisup-1", "semisup", {**_TUNING, "fraction": 0.01, "batch": 10}, ("random",)),
+    Evaluation("semisup-10", "semisup", {**_TUNING, "fraction": 0.1, "batch": 48}, ("random",)),
+    Evaluation("gallery", "gallery"),
+    Evaluation("multi-label", "svm", {"costs": [0.1, 1.0, 10.0]}, ("random", "pixels"), "digits-multi-label"),
+)
 
+EVALUATIONS = {"imagenet": IMAGENET, "cifar10": CIFAR10, "digits": DIGITS}
+"""What is measured of a run, by the folder of its training data."""
+ELSEWHERE = CIFAR10
+"""What is measured on other data."""
 
-def imagenet_100ep() -> Recipe:
-    """The setting of the paper's ablations."""
-    return Recipe(
-        name="imagenet-100ep",
-        source="paper, appendix C.4: as the 1000-epoch run with base rate 0.3 (batch 2048) and 100 epochs",
-        expected="linear top-1 68.6 % (paper, Tables 4, 7 and 13)",
-        pretrain=PretrainConfig(optimizer=OptimizerConfig(base_lr=0.3), train=TrainConfig(epochs=100)),
-        evaluations=IMAGENET_EVALUATIONS,
-    )
-
-
-def cifar10() -> Recipe:
-    """CIFAR-10 on one GPU, the data set held on the device."""
-    view = ViewConfig(crop_scale=(0.2, 1.0), blur_p=0.0, solarize_p=0.1)
-
-    return Recipe(
-        name="cifar10",
-        source="solo-learn, scripts/pretrain/cifar/vicreg.yaml: ResNet-18 for small images, batch 256, 1000 epochs",
-        expected="92.07 % top-1 of an online linear head (solo-learn's README); the offline linear is not published",
-        pretrain=PretrainConfig(
-            data=DataConfig(
-                train="data/cifar10/train.beton",
-                val="data/cifar10/val.beton",
-                loader="array",
-                image_size=32,
-                eval_resize=32,
-                mean=(0.4914, 0.4822, 0.4465),
-                std=(0.2470, 0.2435, 0.2616),
-            ),
-            view_a=view,
-            view_b=view,
-            model=ModelConfig(encoder="resnet18", small_images=True, expander="2048-2048-2048"),
-            loss=LossConfig(variance_reduction="sum"),
-            optimizer=OptimizerConfig(
-                base_lr=0.3, weight_decay=1e-4, trust_coefficient=0.02, clip_lr=True, final_lr_ratio=0.0
-            ),
-            train=TrainConfig(epochs=1000, global_batch=256),
-            online=OnlineConfig(every_epochs=10, lr=0.1),
-        ),
-        evaluations=(
-            Evaluation("linear", "linear"),
-            Evaluation("knn", "knn", baselines=("random", "pixels")),
-            Evaluation("gallery", "gallery"),
-        ),
-    )
-
-
-def digits() -> Recipe:
-    """scikit-learn's handwritten digits: real data without a download, minutes on a laptop."""
-    view = ViewConfig(
-        crop_scale=(0.5, 1.0),
-        crop_ratio=(0.75, 1.33),
-        rotation_deg=17.0,
-        hflip_p=0.0,
-        jitter_p=1.0,
-        brightness=0.2,
-        contrast=0.4,
-        saturation=0.0,
-        hue=0.0,
-        grayscale_p=0.0,
-        blur_p=0.0,
-    )
-    baselines = ("random", "pixels")
-    tuning = {"subset": "", "lr_encoder": 0.02, "lr_head": 0.3, "crop_scale": [0.5, 1.0], "hflip_p": 0.0}
-    return Recipe(
-        name="digits",
-        source="this project: 1,437 of scikit-learn's digits at 32 px, a ResNet of 0.3 M parameters",
-        expected="79 / 93 / 96 / 99 % linear with 10 / 50 / 144 / 1,437 labels (raw pixels: 58 / 84 / 91 / 97 %)",
-        pretrain=PretrainConfig(
-            data=DataConfig(
-                train="data/digits/train.beton",
-                val="data/digits/val.beton",
-                image_size=32,
-                eval_resize=32,
-                mean=(0.305, 0.305, 0.305),
-                std=(0.376, 0.376, 0.376),
-            ),
-            view_a=view,
-            view_b=view,
-            model=ModelConfig(encoder="resnet10-narrow", small_images=True, expander="512-512-512"),
-            optimizer=OptimizerConfig(name="adamw", base_lr=2e-3, weight_decay=1e-4, warmup_epochs=4.0),
-            train=TrainConfig(epochs=80, global_batch=128, log_every_steps=20, channels_last=True),
-        ),
-        evaluations=(
-            Evaluation("few-labels", "few_labels", {"label_counts": [10, 50, 144, 1437]}, baselines),
-            Evaluation("knn", "knn", {}, baselines),
-            Evaluation(
-                "linear",
-                "linear",
-                {
-                    "epochs": 20,
-                    "lr": 0.3,
-                    "grid_lrs": [0.03, 0.1, 1.0, 3.0],
-                    "grid_weight_decays": [1e-4],
-                    "crop_scale": [0.5, 1.0],
-                    "hflip_p": 0.0,
-                },
-                ("random",),
-            ),
-            Evaluation("semisup-1", "semisup", {**tuning, "fraction": 0.01, "batch": 10}, ("random",)),
-            Evaluation("semisup-10", "semisup", {**tuning, "fraction": 0.1, "batch": 48}, ("random",)),
-            Evaluation("gallery", "gallery"),
-            Evaluation("multi-label", "svm", {"costs": [0.1, 1.0, 10.0]}, ("random", "pixels"), "digits-multi-label"),
-        ),
-    )
-
-
-RECIPES = {make().name: make for make in (imagenet_1000ep, imagenet_100ep, cifar10, digits)}
+_METHODS = sorted(methods.names(), key=lambda name: (name != "vicreg", name))
+RECIPES = {name: method for method in _METHODS for name in methods.load(method).RECIPES}
+"""The method of each recipe."""
 
 
 def recipe(name: str) -> Recipe:
     """The recipe of that name; ValueError with the valid names otherwise."""
     if name not in RECIPES:
         raise ValueError(f"recipe is {name!r}, allowed: {', '.join(RECIPES)}")
-    return RECIPES[name]()
+    published = methods.load(RECIPES[name]).RECIPES[name]
+    measured = EVALUATIONS.get(Path(published.pretrain.data.train).parent.name, ELSEWHERE)
+    return Recipe(name, published.source, published.expected, published.pretrain, measured)
 
 
 def evaluations(name: str) -> tuple[Evaluation, ...]:

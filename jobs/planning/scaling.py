@@ -6,13 +6,15 @@ from rich.table import Table
 
 from slurm.cluster import Cluster
 from vicreg.config import PretrainConfig
+from vicreg.cost.loss_form import AUTO, form_of, loss_cost
 from vicreg.cost.prediction import predict
-from vicreg.losses.forms import Speeds, form_costs, known_speeds
+from vicreg.losses.forms import Speeds, known_speeds
+from vicreg.method import TrainingData
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
-def scaling_table(config: PretrainConfig, num_steps: int, cluster: Cluster, on_gpu: bool) -> Table:
+def scaling_table(config: PretrainConfig, num_steps: int, cluster: Cluster, on_gpu: bool, data: TrainingData) -> Table:
     """Duration, memory and traffic for each number of ranks that divides the batch and leaves every rank two images."""
     title = f"predicted for {config.train.global_batch} images a step"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
@@ -23,7 +25,7 @@ def scaling_table(config: PretrainConfig, num_steps: int, cluster: Cluster, on_g
     for ranks in RANKS:
         if batch % ranks or batch < 2 * ranks:
             continue
-        step = predict(config, ranks, on_gpu, speeds_of(cluster, ranks, on_gpu))
+        step = predict(config, ranks, on_gpu, speeds_of(cluster, ranks, on_gpu), data)
         table.add_row(
             str(ranks),
             _duration(step.seconds),
@@ -38,16 +40,15 @@ def scaling_table(config: PretrainConfig, num_steps: int, cluster: Cluster, on_g
 
 
 def forms_table(config: PretrainConfig, ranks: int, cluster: Cluster, on_gpu: bool) -> Table:
-    """What each form of the loss's covariance term costs one of so many ranks in a step, and which is taken."""
-    batch, dims = config.train.global_batch, int(config.model.expander.split("-")[-1])
-    speeds = speeds_of(cluster, ranks, on_gpu)
-    taken = predict(config, ranks, on_gpu, speeds).cost.loss_form
-    title = f"covariance of {batch} x {dims} on {ranks} {'GPUs' if on_gpu else 'ranks'}, of one of them"
+    """What each exact form of the loss costs one of so many ranks in a step, and which is taken."""
+    speeds, loss = speeds_of(cluster, ranks, on_gpu), loss_cost(config, ranks)
+    taken = form_of(config, ranks, speeds)
+    title = f"{loss.title} on {ranks} {'GPUs' if on_gpu else 'ranks'}, of one of them"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for heading in ("loss", "arithmetic", "memory", "sent", "collectives", "time", ""):
         table.add_column(heading, justify="left" if heading in ("loss", "") else "right", no_wrap=True)
-    chosen = "taken" if config.loss.form == "auto" else "forced"
-    for form, form_cost in form_costs(batch, dims, ranks).items():
+    chosen = "taken" if getattr(config.method, "form", AUTO) == AUTO else "forced"
+    for form, form_cost in loss.forms.items():
         table.add_row(
             form,
             f"{form_cost.flops / 1e9:,.3g} GFLOP",

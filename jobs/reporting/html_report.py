@@ -27,7 +27,7 @@ from jobs.reporting.result_tables import (
     say_metric,
     side_by_side,
 )
-from vicreg.config_json import to_json
+from vicreg.config_json import flat, to_json
 from vicreg.evals.results import BASELINES, say_subject
 
 log = logging.getLogger(__name__)
@@ -168,16 +168,9 @@ def _runs(runs: list[Run]) -> str:
         ["finished", *("yes" if run.finished else "no" for run in runs)],
         ["commit", *(str(run.origin.get("commit") or "unknown")[:12] for run in runs)],
     ]
-    flat = [_flat(to_json(run.config)) for run in runs]
-    fields = [name for name in flat[0] if len({repr(one.get(name)) for one in flat}) > 1]
+    known = [flat(to_json(run.config)) for run in runs]
+    names = dict.fromkeys(name for one in known for name in one)
+    fields = [name for name in names if len({repr(one.get(name)) for one in known}) > 1]
     settings = Table("Settings that differ", ["field", *(str(run.path) for run in runs)], num_names=1)
-    settings.rows += [[name, *(str(one.get(name)) for one in flat)] for name in fields]
+    settings.rows += [[name, *(str(one.get(name, "–")) for one in known)] for name in fields]
     return page.blocks([about, settings if fields else Text("Their configurations are the same.")])
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by their dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found

@@ -14,32 +14,26 @@ from jobs.reporting.figures import THIN, Bar, Curve, bar_chart, bar_key, line_ch
 from jobs.reporting.measured_run import Run
 from jobs.reporting.page import blocks, escape, figure, legend
 from jobs.reporting.result_tables import metric_names, say_metric
+from vicreg import methods
 from vicreg.evals.results import PIXELS, RANDOM, STEP, SUBJECTS, TRAINED, Result
+from vicreg.method import Term
 
-TRAINING = (  # field of metrics.jsonl, title, what it says, whether decades may be needed
-    ("loss", "Loss", "Weighted sum of the three terms over the global batch.", True),
-    ("invariance", "Invariance", "Mean squared distance between the embeddings of two views.", True),
-    ("variance", "Variance", "How far standard deviations fall short of 1; 0 is the aim.", False),
-    ("covariance", "Covariance", "Squared covariances between dimensions; 0 when none repeats another.", True),
-    ("embedding_std", "Embedding's standard deviation", "Mean over dimensions; near 0 is collapse.", False),
-    ("effective_rank", "Effective rank", "Directions in use, (tr C)² / ‖C‖²; near 1 is collapse to a line.", False),
+WATCHED = (  # field of metrics.jsonl, title, what it says: of every method, below the terms of its own
     (
         "online_top1",
         "Online linear head",
         "Validation top-1 in percent; the head learns beside the encoder.",
-        False,
     ),
-    ("knn_top1", "Nearest neighbours", "Validation top-1 in percent while pretraining goes on.", False),
-    ("learning_rate", "Learning rate", "Warm-up, then a cosine.", False),
-    ("images_per_s", "Images per second", "All ranks together, between logged steps.", False),
+    ("knn_top1", "Nearest neighbours", "Validation top-1 in percent while pretraining goes on."),
+    ("learning_rate", "Learning rate", "Warm-up, then a cosine."),
+    ("images_per_s", "Images per second", "All ranks together, between logged steps."),
     (
         "step_ms_p95",
         "Step, 95th percentile",
         "Milliseconds that 95 % of the steps stayed under.",
-        False,
     ),
-    ("mfu", "Model FLOP utilisation", "The model's arithmetic over what the GPU could do at best.", False),
-    ("data_wait_share", "Waiting for data", "Share of the time in which the step waited for its images.", False),
+    ("mfu", "Model FLOP utilisation", "The model's arithmetic over what the GPU could do at best."),
+    ("data_wait_share", "Waiting for data", "Share of the time in which the step waited for its images."),
 )
 MEASURES = (
     ("top1", "top-1", "Validation accuracy in percent after each epoch."),
@@ -53,7 +47,7 @@ def training(runs: Sequence[Run]) -> str:
     """Curves of pretraining over epochs; nothing without metrics."""
     drawn: list[str] = []
     group = 1
-    for field, title, explanation, may_be_log in TRAINING:
+    for field, title, explanation, may_be_log in _fields(runs):
         curves: list[Curve] = []
         for number, run in enumerate(runs):
             places, values = run.logged(field)
@@ -69,6 +63,18 @@ def training(runs: Sequence[Run]) -> str:
     means = f" A point is the mean of up to {group} logged steps." if group > 1 else ""
     epochs = blocks([Text(f"Terms are those of the global batch before their weights.{means}")])
     return epochs + _runs_legend(runs) + _grid(drawn)
+
+
+def _fields(runs: Sequence[Run]) -> list[tuple[str, str, str, bool]]:
+    """Fields of metrics.jsonl in the order in which they are drawn, each with title, sentence and whether by decades.
+
+    Terms of the methods come first; methods that log one of the same name say it in the first one's words.
+    """
+    terms: dict[str, Term] = {}
+    for run in runs:
+        terms = dict(methods.load(run.config.method.name).TERMS) | terms
+    own = [(name, term.title, term.sentence, term.spans_decades) for name, term in terms.items()]
+    return own + [(*field, False) for field in WATCHED]
 
 
 def evaluations(runs: Sequence[Run]) -> str:

@@ -1,4 +1,4 @@
-"""Where jobs are, from what SLURM says and what they leave in their folders.
+"""Where jobs are, from what SLURM says and what they leave in their folders; nothing here changes them.
 
 Begin with `job_states.py`.
 """

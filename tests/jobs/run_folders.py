@@ -10,6 +10,7 @@ from jobs.planning import recipes
 from vicreg.config import PretrainConfig
 from vicreg.config_json import to_json
 from vicreg.exchange.encoder_file import save_encoder, untrained_encoder
+from vicreg.schema import SCHEMA
 
 
 def digits_config(digits: Path) -> PretrainConfig:
@@ -28,5 +29,5 @@ def digits_config(digits: Path) -> PretrainConfig:
 def write_run(run: Path, config: PretrainConfig, recipe: str, encoder_seed: int = 7) -> None:
     """A finished run whose encoder has random weights."""
     run.mkdir(parents=True, exist_ok=True)
-    (run / "config.json").write_text(json.dumps({"recipe": recipe, "pretrain": to_json(config)}))
+    (run / "config.json").write_text(json.dumps({"schema": SCHEMA, "recipe": recipe, "pretrain": to_json(config)}))
     save_encoder(run / "encoder.pt", untrained_encoder(config.model, encoder_seed), config.model, {})

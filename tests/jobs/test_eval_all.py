@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import nn
 
 from jobs import eval_all, pretrain
-from jobs.planning import pieces, recipes
+from jobs.planning import pieces, recipes, subjects
 from jobs.planning.recipes import Evaluation
 from slurm.cluster import Cluster
 from tests.jobs.run_folders import digits_config, write_run
@@ -213,7 +213,7 @@ def test_two_ranks_give_the_same_result(run: Path, few_digits: Path, tmp_path: P
 
 def test_the_random_network_has_open_residual_branches() -> None:
     closed = untrained_encoder(ModelConfig("resnet18", small_images=True), seed=0)
-    encoder = pieces.open_residuals(untrained_encoder(ModelConfig("resnet18", small_images=True), seed=0))
+    encoder = subjects.open_residuals(untrained_encoder(ModelConfig("resnet18", small_images=True), seed=0))
     assert not closed.layer1[0].bn2.weight.any()
     assert bool((encoder.layer1[0].bn2.weight == 1).all())
     assert torch.equal(encoder.conv1.weight, closed.conv1.weight)

@@ -87,7 +87,12 @@ def test_runs_and_leaves_a_complete_folder(digits_folder: Path, tmp_path: Path) 
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["recipe"] == "digits"
     assert config["pretrain"]["train"]["epochs"] == 3
-    assert set(torch.load(tmp_path / "run" / "encoder.pt", weights_only=True)) == {"encoder", "model", "origin"}
+    assert set(torch.load(tmp_path / "run" / "encoder.pt", weights_only=True)) == {
+        "schema",
+        "encoder",
+        "model",
+        "origin",
+    }
     losses = [line["loss"] for line in read_metrics(tmp_path / "run")]
     assert losses[-1] < losses[0]
     again = _run(_command(digits_folder, tmp_path / "run"))
@@ -174,7 +179,9 @@ def test_a_damaged_checkpoint_is_told_and_passed_over(digits_folder: Path, tmp_p
         (["--train.global-batch", "2048"], "global_batch is 2048, allowed: 1 to the number of samples, 1437"),
         (["--train.precision", "fp16"], "precision is 'fp16', allowed: auto, float32, float64 on a CPU"),
         (["--model.encoder", "resnet51"], "encoder is 'resnet51', allowed:"),
-        (["--recipe", "digit"], "recipe is 'digit', allowed: imagenet-1000ep, imagenet-100ep, cifar10, digits"),
+        (["--recipe", "digit"], "recipe is 'digit', allowed: imagenet-1000ep, imagenet-100ep, "),
+        (["--method.name", "barlow"], "method.name is 'barlow', allowed: barlow_twins, vicreg"),
+        (["--views.1.count", "2"], "views is '3 of an image', allowed: 2 for vicreg"),
     ],
 )
 def test_wrong_input_says_what_is_allowed(digits_folder: Path, tmp_path: Path, more: list[str], message: str) -> None:
@@ -223,8 +230,28 @@ def test_help_shows_every_group_with_units_and_defaults() -> None:
     done = _run([sys.executable, "jobs/pretrain.py", "--recipe", "imagenet-100ep", "--help"])
     assert done.returncode == 0
     text = re.sub(r"[│\s]+", " ", done.stdout)
-    for part in ("data options", "view-a options", "optimizer options", "--optimizer.base-lr", "(default: 0.3)", "px"):
+    groups = [f"{name} options" for name in ("data", "method", "views.0", "views.1", "model", "optimizer", "train")]
+    for part in (*groups, "--method.covariance-weight", "--optimizer.base-lr", "(default: 0.3)", "px"):
         assert part in text
+
+
+def test_another_method_brings_its_own_options(digits_folder: Path, tmp_path: Path) -> None:
+    method = ("--method.name", "barlow_twins", "--method.redundancy-weight", "0.01", "--model.expander-bias", "none")
+    done = _run([sys.executable, "jobs/pretrain.py", "--recipe", "digits", *method, "--help"])
+    assert "--method.redundancy-weight" in done.stdout
+    assert "--method.covariance-weight" not in done.stdout
+    refused = _run(_command(digits_folder, tmp_path / "run", *method, "--method.covariance-weight", "1"))
+    assert refused.returncode == 2
+    assert "--method.covariance-weight" in refused.stderr
+    done = _run(_command(digits_folder, tmp_path / "run", *method))
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["pretrain"]["method"]["name"] == "barlow_twins"
+    assert config["pretrain"]["method"]["redundancy_weight"] == 0.01
+    lines = read_metrics(tmp_path / "run")
+    assert {"on_diagonal", "off_diagonal", "embedding_std"} <= lines[-1].keys()
+    assert lines[-1]["on_diagonal"] < lines[0]["on_diagonal"]
+    assert "on " in done.stdout
 
 
 @pytest.mark.slow

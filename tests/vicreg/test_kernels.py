@@ -82,7 +82,7 @@ def test_rgb_of_planes_is_the_same_to_the_bit(height: int, width: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90])
 def test_they_compile_for_gpus(capability: int) -> None:
-    from vicreg.data.loaders import plane_kernels
+    from vicreg.data import plane_kernels
     from vicreg.views import colour_kernels, crop_kernels
 
     table, numbers = {"settings": "*fp32"}, {"scale": "*fp32", "offset": "*fp32"}

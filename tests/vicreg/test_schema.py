@@ -22,6 +22,7 @@ from vicreg import checkpoint, methods
 from vicreg.config import PretrainConfig
 from vicreg.exchange.encoder_file import load_encoder
 from vicreg.exchange.foreign_checkpoints import read
+from vicreg.methods import vicreg
 from vicreg.ranks.distributed import Placement
 from vicreg.schema import SCHEMA, upgraded
 from vicreg.training.metrics import read_metrics
@@ -53,7 +54,8 @@ def test_a_run_goes_on_as_it_would_have(old: Path, expected: dict[str, Any], dig
     config, recipe = read_run(old / "run")
     assert recipe == "digits"
     assert (config.method.name, len(config.views)) == ("vicreg", 2)
-    assert config.method.invariance_weight == 20.0  # type: ignore[attr-defined]
+    assert isinstance(config.method, vicreg.Config)
+    assert config.method.invariance_weight == 20.0
     assert config.views[1].solarize_p == 0.2
     assert _go_on(config, old, digits_folder) is Outcome.STOPPED
     lines = read_metrics(old / "run")

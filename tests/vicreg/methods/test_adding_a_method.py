@@ -215,7 +215,7 @@ def test_what_it_takes_is_told(digits_folder: Path, toy: Path) -> None:
     data = TrainingData(1437, 10)
     cost = estimate(config, 2, on_gpu=False, data=data)
     built = methods.build(config, data)
-    teacher = sum(p.numel() for p in built.teacher.parameters())  # type: ignore[union-attr]
+    teacher = sum(p.numel() for p in built.get_submodule("teacher").parameters())
     assert cost.num_parameters == sum(p.numel() for p in built.parameters()) - teacher
     assert cost.weights_bytes - cost.gradients_bytes > 4 * (teacher + 1437 * 16)
     assert cost.batch_bytes == 64 * 3 * (2 * 16**2 + 6 * 8**2) * (4 + 1)

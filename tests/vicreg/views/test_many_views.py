@@ -15,6 +15,7 @@ from tests.vicreg.photos import photos, write_photos
 from vicreg.config import DataConfig, ViewConfig, each_view, official_views
 from vicreg.data.batches import Batch, Sampling
 from vicreg.data.beton_views import BetonViews
+from vicreg.data.decode import ImageReader, StoredBytes
 from vicreg.data.loaders import open_views
 from vicreg.views.view_parameters import Colour, draw_colour
 
@@ -100,14 +101,12 @@ def test_the_same_on_any_number_of_ranks_and_in_the_array(mixed: Path, order: st
 
 
 def test_images_are_decoded_once_for_all_views(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vicreg.data.decode import ImageReader
-
     read: list[int] = []
     decode = ImageReader.read
 
-    def count(self: ImageReader, sample: int, stored: object = None) -> object:
+    def count(self: ImageReader, sample: int, stored: StoredBytes | None = None) -> object:
         read.append(sample)
-        return decode(self, sample, stored)  # type: ignore[arg-type]
+        return decode(self, sample, stored)
 
     monkeypatch.setattr(ImageReader, "read", count)
     _open(mixed)

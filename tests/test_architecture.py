@@ -50,7 +50,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"loaders"},
     ],
     "vicreg/methods": [{"barlow_twins", "vicreg"}],
-    "vicreg/cost": [{"loss_form"}, {"estimate"}, {"flops"}, {"prediction"}],
+    "vicreg/cost": [{"loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
     "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
     "vicreg/evals": [
         {"features", "heads", "one_vs_rest", "protocols", "results", "work"},
@@ -59,6 +59,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "vicreg/training": [
         {"guards", "metrics", "online_head", "running_statistics"},
+        {"micro_batches"},
         {"learner"},
         {"online_probe", "saver"},
         {"train"},

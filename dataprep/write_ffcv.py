@@ -10,6 +10,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import tyro
 
 from dataprep.beton.contract import BetonError, manifest_path, open_beton

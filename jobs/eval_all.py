@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import tyro
 from rich.console import Console
 
@@ -29,11 +32,10 @@ from jobs.planning.pieces import (
     find_due,
     measure_all,
     plan,
-    read_run,
-    require_finished,
     split_by_data,
 )
 from jobs.planning.plan import show_submitted
+from jobs.planning.run_folder import read_run, require_finished, require_same_code
 from jobs.planning.subjects import LAST
 from slurm import chain, executor, preflight, scheduler
 from slurm.chain import Member
@@ -189,6 +191,7 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
         user_errors("stopped; what is done stays, the same command does the rest", note=task.note_error),
         distributed.connected(placement, task.rendezvous, task.rendezvous_timeout_s),
     ):
+        require_same_code(placement.name(task.rank))
         config, recipe = read_run(folder)
         if choice["checkpoints"] == LAST:
             require_finished(folder, recipe)

@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import tyro
 from rich.console import Console
 
+from disk.whole_files import write_text
 from jobs.planning.cli import LOG_WIDTH, user_errors
 from jobs.reporting import html_report
 from jobs.reporting.document import Block, Heading, Text, markdown, show
@@ -22,7 +26,6 @@ from jobs.reporting.measured_run import Run, load_run, summary, what_is_missing
 from jobs.reporting.result_tables import measured_tables, other_settings, published, side_by_side
 from slurm.requeue import StopFlag
 from slurm.task import Task
-from vicreg.evals import results
 
 REPORT, COMPARISON = "report", "comparison"  # .md and .html
 
@@ -72,7 +75,7 @@ def publish(blocks: Sequence[Block], page: str, path: Path, console: Console) ->
     show(list(blocks), console)
     files = [path.with_name(f"{path.name}.{kind}") for kind in ("md", "html")]
     for file, text in zip(files, (markdown(list(blocks)), page), strict=True):
-        results.write_text(file, text)
+        write_text(file, text)
     return files
 
 

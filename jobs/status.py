@@ -12,6 +12,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import tyro
 from rich.console import Console, Group, RenderableType
 from rich.live import Live

@@ -2,7 +2,7 @@
 
 submitit's own handler runs on rank 0 only, leaves the others running, counts every preemption of a short job as a
 timeout, and is gone when rank 0 is. This process is none of the ranks: it sees every one of them end, knows why, and is
-the only one that asks for a requeue. As a program: python -m slurm.batch JOB_FOLDER, and once more with its exit code
+the only one that asks for a requeue. As a program: python slurm/batch.py JOB_FOLDER, and once more with its exit code
 when it has ended badly, for what it could not do itself (slurm/executor.py has the shell that does so).
 """
 
@@ -18,6 +18,9 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from slurm import attempts, owner, scheduler, srun
 from slurm.attempts import CANCELLED, FAILED, FINISHED, RUNNING, STOPPED, Attempt

@@ -18,6 +18,9 @@ import uuid
 from dataclasses import asdict
 from pathlib import Path
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from slurm import attempts, owner
 from slurm.attempts import FAILED, FINISHED, STOPPED, Attempt
 from slurm.owner import Claim
@@ -100,7 +103,7 @@ def _run_ranks(spec: JobSpec, folder: Path, start_folder: Path, claim: Claim) ->
     ]
     if len(tasks) == 1:
         return run(tasks[0], spec.function, arguments)
-    command = [sys.executable, "-m", "slurm.local", spec.function, json.dumps(arguments)]
+    command = [sys.executable, str(Path(__file__).resolve()), spec.function, json.dumps(arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // spec.num_ranks))}
     ranks: list[subprocess.Popen[bytes]] = []
     # The ranks get Ctrl-C from the terminal themselves; this process only waits for them to save and leave.

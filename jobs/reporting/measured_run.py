@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from jobs.planning.cli import CONFIG_FILE
-from jobs.planning.pieces import Choice, Piece, plan, read_run
+from jobs.planning.pieces import Choice, Piece, plan
+from jobs.planning.run_folder import read_content, read_run
 from jobs.reporting.document import Block, Code, Text
 from vicreg.config import PretrainConfig
 from vicreg.evals import results
@@ -116,7 +116,7 @@ def load_run(path: Path) -> Run:
     places = {key: number for number, key in enumerate(asked)}
     found = dict(sorted(found.items(), key=lambda pair: places.get(pair[0], len(places))))
     lines, unread = _training_lines(path / METRICS_FILE)
-    origin = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    origin = read_content(path)
     return Run(path, config, recipe, finished, pieces, found, outdated, damaged + unread, lines, origin)
 
 

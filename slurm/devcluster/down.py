@@ -6,6 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from slurm.devcluster.daemons import DevCluster, default_folder
 
 

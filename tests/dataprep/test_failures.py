@@ -18,9 +18,9 @@ import pytest
 from dataprep.beton.contract import manifest_path, open_beton
 from dataprep.sources import class_folders as sources
 from dataprep.writing.beton_file import BetonFile
-from dataprep.writing.partial_file import partial_path
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import WriteError, WriteProgress, write_beton
+from disk.whole_files import partial_path
 from tests.dataprep.raw_images import encoded, picture
 
 ROOT = Path(__file__).parents[2]

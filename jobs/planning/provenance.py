@@ -99,12 +99,12 @@ def with_this(there: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def said(entry: Mapping[str, Any]) -> str:
     """A noted code for people."""
-    commit, changed = str(entry.get("commit") or "unknown commit")[:COMMIT_DIGITS], entry.get("changed")
-    parts = [commit]
+    commit, changed = str(entry.get("commit") or ""), entry.get("changed")
+    parts = [commit[:COMMIT_DIGITS] or "unknown commit"]
     if isinstance(changed, list | tuple) and changed:
         names = ", ".join(map(str, changed[:NUM_SHOWN])) + (", ..." if len(changed) > NUM_SHOWN else "")
         parts.append(f"with {len(changed)} changed {'file' if len(changed) == 1 else 'files'} ({names})")
-    if not entry.get("commit") and entry.get("sha256"):
+    if not commit and entry.get("sha256"):
         parts.append(f"(SHA-256 of the code {str(entry['sha256'])[:COMMIT_DIGITS]})")
     if entry.get("tree"):
         parts.append(f"in {entry['tree']}")

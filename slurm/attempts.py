@@ -43,6 +43,8 @@ class Attempt:
     """How far the job was when this attempt ended (steps done); -1: not known."""
     decided: str = ""
     """As what it ends once the scheduler has answered; empty until that is decided."""
+    hopeless: bool = False
+    """Whether it failed of what would be the same again."""
 
 
 def begin(folder: Path, attempt: Attempt) -> None:
@@ -146,7 +148,7 @@ def _append(path: Path, content: dict[str, Any]) -> None:
 def _parse(line: str) -> Attempt | None:
     try:
         content = json.loads(line)
-        known = {field.name: content[field.name] for field in fields(Attempt)}
+        known = {field.name: content[field.name] for field in fields(Attempt) if field.name in content}
         return Attempt(**{**known, "nodes": tuple(known["nodes"])})
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):  # fields that came later may be missing
         return None

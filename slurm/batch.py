@@ -29,7 +29,7 @@ from slurm.owner import Claim
 from slurm.requeue import Decision, decide
 from slurm.scheduler import Verdict
 from slurm.srun import KILLED, Srun
-from slurm.task import CLAIM_VARIABLE, ERROR, FINISHED_FILE, HOSTS_VARIABLE, LEFT, SIGNAL, JobSpec, read_notes
+from slurm.task import CLAIM_VARIABLE, ERROR, FINISHED_FILE, HOPELESS, HOSTS_VARIABLE, LEFT, SIGNAL, JobSpec, read_notes
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +137,7 @@ class Batch:
         if ranks.process.returncode == 0:
             signals = read_notes(self.start_folder, SIGNAL)
             return self._requeue(STOPPED, _why_stopped(signals[0].message) if signals else "left unfinished")
+        self.attempt = replace(self.attempt, hopeless=bool(read_notes(self.start_folder, HOPELESS)))
         errors = read_notes(self.start_folder, ERROR)
         reason, node = ranks.first_death()
         if errors and not any(word in reason for word in KILLED):
@@ -183,7 +184,8 @@ class Batch:
         decision = decide(self.past, self.spec.max_failures)
         log.error("failed: %s", reason)
         if not decision.try_again:
-            log.error("given up: %d failures in a row without getting further", self.spec.max_failures)
+            why = f"{self.spec.max_failures} failures in a row without getting further"
+            log.error("given up: %s", "it would fail in the same way again" if self.attempt.hopeless else why)
             return 1
         return self._requeue(FAILED, reason, decision, node)
 

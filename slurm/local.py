@@ -71,6 +71,8 @@ def _attempt(spec: JobSpec, folder: Path, claim: Claim) -> bool:
         reason = f"rank {errors[0].rank}: {errors[0].message}" if errors else str(error)
         if isinstance(error, KeyboardInterrupt) or not claim.holds():
             outcome = STOPPED
+        if isinstance(error, JobFailed) and errors and errors[0].rank:  # nobody watches that rank's log
+            raise JobFailed(f"{error}: {errors[0].message}") from error
         raise
     finally:
         attempts.end(folder, attempt, outcome, reason, progress=_progress(folder))

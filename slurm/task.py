@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 JOB_FILE = "job.json"
 FINISHED_FILE = "finished"
 ERROR, SIGNAL, LEFT = "error", "signal", "left"  # what a rank notes: the first error, the first stop signal, its end
+HOPELESS = "hopeless"  # and an error that would be the same again
 HOSTS_VARIABLE = "VICREG_HOSTS"  # the nodes of a job, as JSON
 CLAIM_VARIABLE = "VICREG_CLAIM"  # the file that lets an attempt write
 HUNG_EXIT_CODE = 70  # sysexits.h: internal software error
@@ -77,9 +78,11 @@ class Task:
         if not path.exists():
             write_text(path, json.dumps({"message": message, "node": node_name(), "time": time.time()}))
 
-    def note_error(self, message: str) -> None:
-        """Keep what went wrong."""
+    def note_error(self, message: str, hopeless: bool = False) -> None:
+        """Keep what went wrong, and whether it would be the same again."""
         self.note(ERROR, message)
+        if hopeless:
+            self.note(HOPELESS, message)
 
 
 @dataclass(frozen=True)

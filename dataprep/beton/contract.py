@@ -44,7 +44,10 @@ class BadSample(BetonError):
         self.beton, self.sample, self.reason = beton, sample, reason
 
     def __str__(self) -> str:
-        cure = f"`python dataprep/write_ffcv.py verify {shlex.quote(str(self.beton))}` lists every damaged sample"
+        cure = (
+            f"`python dataprep/write_ffcv.py verify {shlex.quote(str(self.beton))}` lists every damaged sample; copy "
+        )
+        cure += "or write the file again (training goes on without them with --data.on-bad skip)"
         return f"{self.beton}: sample {self.sample:,} cannot be used ({self.reason}); {cure}"
 
 

@@ -202,8 +202,8 @@ def _beat(pulse: Pulse, num_done: int, step: int, num_steps: int) -> None:
 
 
 def data_of(config: PretrainConfig, train: str, val: str) -> DataConfig:
-    """The run's data settings with other betons."""
-    return replace(config.data, train=train, val=val)
+    """The run's data settings with other betons, of which every image counts."""
+    return replace(config.data, train=train, val=val, on_bad="fail")
 
 
 def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dict[str, Any], work: Work) -> Result:

@@ -131,6 +131,15 @@ def test_a_failure_is_tried_again_until_the_limit_and_a_bad_node_left_out(job: J
     assert len(job.asked()) == 3
 
 
+def test_a_failure_that_would_be_the_same_again_is_the_last(job: Job) -> None:
+    code, said = job.run("fail_hopelessly")
+    assert code == 1
+    assert (job.last().outcome, job.last().hopeless) == ("failed", True)
+    assert job.last().reason == "rank 1 on n2: train.beton: sample 3 cannot be used"
+    assert "given up: it would fail in the same way again" in said
+    assert job.asked() == []
+
+
 def test_a_bad_node_stays_where_too_few_others_are(job: Job, slurm: FakeSlurm) -> None:
     slurm.says("sinfo --Node", "n1|idle\nn2|mixed\nn3|down*\nn4|drained\n")
     for restart in range(2):

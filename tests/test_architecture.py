@@ -104,7 +104,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "jobs/planning": [{"cli", "provenance", "recipes", "scaling", "subjects"}, {"run_folder"}, {"pieces", "plan"}],
     "jobs/reporting": [
-        {"document", "figures"},
+        {"document", "figures", "training_lines"},
         {"measured_run", "page"},
         {"pictures", "result_tables"},
         {"training_charts"},

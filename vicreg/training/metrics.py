@@ -36,7 +36,7 @@ def read_lines(run: Path) -> Iterator[dict[str, Any] | None]:
     with path.open("rb") as file:
         for text in file:
             if text.endswith(b"\n"):
-                yield _parse(text)
+                yield parse(text)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -44,7 +44,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return [line for line in read_lines(run) if line is not None]
 
 
-def _parse(text: bytes) -> dict[str, Any] | None:
+def parse(text: bytes) -> dict[str, Any] | None:
+    """A line of metrics.jsonl, or None for what is none."""
     try:
         line = json.loads(text)
     except (ValueError, RecursionError):
@@ -66,7 +67,7 @@ def cut_behind(run: Path, first_step: int) -> float:
         size = file.seek(0, os.SEEK_END)
         kept, lost, elapsed_s = 0, 0, 0.0
         for begin, text in _lines_from_the_end(file, size):
-            line = _parse(text) if text.endswith(b"\n") else None
+            line = parse(text) if text.endswith(b"\n") else None
             if line and line["step"] < first_step:
                 kept, elapsed_s = begin + len(text), line.get("elapsed_s", 0.0)
                 break

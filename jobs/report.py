@@ -23,7 +23,7 @@ from jobs.planning.cli import LOG_WIDTH, user_errors
 from jobs.reporting import html_report
 from jobs.reporting.document import Block, Heading, Text, markdown, show
 from jobs.reporting.measured_run import Run, load_run, summary, what_is_missing
-from jobs.reporting.result_tables import measured_tables, other_settings, published, side_by_side
+from jobs.reporting.result_tables import matched_classes, measured_tables, other_settings, published, side_by_side
 from slurm.requeue import StopFlag
 from slurm.task import Task
 
@@ -89,7 +89,7 @@ def describe_run(run: Run) -> list[Block]:
     blocks: list[Block] = [Heading(str(run.path)), Text(summary(run))]
     if run.finished and run.results:
         blocks += measured_tables(run)
-        blocks += [Text(line) for line in other_settings(run)]
+        blocks += [Text(line) for line in (*matched_classes(run), *other_settings(run))]
         blocks += published([run])
     return [*blocks, *what_is_missing(run)]
 

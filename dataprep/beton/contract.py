@@ -76,9 +76,8 @@ class Beton:
         return self.file.mapped
 
     def image_bytes(self, sample: int) -> NDArray[np.uint8]:
-        """The stored bytes of a sample's image: a JPEG file, or height x width x 3 values."""
-        start = int(self.pointers[sample])
-        return self.memory[start : start + int(self.sizes[sample])]
+        """The stored bytes of a sample's image: a JPEG file, or height x width x 3 values; read, never mapped."""
+        return self.file.read(int(self.pointers[sample]), int(self.sizes[sample]))
 
     def checksum(self, sample: int, stored: NDArray[np.uint8]) -> int:
         """The CRC-32 that the manifest states of a sample: of its stored bytes and, if it has one, its label vector."""

@@ -18,6 +18,7 @@ from jobs.reporting.measured_run import Run, say_length, summary, what_is_missin
 from jobs.reporting.page import Section, escape
 from jobs.reporting.result_tables import (
     data_set_name,
+    matched_classes,
     measured_tables,
     metric_names,
     other_settings,
@@ -107,7 +108,8 @@ def _results(run: Run) -> str:
     notes = page.blocks([Text(line) for line in other_settings(run)]) if tables else ""
     settings = page.folded("Settings that are not the defaults", notes) if notes else ""
     beside = f'<div class="tables">\n{page.blocks(tables)}\n</div>' if tables else ""
-    return "\n".join([beside, settings, page.blocks(what_is_missing(run))])
+    matched = page.blocks([Text(line) for line in matched_classes(run)])
+    return "\n".join([beside, matched, settings, page.blocks(what_is_missing(run))])
 
 
 def _published(run: Run) -> str:

@@ -16,13 +16,14 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 import tyro
 
 from dataprep.beton.contract import BetonError, manifest_path, open_beton
-from dataprep.console import describe, quietly, show_progress, show_summary, show_verification
+from dataprep.console import describe, show_progress, show_summary, show_verification
 from dataprep.sources import options as source_options
 from dataprep.sources import published
 from dataprep.writing.raw_source import SourceError, doubts
 from dataprep.writing.subset_choice import write_drawn, write_listed
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import WriteError, already_written, write_beton
+from disk.closed_pipe import quietly
 
 logger = logging.getLogger(__name__)
 

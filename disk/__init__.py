@@ -1,4 +1,4 @@
-"""The ground that all packages stand on: what is written to a disk is there whole or not at all.
+"""The ground that all packages stand on: what leaves a process, for a disk whole or not at all, for a pipe quietly.
 
-`whole_files.py` is all of it.
+Begin with `whole_files.py`.
 """

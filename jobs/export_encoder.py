@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from torch import nn
 
+from disk.closed_pipe import quietly
 from jobs.planning.cli import show_commands, show_summary, user_errors
 from jobs.planning.run_folder import read_run, require_finished
 from vicreg.exchange.encoder_file import encoder_path, load_encoder
@@ -105,4 +106,4 @@ def how_to_load(trained: Trained, command: Command) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(quietly(lambda: main(sys.argv[1:])))

@@ -19,6 +19,7 @@ import tyro
 from rich.console import Console
 from torch import nn
 
+from disk.closed_pipe import quietly
 from disk.whole_files import partial_path, publish
 from jobs.planning import recipes
 from jobs.planning.cli import CONFIG_FILE, show_commands, show_summary, user_errors
@@ -227,4 +228,4 @@ def _sha256(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(quietly(lambda: main(sys.argv[1:])))

@@ -15,6 +15,7 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 import tyro
 from rich.console import Console
 
+from disk.closed_pipe import quietly
 from jobs import eval_all
 from jobs.planning import recipes
 from jobs.planning.cli import (
@@ -208,4 +209,4 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(quietly(lambda: main(sys.argv[1:])))

@@ -18,6 +18,7 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 import tyro
 from rich.console import Console
 
+from disk.closed_pipe import quietly
 from disk.whole_files import write_text
 from jobs.planning.cli import LOG_WIDTH, user_errors
 from jobs.reporting import html_report
@@ -95,4 +96,4 @@ def describe_run(run: Run) -> list[Block]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(quietly(lambda: main(sys.argv[1:])))

@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from disk.closed_pipe import quietly
 from jobs.planning.cli import CONFIG_FILE, user_errors
 from jobs.watching import job_traces
 from jobs.watching.job_states import OF_SLURM, Queue, collect
@@ -236,4 +237,4 @@ def cancel(run: Path, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(quietly(lambda: main(sys.argv[1:])))

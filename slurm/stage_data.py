@@ -177,7 +177,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(TERMINATED_EXIT_CODE))  # the unfinished file goes with it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores one on purpose
+            signal.signal(number, lambda *_: sys.exit(TERMINATED_EXIT_CODE))  # the unfinished file goes with it
     try:
         if not arguments.folder:
             raise ValueError(f"FOLDER is '', allowed: a folder on the node's disk; {CURE}")

@@ -111,7 +111,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"html_report"},
     ],
     "jobs/watching": [{"job_traces"}, {"job_states"}],
-    "disk": [{"whole_files"}],
+    "disk": [{"closed_pipe", "whole_files"}],
 }
 ONLY_IN = {
     "torch.distributed": {"vicreg/ranks/distributed.py"},

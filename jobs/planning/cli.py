@@ -41,6 +41,8 @@ def user_errors(when_interrupted: str = "", note: Callable[[str, bool], None] | 
     """
     try:
         yield
+    except BrokenPipeError:  # who reads the output has seen enough
+        raise
     except Exception as error:
         if not _is_expected(error):
             raise

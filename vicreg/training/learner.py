@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vicreg import methods
+from vicreg import kernels, methods
 from vicreg.config import PretrainConfig, require
 from vicreg.data.batches import Batch
 from vicreg.joint_views import separate_statistics
@@ -61,6 +61,7 @@ class Learner:
         if config.train.joint_views:
             separate_statistics(method, len(config.each_view))
         if config.train.compile:
+            kernels.require_executable_folder()
             for network in method.children():
                 network.compile()
         groups = method.parameter_groups()

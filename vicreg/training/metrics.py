@@ -116,7 +116,7 @@ class Metrics:
     ) -> None:
         self._elapsed_before_s = cut_behind(run, first_step)
         self._path = run / METRICS_FILE
-        self._file = self._path.open("a", buffering=1)
+        self._file = self._path.open("ab", buffering=0)  # what fails to be written is not tried again when it is closed
         self._sinks = [*_tensorboard(run, first_step), *_wandb(run, wandb_project)]
         self._line = ProgressLine(first_step, num_steps, steps_per_epoch, console, terms)
         self._steps_per_epoch = steps_per_epoch
@@ -131,11 +131,13 @@ class Metrics:
             **timing,
             "elapsed_s": self._elapsed_before_s + time.monotonic() - self._start,
         }
-        line = json.dumps({"step": step, **numbers}) + "\n"
+        line = json.dumps({"step": step, **numbers}).encode() + b"\n"
         with room_for(self._path, len(line)):
-            self._file.write(line)
-        for sink in self._sinks:
-            sink(numbers, step)
+            unwritten = memoryview(line)
+            while unwritten:
+                unwritten = unwritten[self._file.write(unwritten) :]
+            for sink in self._sinks:
+                sink(numbers, step)
         self._line.show(step, terms, timing)
 
     def advance(self, step: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import sys
 import types
 from pathlib import Path
@@ -107,3 +108,17 @@ def test_lines_that_cannot_be_read_in_the_middle_stay_and_are_passed_over(tmp_pa
     assert (tmp_path / METRICS_FILE).read_bytes() == content
     assert [entry["step"] for entry in read_metrics(tmp_path)] == [1, 2]
     assert [entry is None for entry in read_lines(tmp_path)] == [False, True, True, True, True, False]
+
+
+def test_a_full_disk_names_the_file_and_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_module, "_tensorboard", lambda run, first_step: [])
+    metrics, _ = _metrics(tmp_path, 0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
+    line = r"cannot write .*metrics\.jsonl: File too large; .* make room on the disk of"
+    try:
+        with pytest.raises(OSError, match=line):
+            metrics.log(0, 0.1, TERMS, TIMING)
+        metrics.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

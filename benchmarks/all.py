@@ -14,11 +14,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
 import tyro
 from rich.console import Console
 
-from benchmarks import augmentation, checkpoint, lars, linear_heads, loader, loss, order, startup, step, writer
+from benchmarks import augmentation, checkpoint, lars, linear_heads, loader, loss, order, report, startup, step, writer
 from benchmarks.ratios import Ratio, print_ratios
 
 Measure = Callable[[Path, Console], Sequence[Ratio]]
@@ -74,6 +77,10 @@ def _linear_heads(_: Path, console: Console) -> Sequence[Ratio]:
     return linear_heads.ratios(linear_heads.Grid(), console)
 
 
+def _report(_: Path, console: Console) -> Sequence[Ratio]:
+    return report.ratios(report.Report(), console)
+
+
 BENCHMARKS: dict[str, Measure] = {
     "writer": _writer,
     "loader": _loader,
@@ -85,6 +92,7 @@ BENCHMARKS: dict[str, Measure] = {
     "checkpoint": _checkpoint,
     "step": _step,
     "linear_heads": _linear_heads,
+    "report": _report,
 }
 
 

@@ -9,8 +9,13 @@ cost does not depend on the batch, so one below the published 256 makes the rati
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
+
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 import tyro

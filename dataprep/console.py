@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import sys
 import time
 from collections import Counter
@@ -28,18 +26,6 @@ _REDRAW_EVERY_S = 0.1
 _REASONS_SHOWN = 5
 _PROBLEMS_SHOWN = 20
 _CLASSES_SHOWN = 12
-
-
-def quietly(run: Callable[[], int]) -> int:
-    """The exit code of `run`; that of SIGPIPE, without a word, when whoever reads the output has seen enough (head)."""
-    try:
-        try:
-            return run()
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed when the process ends
-        return 128 + signal.SIGPIPE
 
 
 @contextlib.contextmanager

@@ -10,16 +10,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import tyro
 
 from dataprep.beton.contract import BetonError, manifest_path, open_beton
-from dataprep.console import describe, quietly, show_progress, show_summary, show_verification
+from dataprep.console import describe, show_progress, show_summary, show_verification
 from dataprep.sources import options as source_options
 from dataprep.sources import published
 from dataprep.writing.raw_source import Source, SourceError, doubts
 from dataprep.writing.subset_choice import write_drawn, write_listed
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import WriteError, already_written, write_beton
+from disk.closed_pipe import quietly
 
 logger = logging.getLogger(__name__)
 

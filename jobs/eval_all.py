@@ -11,9 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import tyro
 from rich.console import Console
 
+from disk.closed_pipe import quietly
 from jobs.planning import recipes
 from jobs.planning.cli import (
     INTERRUPTED_EXIT_CODE,
@@ -29,11 +33,10 @@ from jobs.planning.pieces import (
     find_due,
     measure_all,
     plan,
-    read_run,
-    require_finished,
     split_by_data,
 )
 from jobs.planning.plan import show_submitted
+from jobs.planning.run_folder import read_run, require_finished, require_same_code
 from jobs.planning.subjects import LAST
 from slurm import chain, executor, preflight, scheduler
 from slurm.chain import Member
@@ -71,9 +74,11 @@ class Command:
     place: Annotated[PlaceOptions, tyro.conf.arg(name="")] = field(default_factory=PlaceOptions)
 
     def choice(self, cluster: Cluster) -> Choice:
-        """What is wanted, with paths that hold on the nodes too; ValueError for half a pair of betons."""
+        """What is wanted, with paths that hold on the nodes too; ValueError for half a pair, and for what is no id."""
         if bool(self.train) != bool(self.val):
             raise ValueError("--train and --val go together: one beton to train on, one to measure on")
+        if self.after and not (self.after.isascii() and self.after.isdecimal()):
+            raise ValueError(f"--after is {self.after!r}, allowed: the id of a SLURM job, digits alone (squeue --me)")
         train, val = (str(Path(path).absolute()) if path else "" for path in (self.train, self.val))
         encoder = "" if self.encoder == "a" else self.encoder
         return Choice(self.evals, self.checkpoints, train, val, absolute_folders(cluster), encoder)
@@ -189,6 +194,7 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
         user_errors("stopped; what is done stays, the same command does the rest", note=task.note_error),
         distributed.connected(placement, task.rendezvous, task.rendezvous_timeout_s),
     ):
+        require_same_code(placement.name(task.rank))
         config, recipe = read_run(folder)
         if choice["checkpoints"] == LAST:
             require_finished(folder, recipe)
@@ -208,4 +214,4 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(quietly(lambda: main(sys.argv[1:])))

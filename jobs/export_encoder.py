@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import tyro
 from rich.console import Console
 from torch import nn
 
+from disk.closed_pipe import quietly
 from jobs.planning.cli import show_commands, show_summary, user_errors
-from jobs.planning.pieces import read_run, require_finished
+from jobs.planning.run_folder import read_run, require_finished
 from vicreg.exchange.encoder_file import encoder_path, load_encoder
 from vicreg.exchange.foreign_formats import ONNX_OPSET, Checked, Trained, export
 from vicreg.model import INCEPTIONS, branch, num_features, num_parameters
@@ -102,4 +106,4 @@ def how_to_load(trained: Trained, command: Command) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(quietly(lambda: main(sys.argv[1:])))

@@ -11,15 +11,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
 import tyro
 from rich.console import Console
 from torch import nn
 
+from disk.closed_pipe import quietly
+from disk.whole_files import partial_path, publish
 from jobs.planning import recipes
 from jobs.planning.cli import CONFIG_FILE, show_commands, show_summary, user_errors
+from jobs.planning.run_folder import is_finished, write_config
 from jobs.planning.subjects import open_residuals
-from jobs.pretrain import at_home, write_run_config
+from jobs.pretrain import at_home
 from slurm.cluster import load as load_profile
 from vicreg.config import DataConfig, ModelConfig, PretrainConfig
 from vicreg.config_json import to_json
@@ -197,16 +203,16 @@ def write_run(run: Path, recipe: str, config: PretrainConfig, found: Import) -> 
             there = {}
         same = _weights_of(there.get("imported", {})) == _weights_of(found.origin)
         same = same and there.get("pretrain") == to_json(config)
-        if same and (run / ENCODER_FILE).is_file():
+        if same and is_finished(run):
             return False
         raise ValueError(f"{run} holds something else already; choose another folder with --run")
-    beside = run.with_name(f".{run.name}.tmp")
+    beside = partial_path(run)
     if beside.exists():
         shutil.rmtree(beside)
     beside.mkdir(parents=True)
-    write_run_config(beside, recipe, config, imported=found.origin)
+    write_config(beside, recipe, config, imported=found.origin)
     save_encoder(beside / ENCODER_FILE, found.encoder, config.model, {"imported": found.origin})
-    beside.replace(run)
+    publish(beside, run)
     return True
 
 
@@ -222,4 +228,4 @@ def _sha256(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(quietly(lambda: main(sys.argv[1:])))

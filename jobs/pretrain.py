@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import subprocess
 import sys
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
+
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tyro
 from rich.console import Console
 
+from disk.closed_pipe import quietly
 from jobs import eval_all
 from jobs.planning import recipes
 from jobs.planning.cli import (
-    CONFIG_FILE,
     INTERRUPTED_EXIT_CODE,
     LOG_WIDTH,
     PlaceOptions,
@@ -27,9 +26,10 @@ from jobs.planning.cli import (
     placement_of,
     user_errors,
 )
-from jobs.planning.pieces import Choice, find_due, read_run, split_by_data
+from jobs.planning.pieces import Choice, find_due, split_by_data
 from jobs.planning.pieces import plan as plan_evaluations
 from jobs.planning.plan import Plan, num_steps, show_dry_run, show_submitted
+from jobs.planning.run_folder import is_finished, note_code, read_run, require_same_code, write_config
 from slurm import chain, owner
 from slurm.attempts import Pulse
 from slurm.chain import Member
@@ -39,10 +39,8 @@ from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task, Watchdog
 from vicreg import methods
 from vicreg.config import PretrainConfig, official_views, paper_views
-from vicreg.config_json import differing_fields, to_json
 from vicreg.exchange.encoder_file import ENCODER_FILE
 from vicreg.ranks import distributed
-from vicreg.schema import SCHEMA
 from vicreg.training.train import Outcome, train
 
 VIEWS = {"official": official_views, "paper": paper_views}
@@ -85,9 +83,9 @@ def main(arguments: list[str]) -> int:
         plan.require()
         with owner.alone(run):
             chain.require_free(run, spec.name, cluster)
-            write_run_config(run, command.recipe, command.config)
+            write_config(run, command.recipe, command.config)
         members = [Member(spec), *followers]
-        if (run / ENCODER_FILE).exists():
+        if is_finished(run):
             console.print(f"{run} is finished; choose another folder with --run to start anew", soft_wrap=True)
             members = followers
         if not members:
@@ -107,7 +105,7 @@ def evaluations_of(
     choice = Choice(data=eval_all.absolute_folders(cluster))
     wanted = plan_evaluations(run, command.recipe, command.config.data, choice)
     pieces = split_by_data(wanted, False, console)
-    if (run / ENCODER_FILE).exists():
+    if is_finished(run):
         pieces = find_due(run, pieces, read_run(run)[0], False, console)
         if not pieces:
             return []
@@ -116,7 +114,7 @@ def evaluations_of(
 
 def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
     """One line after a run on this machine; returns the exit code."""
-    if not (run / ENCODER_FILE).exists():
+    if not is_finished(run):
         console.print(f"stopped and saved; the same command goes on from there ({run})", soft_wrap=True)
         return INTERRUPTED_EXIT_CODE
     if not was_measured:
@@ -178,44 +176,10 @@ def job_spec(command: Command, cluster: Cluster, run: Path) -> JobSpec:
     )
 
 
-def write_run_config(run: Path, recipe: str, config: PretrainConfig, imported: dict[str, Any] | None = None) -> None:
-    """Keep the resolved configuration in the run folder, or refuse when it holds another one.
-
-    `imported` says where the encoder comes from if it was not trained here (jobs/import_encoder.py).
-    """
-    path = run / CONFIG_FILE
-    if path.exists():
-        there = json.loads(path.read_text())
-        if "imported" in there:
-            raise ValueError(
-                f"{run} holds an imported encoder, which is not trained on; choose another folder with --run"
-            )
-        before = methods.read_config(there["pretrain"], there.get("schema", 1))
-        changed = differing_fields(to_json(before), to_json(config))
-        if changed:
-            raise ValueError(
-                f"{run} was started with another configuration; go on with the same, or choose another folder with "
-                "--run:\n  " + "\n  ".join(changed)
-            )
-    run.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {
-        "schema": SCHEMA,
-        "recipe": recipe,
-        "pretrain": to_json(config),
-        "commit": _commit(),
-        "versions": _versions(),
-    }
-    if imported:
-        content["imported"] = imported
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(json.dumps(content, indent=1))
-    beside.replace(path)
-
-
 def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool:
     """What every rank does, wherever it was placed: take the configuration from the run folder and train."""
     folder = Path(run)
-    if (folder / ENCODER_FILE).exists():
+    if is_finished(folder):
         return True
     console = Console() if task.has_terminal else Console(force_terminal=False, width=LOG_WIDTH)
     job_folder = chain.job_folder(folder, "pretrain")
@@ -226,8 +190,10 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
         distributed.connected(placement, task.rendezvous, task.rendezvous_timeout_s),
         closing(Watchdog(task)) as watchdog,
     ):
-        content: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
-        config = methods.read_config(content["pretrain"], content.get("schema", 1))
+        require_same_code(placement.name(task.rank))
+        config, _ = read_run(folder)
+        if task.rank == 0:
+            note_code(folder)
         pulse = Pulse(job_folder, num_steps(config))
 
         def should_stop(step: int) -> bool:
@@ -242,23 +208,5 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
     return outcome is Outcome.FINISHED
 
 
-def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "timm", "numpy", "ffcv"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "missing"
-    return found
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(quietly(lambda: main(sys.argv[1:])))

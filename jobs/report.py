@@ -12,17 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import tyro
 from rich.console import Console
 
+from disk.closed_pipe import quietly
+from disk.whole_files import write_text
 from jobs.planning.cli import LOG_WIDTH, user_errors
 from jobs.reporting import html_report
 from jobs.reporting.document import Block, Heading, Text, markdown, show
 from jobs.reporting.measured_run import Run, load_run, summary, what_is_missing
-from jobs.reporting.result_tables import measured_tables, other_settings, published, side_by_side
+from jobs.reporting.result_tables import matched_classes, measured_tables, other_settings, published, side_by_side
 from slurm.requeue import StopFlag
 from slurm.task import Task
-from vicreg.evals import results
 
 REPORT, COMPARISON = "report", "comparison"  # .md and .html
 
@@ -72,7 +76,7 @@ def publish(blocks: Sequence[Block], page: str, path: Path, console: Console) ->
     show(list(blocks), console)
     files = [path.with_name(f"{path.name}.{kind}") for kind in ("md", "html")]
     for file, text in zip(files, (markdown(list(blocks)), page), strict=True):
-        results.write_text(file, text)
+        write_text(file, text)
     return files
 
 
@@ -86,10 +90,10 @@ def describe_run(run: Run) -> list[Block]:
     blocks: list[Block] = [Heading(str(run.path)), Text(summary(run))]
     if run.finished and run.results:
         blocks += measured_tables(run)
-        blocks += [Text(line) for line in other_settings(run)]
+        blocks += [Text(line) for line in (*matched_classes(run), *other_settings(run))]
         blocks += published([run])
     return [*blocks, *what_is_missing(run)]
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(quietly(lambda: main(sys.argv[1:])))

@@ -12,6 +12,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import tyro
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -19,6 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from disk.closed_pipe import quietly
 from jobs.planning.cli import CONFIG_FILE, user_errors
 from jobs.watching import job_traces
 from jobs.watching.job_states import OF_SLURM, Queue, collect
@@ -233,4 +237,4 @@ def cancel(run: Path, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(quietly(lambda: main(sys.argv[1:])))

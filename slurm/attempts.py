@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from disk.whole_files import room_for, write_text
+
 ATTEMPTS_FILE = "attempts.jsonl"
 HEARTBEAT_FILE = "heartbeat.json"
 HEARTBEAT_EVERY_S = 2.0
@@ -41,6 +43,8 @@ class Attempt:
     """How far the job was when this attempt ended (steps done); -1: not known."""
     decided: str = ""
     """As what it ends once the scheduler has answered; empty until that is decided."""
+    hopeless: bool = False
+    """Whether it failed of what would be the same again."""
 
 
 def begin(folder: Path, attempt: Attempt) -> None:
@@ -122,21 +126,8 @@ class Pulse:
     def beat(self, progress: int, at_once: bool = False) -> None:
         """Say how far the job is, unless it was said just now."""
         if at_once or time.monotonic() - self._written_at >= HEARTBEAT_EVERY_S or progress == self._total:
-            write_whole(
-                self._folder / HEARTBEAT_FILE, json.dumps(asdict(Heartbeat(progress, self._total, time.time())))
-            )
+            write_text(self._folder / HEARTBEAT_FILE, json.dumps(asdict(Heartbeat(progress, self._total, time.time()))))
             self._written_at = time.monotonic()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place, flush it, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def outcomes(attempts: Sequence[Attempt], outcome: str) -> int:
@@ -145,10 +136,11 @@ def outcomes(attempts: Sequence[Attempt], outcome: str) -> int:
 
 
 def _append(path: Path, content: dict[str, Any]) -> None:
-    with path.open("ab+") as file:
+    line = json.dumps(content).encode() + b"\n"
+    with room_for(path, len(line)), path.open("ab+") as file:
         if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
             file.write(b"\n")  # a line that was cut by a power loss or a full disk must not take this one with it
-        file.write(json.dumps(content).encode() + b"\n")
+        file.write(line)
         file.flush()
         os.fsync(file.fileno())
 
@@ -156,7 +148,7 @@ def _append(path: Path, content: dict[str, Any]) -> None:
 def _parse(line: str) -> Attempt | None:
     try:
         content = json.loads(line)
-        known = {field.name: content[field.name] for field in fields(Attempt)}
+        known = {field.name: content[field.name] for field in fields(Attempt) if field.name in content}
         return Attempt(**{**known, "nodes": tuple(known["nodes"])})
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):  # fields that came later may be missing
         return None

@@ -2,7 +2,7 @@
 
 submitit's own handler runs on rank 0 only, leaves the others running, counts every preemption of a short job as a
 timeout, and is gone when rank 0 is. This process is none of the ranks: it sees every one of them end, knows why, and is
-the only one that asks for a requeue. As a program: python -m slurm.batch JOB_FOLDER, and once more with its exit code
+the only one that asks for a requeue. As a program: python slurm/batch.py JOB_FOLDER, and once more with its exit code
 when it has ended badly, for what it could not do itself (slurm/executor.py has the shell that does so).
 """
 
@@ -19,6 +19,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from slurm import attempts, owner, scheduler, srun
 from slurm.attempts import CANCELLED, FAILED, FINISHED, RUNNING, STOPPED, Attempt
 from slurm.calls import Patience, SchedulerError
@@ -26,7 +29,7 @@ from slurm.owner import Claim
 from slurm.requeue import Decision, decide
 from slurm.scheduler import Verdict
 from slurm.srun import KILLED, Srun
-from slurm.task import CLAIM_VARIABLE, ERROR, FINISHED_FILE, HOSTS_VARIABLE, LEFT, SIGNAL, JobSpec, read_notes
+from slurm.task import CLAIM_VARIABLE, ERROR, FINISHED_FILE, HOPELESS, HOSTS_VARIABLE, LEFT, SIGNAL, JobSpec, read_notes
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +137,7 @@ class Batch:
         if ranks.process.returncode == 0:
             signals = read_notes(self.start_folder, SIGNAL)
             return self._requeue(STOPPED, _why_stopped(signals[0].message) if signals else "left unfinished")
+        self.attempt = replace(self.attempt, hopeless=bool(read_notes(self.start_folder, HOPELESS)))
         errors = read_notes(self.start_folder, ERROR)
         reason, node = ranks.first_death()
         if errors and not any(word in reason for word in KILLED):
@@ -180,7 +184,8 @@ class Batch:
         decision = decide(self.past, self.spec.max_failures)
         log.error("failed: %s", reason)
         if not decision.try_again:
-            log.error("given up: %d failures in a row without getting further", self.spec.max_failures)
+            why = f"{self.spec.max_failures} failures in a row without getting further"
+            log.error("given up: %s", "it would fail in the same way again" if self.attempt.hopeless else why)
             return 1
         return self._requeue(FAILED, reason, decision, node)
 

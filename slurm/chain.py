@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from disk.whole_files import write_text
 from slurm import executor, owner, scheduler
-from slurm.attempts import write_whole
 from slurm.calls import SchedulerError
 from slurm.cluster import Cluster, unused_variables
 from slurm.local import JobFailed
@@ -147,7 +147,7 @@ class _Submission:
         kept = [asdict(entry) for entry in self.known.values()]
         for fields in kept:
             del fields["is_new"]
-        write_whole(self.run / JOBS_FILE, json.dumps(kept, indent=1))
+        write_text(self.run / JOBS_FILE, json.dumps(kept, indent=1))
 
 
 def run_here(run: Path, members: Sequence[Member], cluster: Cluster) -> bool:

@@ -16,8 +16,8 @@ from typing import Any
 
 import submitit
 
+from disk.whole_files import write_text
 from slurm import local, scheduler
-from slurm.attempts import write_whole
 from slurm.cluster import Cluster
 from slurm.task import JobSpec
 
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 SCRIPT_FILE = "sbatch.sh"
 OUTPUT_FILE = "batch_%j.log"
+BATCH = Path(__file__).resolve().with_name("batch.py")  # by its path, so that it runs this tree whatever is installed
 COMMAND = """\
 trap : TERM USR1 USR2 HUP  # they reach the process below, too; the shell stays, and looks after it when it is killed
 {batch} &
@@ -67,7 +68,7 @@ def submit(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str = "") 
     """Hand a job to SLURM; returns its id. `dependency` is sbatch's, such as "afterok:17"."""
     for_cluster(spec, cluster).write(folder)
     script = script_of(folder)
-    write_whole(script, sbatch_script(spec, folder, cluster, dependency))
+    write_text(script, sbatch_script(spec, folder, cluster, dependency))
     return scheduler.submit(script)
 
 
@@ -80,7 +81,7 @@ def sbatch_script(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str
     """The script that SLURM gets."""
     executor = _Script(folder=folder)
     executor.update_parameters(**_parameters(spec, folder, cluster, dependency))
-    command = COMMAND.format(batch=shlex.join([sys.executable, "-u", "-m", "slurm.batch", str(folder)]))
+    command = COMMAND.format(batch=shlex.join([sys.executable, "-u", str(BATCH), str(folder)]))
     lines = executor.text(command).splitlines()
     omitted = tuple(f"#SBATCH --{flag}" for flag in cluster.omit_flags)
     kept = [line for line in lines if not (line.startswith(omitted) and line.split("=")[0] in omitted)]

@@ -18,6 +18,9 @@ import uuid
 from dataclasses import asdict
 from pathlib import Path
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from slurm import attempts, owner
 from slurm.attempts import FAILED, FINISHED, STOPPED, Attempt
 from slurm.owner import Claim
@@ -68,6 +71,8 @@ def _attempt(spec: JobSpec, folder: Path, claim: Claim) -> bool:
         reason = f"rank {errors[0].rank}: {errors[0].message}" if errors else str(error)
         if isinstance(error, KeyboardInterrupt) or not claim.holds():
             outcome = STOPPED
+        if isinstance(error, JobFailed) and errors and errors[0].rank:  # nobody watches that rank's log
+            raise JobFailed(f"{error}: {errors[0].message}") from error
         raise
     finally:
         attempts.end(folder, attempt, outcome, reason, progress=_progress(folder))
@@ -100,7 +105,7 @@ def _run_ranks(spec: JobSpec, folder: Path, start_folder: Path, claim: Claim) ->
     ]
     if len(tasks) == 1:
         return run(tasks[0], spec.function, arguments)
-    command = [sys.executable, "-m", "slurm.local", spec.function, json.dumps(arguments)]
+    command = [sys.executable, str(Path(__file__).resolve()), spec.function, json.dumps(arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // spec.num_ranks))}
     ranks: list[subprocess.Popen[bytes]] = []
     # The ranks get Ctrl-C from the terminal themselves; this process only waits for them to save and leave.

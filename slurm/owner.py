@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slurm.attempts import write_whole
+from disk.whole_files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Claim:
         """Let others in at once, although this process goes on; where that cannot be said, they wait for its end."""
         if self.holds():
             with suppress(OSError):
-                write_whole(self.path, RELEASED)
+                write_text(self.path, RELEASED)
 
 
 def claim(folder: Path, name: str = "", take_over: bool = False) -> Claim:

@@ -94,4 +94,5 @@ def bad_nodes(attempts: Sequence[Attempt]) -> tuple[str, ...]:
 
 def decide(attempts: Sequence[Attempt], max_failures: int) -> Decision:
     """What to do after the last of these attempts has failed."""
-    return Decision(failures_in_a_row(attempts) < max_failures, bad_nodes(attempts))
+    again = failures_in_a_row(attempts) < max_failures and not attempts[-1].hopeless
+    return Decision(again, bad_nodes(attempts))

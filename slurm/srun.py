@@ -15,6 +15,7 @@ from slurm.task import JobSpec
 ENDED = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.+)")
 OUT_OF_MEMORY = re.compile(r"memory limit|oom[-_ ]kill", re.IGNORECASE)
 LOG_END_BYTES = 8192
+HERE = Path(__file__).resolve().parent  # programs by their paths, so that the ranks run this tree
 KILLED = ("Killed", "Out Of Memory", "Segmentation fault", "Aborted", "Bus error", "Illegal instruction")
 ALWAYS = ("--export=ALL", "--kill-on-bad-exit=1")  # whatever the site's or the user's default is
 
@@ -65,8 +66,7 @@ def command(spec: JobSpec, folder: Path, start_folder: Path) -> list[str]:
         "--open-mode=append",
         sys.executable,
         "-u",
-        "-m",
-        "slurm.task",
+        str(HERE / "task.py"),
         str(folder),
         str(start_folder),
     ]
@@ -76,7 +76,7 @@ def stage(spec: JobSpec) -> None:
     """Copy files to every node."""
     for source in (spec.stage or {}).values():
         once_per_node = [f"--nodes={spec.num_nodes}", f"--ntasks={spec.num_nodes}", "--ntasks-per-node=1"]
-        copy = [sys.executable, "-m", "slurm.stage_data", source, spec.stage_folder]
+        copy = [sys.executable, str(HERE / "stage_data.py"), source, spec.stage_folder]
         subprocess.run(["srun", *once_per_node, *ALWAYS, *copy], check=True)
 
 

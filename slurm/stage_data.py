@@ -1,6 +1,6 @@
 """Copies a large file to the node's own disk, once per node however many ranks ask for it, so that they read it there.
 
-`python -m slurm.stage_data SOURCE FOLDER`. The copy is FOLDER/<hash of the source's path>/<name>, with the manifest
+`python slurm/stage_data.py SOURCE FOLDER`. The copy is FOLDER/<hash of the source's path>/<name>, with the manifest
 beside it that the source has (train.beton.json). It appears under its name when it was read back and found right.
 """
 
@@ -22,6 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from disk.whole_files import publish, write_text
 from slurm.cluster import expand_path
 
 logger = logging.getLogger(__name__)
@@ -124,9 +128,8 @@ def _copy(source: Path, target: Path) -> None:
             raise OSError(
                 f"{where} gives back other bytes than were written; keep that node out with --exclude, {CURE}"
             )
-        os.replace(partial, target)
-        partial.write_text(json.dumps(before | {"sha256": checksum}) + "\n", encoding="utf-8")
-        os.replace(partial, _record_path(target))
+        publish(partial, target)
+        write_text(_record_path(target), json.dumps(before | {"sha256": checksum}) + "\n")
     finally:
         partial.unlink(missing_ok=True)
 
@@ -142,7 +145,7 @@ def _write(source: Path, target: Path) -> str:
                 unwritten = block[:num_bytes]
                 while unwritten:
                     unwritten = unwritten[writing.write(unwritten) :]
-            os.fsync(writing.fileno())
+            os.fsync(writing.fileno())  # so that what is read back is the disk's
     except OSError as error:
         raise OSError(f"copying {source} to {target.parent} failed: {error}; {CURE}") from error
     return digest.hexdigest()
@@ -168,13 +171,14 @@ def _only_one(lock: Path) -> Iterator[None]:
 
 def main() -> None:
     """The command: one line about what was done, or an error and exit code 1."""
-    parser = argparse.ArgumentParser(prog="python -m slurm.stage_data", description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python slurm/stage_data.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("source", metavar="SOURCE", type=Path, help="file to copy")
     parser.add_argument("folder", metavar="FOLDER", help="folder on the node's disk; $VARIABLES are expanded")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(TERMINATED_EXIT_CODE))  # the unfinished file goes with it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores one on purpose
+            signal.signal(number, lambda *_: sys.exit(TERMINATED_EXIT_CODE))  # the unfinished file goes with it
     try:
         if not arguments.folder:
             raise ValueError(f"FOLDER is '', allowed: a folder on the node's disk; {CURE}")

@@ -1,7 +1,7 @@
 """One rank of a job: where it stands, what it runs, how it says that it failed, hangs or was asked to stop.
 
 A job is a dotted function name and JSON-able arguments, nothing pickled; its state lives in the run folder.
-`python -m slurm.task JOB_FOLDER START_FOLDER` is what srun starts on every rank.
+`python slurm/task.py JOB_FOLDER START_FOLDER` is what srun starts on every rank.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slurm.attempts import write_whole
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from disk.whole_files import write_text
 from slurm.owner import Claim
 from slurm.requeue import StopFlag
 from slurm.stage_data import stage
@@ -30,6 +33,7 @@ log = logging.getLogger(__name__)
 JOB_FILE = "job.json"
 FINISHED_FILE = "finished"
 ERROR, SIGNAL, LEFT = "error", "signal", "left"  # what a rank notes: the first error, the first stop signal, its end
+HOPELESS = "hopeless"  # and an error that would be the same again
 HOSTS_VARIABLE = "VICREG_HOSTS"  # the nodes of a job, as JSON
 CLAIM_VARIABLE = "VICREG_CLAIM"  # the file that lets an attempt write
 HUNG_EXIT_CODE = 70  # sysexits.h: internal software error
@@ -72,11 +76,13 @@ class Task:
         """Keep a word where whoever started the ranks looks for it; the first of its kind stays, it is the cause."""
         path = Path(self.start_folder) / f"{kind}_{self.rank}.json"
         if not path.exists():
-            write_whole(path, json.dumps({"message": message, "node": node_name(), "time": time.time()}))
+            write_text(path, json.dumps({"message": message, "node": node_name(), "time": time.time()}))
 
-    def note_error(self, message: str) -> None:
-        """Keep what went wrong."""
+    def note_error(self, message: str, hopeless: bool = False) -> None:
+        """Keep what went wrong, and whether it would be the same again."""
         self.note(ERROR, message)
+        if hopeless:
+            self.note(HOPELESS, message)
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ class JobSpec:
 
     def write(self, folder: Path) -> None:
         """Keep it in the job's folder."""
-        write_whole(folder / JOB_FILE, json.dumps(asdict(self), indent=1))
+        write_text(folder / JOB_FILE, json.dumps(asdict(self), indent=1))
 
     @classmethod
     def read(cls, folder: Path) -> JobSpec:
@@ -169,7 +175,7 @@ def run(task: Task, function: str, arguments: dict[str, Any]) -> bool:
         finally:
             task.note(LEFT, stop.signal_name)
     if finished and task.rank == 0:
-        write_whole(Path(task.start_folder) / FINISHED_FILE, "")
+        write_text(Path(task.start_folder) / FINISHED_FILE, "")
     return finished
 
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from disk.whole_files import partial_path, publish, room_for, write_text
 
 log = logging.getLogger(__name__)
 
@@ -32,39 +34,45 @@ class CheckpointError(ValueError):
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write `folder/step_NNNNNNNN` and remove all but the newest `keep` checkpoints up to it; returns its path.
 
-    Whatever goes wrong is raised as it is, and leaves nothing behind. ValueError for values that are not finite.
+    Whatever goes wrong is raised, a full disk with what is needed and free, and leaves nothing behind. ValueError for
+    values that are not finite.
     """
     require_finite(state)
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".step_*"):
         shutil.rmtree(stale)
     final = folder / f"step_{step:08d}"
-    beside = folder / f".{final.name}.tmp"
-    beside.mkdir()
-    try:
-        _write(beside, step, state)
-        if final.exists():
-            shutil.rmtree(final)  # a damaged one, or that of a run that went on from an older one
-        beside.rename(final)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-    _flush_folder(folder)
+    beside = partial_path(final)
+    with room_for(final, num_bytes(state), "choose another run folder"):
+        try:
+            beside.mkdir()
+            with (beside / STATE_FILE).open("wb") as file:
+                torch.save(state, file)
+            _write_manifest(beside, step)
+            if final.exists():
+                shutil.rmtree(final)  # a damaged one, or that of a run that went on from an older one
+            publish(beside, final)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
     for old in [path for path in list_checkpoints(folder) if path.name <= final.name][:-keep]:
         shutil.rmtree(old)
     return final
 
 
-def _write(folder: Path, step: int, state: dict[str, Any]) -> None:
-    with (folder / STATE_FILE).open("wb") as file:
-        torch.save(state, file)
-        _flush(file.fileno())
-    manifest = {"step": step, "size": (folder / STATE_FILE).stat().st_size, "sha256": _sha256(folder / STATE_FILE)}
-    with (folder / MANIFEST_FILE).open("w") as text:
-        json.dump(manifest, text)
-        text.flush()
-        _flush(text.fileno())
-    _flush_folder(folder)
+def num_bytes(state: Any) -> int:
+    """Of all tensors in a state."""
+    if isinstance(state, Tensor):
+        return state.nbytes
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return sum(map(num_bytes, parts))
+
+
+def _write_manifest(folder: Path, step: int) -> None:
+    """Beside a state, what it is known by."""
+    path = folder / STATE_FILE
+    manifest = {"step": step, "size": path.stat().st_size, "sha256": _sha256(path)}
+    write_text(folder / MANIFEST_FILE, json.dumps(manifest))
 
 
 def require_finite(state: Any, name: str = "") -> None:
@@ -82,19 +90,62 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint, on the CPU; CheckpointError when it is not what was written."""
+    """The state in a checkpoint, on the CPU; CheckpointError when it is not what was written.
+
+    A manifest that cannot be read is written again where the state itself, whose parts have checksums too, is whole.
+    """
     try:
-        manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
-        written, sha256 = int(manifest["size"]), str(manifest["sha256"])
-        size = (path / STATE_FILE).stat().st_size
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        size, sha256 = _read_manifest(path)
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        return _load_without_manifest(path, f"{path / MANIFEST_FILE} cannot be read ({error!r})")
+    try:
+        found = (path / STATE_FILE).stat().st_size
+        if found != size:
+            raise CheckpointError(f"{path / STATE_FILE} has {found} bytes, written were {size}")
+        if _sha256(path / STATE_FILE) != sha256:
+            raise CheckpointError(f"{path / STATE_FILE} is damaged: its SHA-256 is not the one that was written")
+    except OSError as error:
         raise CheckpointError(f"{path} is incomplete: {error}") from error
-    if size != written:
-        raise CheckpointError(f"{path / STATE_FILE} has {size} bytes, written were {written}")
-    if _sha256(path / STATE_FILE) != sha256:
-        raise CheckpointError(f"{path / STATE_FILE} is damaged: its SHA-256 is not the one that was written")
+    return _load_state(path)
+
+
+def _read_manifest(path: Path) -> tuple[int, str]:
+    manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+    return int(manifest["size"]), str(manifest["sha256"])
+
+
+def _load_state(path: Path) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
     return state
+
+
+def _load_without_manifest(path: Path, why: str) -> dict[str, Any]:
+    """The state of a checkpoint whose manifest is lost, by the CRC-32 that torch's files have of each part."""
+    try:
+        if not is_whole(path / STATE_FILE):
+            raise CheckpointError(f"{why}, and {STATE_FILE} is damaged")
+        state = _load_state(path)
+        if path.name != f"step_{state['step']:08d}":
+            raise CheckpointError(f"{why}, and {STATE_FILE} is that of step {state['step']}")
+    except CheckpointError:
+        raise
+    except Exception as error:  # torch's reader raises whatever it runs into
+        raise CheckpointError(f"{why}, and {STATE_FILE} cannot be loaded: {error}") from error
+    log.warning("%s; %s is whole, so it is used, and the manifest made again", why, STATE_FILE)
+    try:
+        _write_manifest(path, int(state["step"]))
+    except OSError as error:
+        log.warning("%s", error)
+    return state
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file that torch has written is there, to its end, and every part of it has its checksum."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except Exception:  # on what is damaged, Python's reader raises whatever it runs into
+        return False
 
 
 def find_newest(folder: Path) -> tuple[dict[str, Any] | None, list[Path]]:
@@ -120,20 +171,8 @@ def set_aside(damaged: Sequence[Path]) -> None:
         aside = path.with_name(f"damaged_{path.name}")
         if aside.exists():
             shutil.rmtree(aside)
-        path.rename(aside)
+        publish(path, aside)
         log.warning("%s is set aside as %s; remove it when you have looked at it", path, aside.name)
-
-
-def _flush(descriptor: int) -> None:
-    os.fsync(descriptor)
-
-
-def _flush_folder(folder: Path) -> None:
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        _flush(directory)
-    finally:
-        os.close(directory)
 
 
 def _sha256(path: Path) -> str:

@@ -104,6 +104,9 @@ class DataConfig:
     """Decoding threads per rank; 0 takes the CPU cores this process may use, shared among the ranks of the machine."""
     batches_ahead: int = 3
     """Batches decoded before they are asked for."""
+    on_bad: Literal["fail", "skip"] = "fail"
+    """What training does about a sample that cannot be decoded: fail, or skip it (the next one of its class stands in,
+    which is counted and said). Evaluations fail: they count every image once."""
     order: Literal["shuffled", "blocks"] = "shuffled"
     """shuffled: any image after any other. blocks: neighbours in the file are read together, for data larger than
     memory or on a network file system; global_batch x block_samples stored images are in memory, over all ranks."""

@@ -40,7 +40,7 @@ def _from_json(hint: Any, value: Any) -> Any:
 
 
 MAY_CHANGE = frozenset(
-    ["data.workers", "data.batches_ahead", "data.val"]
+    ["data.workers", "data.batches_ahead", "data.val", "data.on_bad"]
     + [f"train.{name}" for name in ("keep_checkpoints", "checkpoint_every_steps", "checkpoint_every_min")]
     + [
         f"train.{name}"

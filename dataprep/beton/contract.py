@@ -44,7 +44,10 @@ class BadSample(BetonError):
         self.beton, self.sample, self.reason = beton, sample, reason
 
     def __str__(self) -> str:
-        cure = f"`python dataprep/write_ffcv.py verify {shlex.quote(str(self.beton))}` lists every damaged sample"
+        cure = (
+            f"`python dataprep/write_ffcv.py verify {shlex.quote(str(self.beton))}` lists every damaged sample; copy "
+        )
+        cure += "or write the file again (training goes on without them with --data.on-bad skip)"
         return f"{self.beton}: sample {self.sample:,} cannot be used ({self.reason}); {cure}"
 
 
@@ -73,9 +76,8 @@ class Beton:
         return self.file.mapped
 
     def image_bytes(self, sample: int) -> NDArray[np.uint8]:
-        """The stored bytes of a sample's image: a JPEG file, or height x width x 3 values."""
-        start = int(self.pointers[sample])
-        return self.memory[start : start + int(self.sizes[sample])]
+        """The stored bytes of a sample's image: a JPEG file, or height x width x 3 values; read, never mapped."""
+        return self.file.read(int(self.pointers[sample]), int(self.sizes[sample]))
 
     def checksum(self, sample: int, stored: NDArray[np.uint8]) -> int:
         """The CRC-32 that the manifest states of a sample: of its stored bytes and, if it has one, its label vector."""

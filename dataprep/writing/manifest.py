@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-import os
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -56,7 +55,7 @@ def software() -> dict[str, str]:
 
 
 def write_manifest(path: Path, head: dict[str, Any], samples: Iterable[tuple[str, int]]) -> None:
-    """Write the keys of `head`, then `samples` (relative path, CRC-32), and bring it to the disk.
+    """Write the keys of `head`, then `samples` (relative path, CRC-32), to a file that is still to be put in its place.
 
     The CRC-32 is that of the image's stored bytes and, behind them, of the label vector where there is one.
     """
@@ -70,8 +69,6 @@ def write_manifest(path: Path, head: dict[str, Any], samples: Iterable[tuple[str
             file.write(f"{separator}{json.dumps([name, crc])}")
             separator = ",\n"
         file.write("\n]\n}\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _listing_crc(source: Source) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 
 from dataprep.beton.contract import Beton, BetonError, manifest_samples, open_beton, read_manifest
 from dataprep.beton.subset import OFFICIAL_LISTS, SUBSET_SCHEMA, draw_per_class, samples_crc32, subset_path
-from dataprep.writing.partial_file import failure, partial_path, publish, remove_stale_partials
 from dataprep.writing.writer import WriteError
+from disk.whole_files import failure, partial_path, publish, remove_stale_partials
 
 _NAMES_SHOWN = 3
 
@@ -110,10 +109,7 @@ def _write(path: Path, beton: Beton, made_from: dict[str, Any], indices: NDArray
     partial = partial_path(path)
     try:
         remove_stale_partials(path)
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        partial.write_text(text, encoding="utf-8")
         publish(partial, path)
     except OSError as error:
         raise WriteError(failure(error, path, len(text), "link the beton into another folder")) from error

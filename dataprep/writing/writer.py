@@ -32,10 +32,10 @@ from dataprep.writing.beton_file import MAX_SAMPLE_BYTES, BetonFile
 from dataprep.writing.channel_statistics import ChannelStatistics
 from dataprep.writing.encoder_pool import EncoderPool, WorkerDied
 from dataprep.writing.manifest import identity, samples_per_class, software, write_manifest
-from dataprep.writing.partial_file import failure, partial_path, publish, remove_stale_partials
 from dataprep.writing.raw_source import Source
 from dataprep.writing.sample_encoding import Chunk, Encoded, FilePart, Rejected, Result, SourceUnreadable
 from dataprep.writing.write_plan import WritePlan
+from disk.whole_files import failure, partial_path, publish, remove_stale_partials
 
 _FILES_PER_CHUNK = 32
 _ARRAYS_PER_CHUNK = 256

@@ -34,18 +34,20 @@ INTERRUPTED_EXIT_CODE = 130  # as shells have it: 128 + SIGINT
 
 
 @contextmanager
-def user_errors(when_interrupted: str = "", note: Callable[[str], None] | None = None) -> Iterator[None]:
+def user_errors(when_interrupted: str = "", note: Callable[[str, bool], None] | None = None) -> Iterator[None]:
     """Turn an error that a user can cause into one clear message and exit code 1; Ctrl-C into exit code 130.
 
-    `note` gets the message too.
+    `note` gets the message too, and whether the same would happen again.
     """
     try:
         yield
+    except BrokenPipeError:  # who reads the output has seen enough
+        raise
     except Exception as error:
         if not _is_expected(error):
             raise
         if note:
-            note(str(error))
+            note(str(error), _is_hopeless(error))
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
@@ -64,6 +66,14 @@ def _is_expected(error: Exception) -> bool:
     from vicreg.training.guards import TrainingDiverged
 
     return isinstance(error, RendezvousError | TrainingDiverged)
+
+
+def _is_hopeless(error: Exception) -> bool:
+    """Whether another try, on whatever node, would end in the same way."""
+    from dataprep.beton.contract import BadSample
+    from vicreg.training.guards import TrainingDiverged
+
+    return isinstance(error, BadSample | TrainingDiverged)
 
 
 def configure_logging(console: Console, task: Task, folder: Path) -> None:

@@ -7,7 +7,6 @@ that evaluations of the same encoder share its features.
 from __future__ import annotations
 
 import importlib
-import json
 import platform
 import time
 from dataclasses import dataclass, field, replace
@@ -22,22 +21,17 @@ from rich.console import Console
 from torch import nn
 
 from dataprep.beton.subset import subset_path
-from jobs.planning import recipes
-from jobs.planning.cli import CONFIG_FILE
+from jobs.planning import provenance, recipes
+from jobs.planning.run_folder import is_finished, read_run
 from jobs.planning.subjects import LAST, build_encoder, subjects
 from slurm.attempts import Pulse
 from slurm.requeue import StopFlag
-from vicreg import methods
 from vicreg.config import DataConfig, PretrainConfig
 from vicreg.config_json import from_json, to_json
 from vicreg.evals import features, results
 from vicreg.evals.results import BASELINES, SUBJECTS, Result, say_subject
 from vicreg.evals.work import Work
-from vicreg.exchange.encoder_file import (
-    ENCODER_FILE,
-    checksum,
-    encoder_path,
-)
+from vicreg.exchange.encoder_file import checksum
 from vicreg.model import num_features
 from vicreg.ranks import distributed
 
@@ -84,29 +78,6 @@ class Choice:
     """Where data sets are, by name; data/NAME for others."""
     encoder: str = ""
     """Which of the run's encoders, where it has several; empty: the first. Results of another are NAME-of-ENCODER."""
-
-
-def read_run(run: Path) -> tuple[PretrainConfig, str]:
-    """Configuration and recipe of a run; ValueError with the cure otherwise."""
-    if not (run / CONFIG_FILE).is_file():
-        raise ValueError(
-            f"{run} is no run folder (it has no {CONFIG_FILE}); make one with jobs/pretrain.py --run {run}"
-        )
-    try:
-        content = json.loads((run / CONFIG_FILE).read_text(encoding="utf-8"))
-        config, recipe = methods.read_config(content["pretrain"], content.get("schema", 1)), str(content["recipe"])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{run / CONFIG_FILE} is damaged ({error!r}); start the run anew") from error
-    return config, recipe
-
-
-def require_finished(run: Path, recipe: str) -> None:
-    """ValueError with the cure where the run has no encoder yet."""
-    if not (run / ENCODER_FILE).is_file():
-        raise ValueError(
-            f"{run} is not finished (it has no {ENCODER_FILE}); go on with  "
-            f"python jobs/pretrain.py --recipe {recipe} --run {run}"
-        )
 
 
 def plan(run: Path, recipe: str, data: DataConfig, choice: Choice) -> list[Piece]:
@@ -157,7 +128,7 @@ def evaluation_module(name: str) -> Any:
 def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: bool, console: Console) -> list[Piece]:
     """The pieces without a result that still holds; says what is skipped, and why something is done again."""
     encoder = pieces[0].encoder if pieces else ""
-    if not encoder_path(run, encoder).is_file() and any(piece.subject in SUBJECTS for piece in pieces):
+    if not is_finished(run, encoder) and any(piece.subject in SUBJECTS for piece in pieces):
         return pieces  # what will be measured is not there yet
     sums = {
         subject: checksum(build_encoder(run, subject, config, encoder))
@@ -231,8 +202,8 @@ def _beat(pulse: Pulse, num_done: int, step: int, num_steps: int) -> None:
 
 
 def data_of(config: PretrainConfig, train: str, val: str) -> DataConfig:
-    """The run's data settings with other betons."""
-    return replace(config.data, train=train, val=val)
+    """The run's data settings with other betons, of which every image counts."""
+    return replace(config.data, train=train, val=val, on_bad="fail")
 
 
 def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dict[str, Any], work: Work) -> Result:
@@ -258,7 +229,9 @@ def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dic
         duration_s=round(time.monotonic() - start, 3),
         num_ranks=distributed.world_size(),
         device=torch.cuda.get_device_name() if on_gpu else "CPU",
-        versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        versions={"python": platform.python_version()}
+        | {name: version(name) for name in PACKAGES}
+        | {"code": provenance.said(provenance.code().to_json())},
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         details=measured.details,
     )

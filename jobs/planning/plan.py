@@ -131,7 +131,7 @@ class Plan:
     def _data(self) -> str:
         if self.beton is None:
             return self.config.data.train
-        return f"{self.config.data.train}: {self.beton.num_samples:,} images, {_gb(self.beton.memory.size)}"
+        return f"{self.config.data.train}: {self.beton.num_samples:,} images, {_gb(self.beton.file.size)}"
 
     def _length(self) -> str:
         train = self.config.train
@@ -150,7 +150,7 @@ class Plan:
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if self.beton is None:
             return "unknown: there are no data"
-        size = self.beton.memory.size
+        size = self.beton.file.size
         if not memory:
             return f"{_gb(size)}; node_memory_gb in clusters.toml is not set"
         fits = "fits into the file cache" if size < 0.7 * memory else "will be read again every epoch"

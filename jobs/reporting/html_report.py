@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from jobs.planning import recipes
+from jobs.planning import provenance, recipes
 from jobs.reporting import page, pictures, training_charts
 from jobs.reporting.document import Table, Text
 from jobs.reporting.measured_run import Run, say_length, summary, what_is_missing
 from jobs.reporting.page import Section, escape
 from jobs.reporting.result_tables import (
     data_set_name,
+    matched_classes,
     measured_tables,
     metric_names,
     other_settings,
@@ -107,7 +108,8 @@ def _results(run: Run) -> str:
     notes = page.blocks([Text(line) for line in other_settings(run)]) if tables else ""
     settings = page.folded("Settings that are not the defaults", notes) if notes else ""
     beside = f'<div class="tables">\n{page.blocks(tables)}\n</div>' if tables else ""
-    return "\n".join([beside, settings, page.blocks(what_is_missing(run))])
+    matched = page.blocks([Text(line) for line in matched_classes(run)])
+    return "\n".join([beside, matched, settings, page.blocks(what_is_missing(run))])
 
 
 def _published(run: Run) -> str:
@@ -141,7 +143,7 @@ def _origin(run: Run) -> str:
         ("expected of it", recipes.recipe(run.recipe).expected),
         ("encoder", pretraining(run)),
         ("length", "" if "imported" in run.origin else say_length(run)),
-        ("commit", str(run.origin.get("commit") or "unknown")),
+        ("code", "; then ".join(map(provenance.said, provenance.noted(run.origin))) or "unknown"),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     ]
     configuration = json.dumps(to_json(run.config), indent=1)
@@ -166,7 +168,7 @@ def _runs(runs: list[Run]) -> str:
         ["images/s", *("–" if speed is None else f"{speed:,.0f}" for speed in speeds)],
         ["trained for", *(run.duration() or "–" for run in runs)],
         ["finished", *("yes" if run.finished else "no" for run in runs)],
-        ["commit", *(str(run.origin.get("commit") or "unknown")[:12] for run in runs)],
+        ["code", *("; then ".join(map(provenance.said, provenance.noted(run.origin))) or "unknown" for run in runs)],
     ]
     known = [flat(to_json(run.config)) for run in runs]
     names = dict.fromkeys(name for one in known for name in one)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import statistics
@@ -12,8 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from jobs.planning.cli import CONFIG_FILE
-from jobs.planning.pieces import Choice, Piece, plan, read_run
+from jobs.planning.pieces import Choice, Piece, plan
+from jobs.planning.run_folder import read_content, read_run
+from jobs.reporting import training_lines
 from jobs.reporting.document import Block, Code, Text
 from vicreg.config import PretrainConfig
 from vicreg.evals import results
@@ -41,9 +41,11 @@ class Run:
     damaged: list[str] = field(default_factory=list)
     """What could not be read, and why."""
     lines: list[dict[str, Any]] = field(default_factory=list)
-    """metrics.jsonl, oldest first."""
+    """Of metrics.jsonl, oldest first; of a long one every so many."""
     origin: dict[str, Any] = field(default_factory=dict)
-    """What else config.json says: commit, versions, where imported weights come from."""
+    """What else config.json says: code, versions, where imported weights come from."""
+    every: int = 1
+    """Of so many lines of metrics.jsonl one is in `lines`."""
 
     def trained(self) -> dict[str, Result]:
         """The results of the trained encoder by evaluation."""
@@ -115,9 +117,11 @@ def load_run(path: Path) -> Run:
             found[key] = result
     places = {key: number for number, key in enumerate(asked)}
     found = dict(sorted(found.items(), key=lambda pair: places.get(pair[0], len(places))))
-    lines, unread = _training_lines(path / METRICS_FILE)
-    origin = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-    return Run(path, config, recipe, finished, pieces, found, outdated, damaged + unread, lines, origin)
+    read = training_lines.read(path)
+    if read.num_unread:
+        damaged.append(f"{read.num_unread:,} lines of {METRICS_FILE} cannot be read")
+    origin = read_content(path)
+    return Run(path, config, recipe, finished, pieces, found, outdated, damaged, read.lines, origin, read.every)
 
 
 def _encoder_checksum(path: Path) -> tuple[str, list[str]]:
@@ -142,27 +146,6 @@ def _unreadable(result: Result) -> str:
     if not whole:
         return "damaged (values of another kind than expected)"
     return "" if find_spec(f"vicreg.evals.{result.module}") else f"this version has no evaluation {result.module!r}"
-
-
-def _training_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The lines of metrics.jsonl that can be read, and a sentence about those that cannot.
-
-    What follows the last newline is a line that is being written.
-    """
-    if not path.exists():
-        return [], []
-    lines: list[dict[str, Any]] = []
-    unread = 0
-    for text in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
-        if isinstance(line, dict) and all(isinstance(line.get(name), int) for name in ("step", "epoch")):
-            lines.append(line)
-        else:
-            unread += 1
-    return lines, [f"{unread} lines of {path.name} cannot be read"] if unread else []
 
 
 def _finite(value: Any) -> float | None:

@@ -19,6 +19,7 @@ from vicreg.evals.protocols import Column
 from vicreg.evals.results import SUBJECTS, TRAINED, Result, say_subject
 
 CIFAR10 = "CIFAR-10"
+NUM_CLASSES_SHOWN = 10
 _PUBLISHED_ENCODER = "ResNet-50, ImageNet"
 _NOT_OF_THE_PUBLISHED_HEAD = ("grid_lrs", "grid_weight_decays")  # other heads of the same run of `linear`
 
@@ -99,6 +100,22 @@ def other_settings(run: Run) -> list[str]:
         if changed:
             lines.append(f"{evaluation}: not the default settings ({', '.join(changed)}).")
     return lines
+
+
+def matched_classes(run: Run) -> list[str]:
+    """A sentence for each pair of betons whose classes were matched by their names, because they count differently."""
+    said: dict[str, None] = {}
+    for result in run.results.values():
+        classes = result.data.get("classes")
+        if not isinstance(classes, dict):
+            continue
+        train, val = (result.data[split]["path"] for split in ("train", "val"))
+        lacking = [str(name) for name in classes.get("without_val_images", [])]
+        shown = ", ".join(lacking[:NUM_CLASSES_SHOWN]) + (", ..." if len(lacking) > NUM_CLASSES_SHOWN else "")
+        rest = f"; it has no images of {len(lacking)} ({shown})" if lacking else ""
+        matched = f"{classes.get('matched')} of the {classes.get('of')} classes of {train}"
+        said[f"The classes of {val} were matched by their names with {matched}{rest}."] = None
+    return list(said)
 
 
 def pretraining(run: Run) -> str:

@@ -61,6 +61,8 @@ def training(runs: Sequence[Run]) -> str:
     if not drawn:
         return ""
     means = f" A point is the mean of up to {group} logged steps." if group > 1 else ""
+    every = max(run.every for run in runs)
+    means += f" Of {every} logged steps one was looked at." if every > 1 else ""
     epochs = blocks([Text(f"Terms are those of the global batch before their weights.{means}")])
     return epochs + _runs_legend(runs) + _grid(drawn)
 

@@ -8,6 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from disk.closed_pipe import quietly
 from slurm.devcluster.daemons import DevCluster, DevClusterError, default_folder
 
 
@@ -34,4 +38,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(quietly(lambda: main(sys.argv[1:])))

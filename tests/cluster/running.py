@@ -101,7 +101,7 @@ def ranks(job_id: str) -> dict[int, int]:
     for name in os.listdir("/proc"):
         try:
             command = Path(f"/proc/{name}/cmdline").read_bytes() if name.isdigit() else b""
-            pairs = Path(f"/proc/{name}/environ").read_bytes().split(b"\0") if b"slurm.task" in command else []
+            pairs = Path(f"/proc/{name}/environ").read_bytes().split(b"\0") if b"slurm/task.py" in command else []
         except OSError:
             continue
         variables = dict(pair.decode(errors="replace").split("=", 1) for pair in pairs if b"=" in pair)

@@ -40,7 +40,7 @@ def _batch_step(job: Path) -> int:
             words = Path(f"/proc/{name}/cmdline").read_bytes().decode().split("\0") if name.isdigit() else []
         except OSError:
             continue
-        if "slurm.batch" in words and str(job) in words:
+        if any(word.endswith("slurm/batch.py") for word in words) and str(job) in words:
             return int(name)
     raise AssertionError(f"no batch step of {job}")
 

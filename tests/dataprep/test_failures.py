@@ -17,10 +17,11 @@ import pytest
 
 from dataprep.beton.contract import manifest_path, open_beton
 from dataprep.sources import class_folders as sources
+from dataprep.write_ffcv import main
 from dataprep.writing.beton_file import BetonFile
-from dataprep.writing.partial_file import partial_path
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import WriteError, WriteProgress, write_beton
+from disk.whole_files import partial_path
 from tests.dataprep.raw_images import encoded, picture
 
 ROOT = Path(__file__).parents[2]
@@ -216,3 +217,17 @@ def test_a_crash_while_publishing_never_pairs_two_writes(
     if target.exists():
         assert open_beton(target).modes.max() == 0
         assert '"write_mode": "passthrough"' in manifest_path(target).read_text()
+
+
+def test_a_write_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    """nohup has SIGHUP ignored in what it starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    own = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        assert main(["info", str(tmp_path / "missing.beton")]) == 1
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is not own[1]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), own, strict=True):
+            signal.signal(number, handler)

@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import nn
 
 from jobs import eval_all, pretrain
-from jobs.planning import pieces, recipes, subjects
+from jobs.planning import pieces, recipes, run_folder, subjects
 from jobs.planning.recipes import Evaluation
 from slurm.cluster import Cluster
 from tests.jobs.run_folders import digits_config, write_run
@@ -254,6 +254,7 @@ def _no_beton(run: Path) -> None:
         (_foreign_encoder, [], "encoder.pt is not an encoder of this suite"),
         (_no_beton, [], "nowhere/val.beton: no such file); write it with dataprep/write_ffcv.py"),
         (None, ["--evals", "knn", "lineer"], "evals is lineer, allowed for recipe digits: few-labels, knn"),
+        (None, ["--after", "17:18"], "--after is '17:18', allowed: the id of a SLURM job, digits alone"),
         (None, ["--gpus", "-1"], "gpus is -1, allowed: 0 (the cluster's number) or more"),
     ],
 )
@@ -350,7 +351,7 @@ def test_evaluations_without_data_are_skipped_and_said(
 def test_checkpoints_along_training_are_measured(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, _ = pieces.read_run(run)
+    config, _ = run_folder.read_run(run)
     for step, seed in ((100, 7), (200, 8)):
         encoder = untrained_encoder(config.model, seed)
         weights = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}

@@ -13,7 +13,7 @@ import torch
 import torchvision.models
 
 from jobs import import_encoder, pretrain
-from jobs.planning.pieces import read_run
+from jobs.planning.run_folder import read_run
 from jobs.planning.subjects import build_encoder
 from tests.jobs.run_folders import digits_config, write_run
 from vicreg.config_json import to_json
@@ -56,7 +56,7 @@ def test_a_foreign_encoder_becomes_a_run(tmp_path: Path, resnet18: Path, capsys:
     assert recipe == "imagenet-1000ep"
     assert (config.model.encoder, config.model.small_images, config.data.val) == ("resnet18", False, "other/val.beton")
     content = json.loads((run / "config.json").read_text())
-    assert set(content) == {"schema", "recipe", "pretrain", "commit", "versions", "imported"}
+    assert set(content) == {"schema", "recipe", "pretrain", "code", "versions", "imported"}
     assert content["imported"]["source"] == str(resnet18)
     weights = load_encoder(run / "encoder.pt").get_parameter("layer1.0.conv1.weight")
     assert torch.equal(weights, torch.load(resnet18, weights_only=True)["layer1.0.conv1.weight"])

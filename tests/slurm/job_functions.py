@@ -29,6 +29,14 @@ def get_stuck(task: Task, stop: StopFlag, steps: int) -> None:
     _wait_for_ever()
 
 
+def fail_hopelessly(task: Task, stop: StopFlag) -> None:
+    """As jobs do of what would be the same again: the message is noted, and the process ends."""
+    if task.rank == 1:
+        task.note_error("train.beton: sample 3 cannot be used", True)
+        raise SystemExit(1)
+    _wait_for_ever()
+
+
 def _wait_for_ever() -> None:
     time.sleep(600)
 

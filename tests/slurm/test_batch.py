@@ -131,6 +131,15 @@ def test_a_failure_is_tried_again_until_the_limit_and_a_bad_node_left_out(job: J
     assert len(job.asked()) == 3
 
 
+def test_a_failure_that_would_be_the_same_again_is_the_last(job: Job) -> None:
+    code, said = job.run("fail_hopelessly")
+    assert code == 1
+    assert (job.last().outcome, job.last().hopeless) == ("failed", True)
+    assert job.last().reason == "rank 1 on n2: train.beton: sample 3 cannot be used"
+    assert "given up: it would fail in the same way again" in said
+    assert job.asked() == []
+
+
 def test_a_bad_node_stays_where_too_few_others_are(job: Job, slurm: FakeSlurm) -> None:
     slurm.says("sinfo --Node", "n1|idle\nn2|mixed\nn3|down*\nn4|drained\n")
     for restart in range(2):
@@ -208,7 +217,7 @@ def test_a_batch_step_that_is_killed_is_a_failure_like_any_other(
 ) -> None:
     process = job.start("stop_late", max_failures=max_failures, folder=str(tmp_path), how="well")
     _await_ranks(tmp_path, process)
-    killed = _processes("slurm.batch", job.folder)
+    killed = _processes("batch.py", job.folder)
     assert len(killed) == 1
     os.kill(killed[0], signal.SIGKILL)
     while not job.last().ended:
@@ -240,7 +249,7 @@ def test_an_attempt_whose_nodes_were_taken_for_dead_leaves_when_the_next_begins(
     assert "another attempt has taken over" in said
     assert (job.last().outcome, job.asked()) == ("stopped", [])
     assert "has been taken over by job 17, attempt 2 on" in (job.folder / "rank_0.log").read_text()
-    while _processes("slurm.task", job.folder):
+    while _processes("task.py", job.folder):
         time.sleep(0.01)
     second.require()
 
@@ -252,25 +261,25 @@ def _await_ranks(folder: Path, process: subprocess.Popen[str]) -> None:
 
 def _signal_ranks(job: Job, number: signal.Signals) -> None:
     """What SLURM does when a job is to end: the signal goes to the processes of the steps."""
-    for process in _processes("slurm.task", job.folder):
+    for process in _processes("task.py", job.folder):
         os.kill(process, number)
 
 
 def _signal_batch(job: Job, process: subprocess.Popen[str], number: signal.Signals) -> None:
     """The same for the batch step: its shell and what the shell has started."""
-    for pid in (process.pid, *_processes("slurm.batch", job.folder)):
+    for pid in (process.pid, *_processes("batch.py", job.folder)):
         os.kill(pid, number)
 
 
-def _processes(module: str, job: Path) -> list[int]:
-    """The processes of a job that run a module."""
+def _processes(program: str, job: Path) -> list[int]:
+    """The processes of a job that run a program of the package."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().decode().split("\0")
         except OSError:
             continue
-        if module in words and str(job) in words and words[1] == "-u":
+        if str(ROOT / "slurm" / program) in words and str(job) in words and words[1] == "-u":
             found.append(int(folder.name))
     return found
 

@@ -75,9 +75,9 @@ source "$WORK/venv/bin/activate"
 
 # command
 trap : TERM USR1 USR2 HUP  # they reach the process below, too; the shell stays, and looks after it when it is killed
-{python} -u -m slurm.batch '/scratch/my run/jobs/pretrain' &
+{python} -u {batch} '/scratch/my run/jobs/pretrain' &
 while wait $!; code=$?; kill -0 $! 2> /dev/null; do :; done
-[ $code -eq 0 ] || exec {python} -u -m slurm.batch '/scratch/my run/jobs/pretrain' $code
+[ $code -eq 0 ] || exec {python} -u {batch} '/scratch/my run/jobs/pretrain' $code
 """
 NASTY = ['it\'s a "run"', "cost $HOME `id` $(id)", "50%j off; #b & c", " new*[a]? ünï "]
 
@@ -94,7 +94,9 @@ def _flags(script: str) -> dict[str, str]:
 
 def test_a_profile_with_everything() -> None:
     script = sbatch_script(_spec(), FOLDER, EVERYTHING, "afterok:17")
-    assert script == SCRIPT.replace("{python}", shlex.quote(sys.executable))
+    assert script == SCRIPT.replace("{python}", shlex.quote(sys.executable)).replace(
+        "{batch}", str(ROOT / "slurm/batch.py")
+    )
 
 
 def test_a_profile_with_nothing() -> None:
@@ -190,8 +192,7 @@ def test_the_script_run_by_bash_starts_the_ranks_with_the_folder_as_one_argument
         "--open-mode=append",
         sys.executable,
         "-u",
-        "-m",
-        "slurm.task",
+        str(ROOT / "slurm/task.py"),
         str(folder),
         str(start_folder),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -18,6 +19,12 @@ from slurm.requeue import STOP_SIGNALS, StopFlag, bad_nodes, decide, failures_in
 
 def _attempt(outcome: str, progress: int = -1, node: str = "") -> Attempt:
     return Attempt("7", 0, ("n1", "n2"), 0.0, outcome, 1.0, "", node, progress)
+
+
+def test_what_would_fail_in_the_same_way_is_not_tried_again() -> None:
+    failed = _attempt(FAILED)
+    assert decide([failed], 3).try_again
+    assert not decide([failed, dataclasses.replace(failed, hopeless=True)], 3).try_again
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)

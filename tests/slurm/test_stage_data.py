@@ -22,7 +22,7 @@ from slurm import stage_data
 from slurm.stage_data import stage
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "slurm.stage_data"]
+COMMAND = [sys.executable, str(Path(stage_data.__file__))]
 STOPS_BEFORE_FSYNC = """
 import os, sys, time
 from pathlib import Path

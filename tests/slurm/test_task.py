@@ -51,7 +51,7 @@ class Job:
 
     def start(self, rank: int) -> subprocess.Popen[str]:
         """Start one rank as srun does."""
-        command = [sys.executable, "-m", "slurm.task", str(self.folder), str(self.start_folder)]
+        command = [sys.executable, str(ROOT / "slurm/task.py"), str(self.folder), str(self.start_folder)]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env=os.environ | self.variables(rank), stdout=pipe, stderr=pipe, text=True)
 

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from jobs.planning import recipes
-from jobs.planning.pieces import read_run
+from jobs.planning.run_folder import read_run
 from jobs.planning.subjects import build_encoder
 from vicreg import checkpoint
 from vicreg.config import DataConfig, ModelConfig, PretrainConfig, ViewConfig

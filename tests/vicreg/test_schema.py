@@ -16,7 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from jobs.planning.pieces import read_run
+from jobs.planning.run_folder import read_run
 from jobs.planning.subjects import build_encoder
 from vicreg import checkpoint, methods
 from vicreg.config import PretrainConfig

@@ -59,7 +59,8 @@ class ArrayViews:
         self._sampling, self._config, self._labels = sampling, config, beton.labels
         self._device, self._workers, self._interpolation = device, workers, interpolation
         self._held = np.unique(sampling.samples)
-        images = _load_array(beton, self._held, config, device, workers)
+        self._reader = ImageReader(beton, config.on_bad)
+        images = _load_array(self._reader, self._held, config, device, workers)
         self._images = images if device.type == "cpu" else images.permute(0, 3, 1, 2).contiguous().to(device)
         self._widths = np.full(beton.num_samples, images.shape[2], np.int64)
         self._heights = np.full(beton.num_samples, images.shape[1], np.int64)
@@ -83,6 +84,10 @@ class ArrayViews:
         self._running.add(running)
         return running
 
+    def num_stand_ins(self, batch: Batch) -> int:
+        """See `ViewLoader`."""
+        return self._reader.num_stand_ins(batch.samples.tolist()) if self._reader.stand_ins else 0
+
     def _cropped_on_device(self, drawn: Iterator[Drawn]) -> Generator[Batch, None, None]:
         for batch in drawn:
             rows = torch.from_numpy(np.searchsorted(self._held, batch.samples)).to(self._device, non_blocking=True)
@@ -97,9 +102,10 @@ class ArrayViews:
 
 
 def _load_array(
-    beton: Beton, samples: NDArray[np.int64], config: DataConfig, device: torch.device, workers: int
+    reader: ImageReader, samples: NDArray[np.int64], config: DataConfig, device: torch.device, workers: int
 ) -> Tensor:
     """All images (len(samples), H, W, 3) uint8 on the CPU; see `ArrayViews` for their size."""
+    beton = reader.beton
     heights, widths = beton.heights[samples], beton.widths[samples]
     one_size = heights.min() == heights.max() and widths.min() == widths.max()
     shape = (int(heights[0]), int(widths[0])) if one_size else (config.eval_resize, config.eval_resize)
@@ -110,7 +116,6 @@ def _load_array(
             f"{shape[0]} x {shape[1]}, allowed: half of the {free:,} bytes that are free on {device}; "
             "use loader 'beton' or a subset"
         )
-    reader = ImageReader(beton)
     images = torch.from_numpy(np.empty((len(samples), *shape, 3), np.uint8))
 
     def load(number: int) -> None:

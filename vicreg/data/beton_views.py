@@ -46,7 +46,7 @@ class BetonViews:
         self.crop_on_device = crop_on_device
         self._beton, self._sampling, self._config = beton, sampling, config
         self._device, self._workers, self._interpolation = device, workers, interpolation
-        self._reader = ImageReader(beton)
+        self._reader = ImageReader(beton, config.on_bad)
         self._buffers = Buffers(pinned=device.type == "cuda")
         self._running: WeakSet[Generator[Batch, None, None]] = WeakSet()
 
@@ -58,6 +58,10 @@ class BetonViews:
             running = self._in_threads(epoch, first_batch, self._crop_job)
         self._running.add(running)
         return running
+
+    def num_stand_ins(self, batch: Batch) -> int:
+        """See `ViewLoader`."""
+        return self._reader.num_stand_ins(batch.samples.tolist()) if self._reader.stand_ins else 0
 
     def decoded(self, epoch: int, first_batch: int = 0) -> Generator[tuple[Drawn, Planes], None, None]:
         """The batches of an epoch as whole images, which the device makes RGB of."""

@@ -13,6 +13,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,8 @@ StoredBytes = Callable[[int], NDArray[np.uint8]]
 COMPARED_EVERY = 16
 """Of so many images that are read one, by chance, is compared with its checksum: damage that decodes is found within
 some epochs, for a fifth of a per cent of the time that decoding takes. No pixel depends on the chance."""
+MAX_TRIES = 1000
+"""Samples that are looked at for one that can stand in for a bad one."""
 _GREY = 128  # Cb and Cr of what has no colour
 _MIN_CHROMA_WIDTH = 3  # libjpeg enlarges narrower planes in another way (jdsample.c)
 
@@ -49,8 +52,12 @@ DecodeError = BadSample
 class ImageReader:
     """Reads images of one beton into given memory; one object serves all threads, and goes on after a bad image."""
 
-    def __init__(self, beton: Beton) -> None:
+    def __init__(self, beton: Beton, on_bad: Literal["fail", "skip"] = "fail") -> None:
+        """on_bad: as `DataConfig` has it."""
         self.beton = beton
+        self.stand_ins: dict[int, int] = {}
+        """Of each bad sample that was met, the one that stands in for it."""
+        self._skips = on_bad == "skip"
         self._library = turbojpeg()
         self._threads = threading.local()
         self._lock = threading.Lock()
@@ -66,8 +73,14 @@ class ImageReader:
         """Decode a sample into `out` (height, width, 3), whose rows may be padded.
 
         stored: where its bytes come from, if they are not to be read now.
-        DecodeError: the stored image is damaged or of another size than the beton states.
+        DecodeError: the stored image is damaged or of another size than the beton states, and is not to be skipped.
         """
+        try:
+            self._read_into(out, sample, stored)
+        except DecodeError as error:
+            out[...] = self._stand_in(error)
+
+    def _read_into(self, out: NDArray[np.uint8], sample: int, stored: StoredBytes | None) -> None:
         height, width = self.shape(sample)
         assert out.shape == (height, width, 3), (out.shape, height, width)
         assert out.strides[1:] == (3, 1), out.strides
@@ -101,12 +114,55 @@ class ImageReader:
         if not is_jpeg or columns < _MIN_CHROMA_WIDTH:
             return self.read(sample, stored).copy()
         content = (stored or self._read_stored)(sample)
-        self._compare_now_and_then(sample, content)
-        if not self._decompress_planes(luma, chroma, sample, content):
-            return self.read(sample, lambda _: content).copy()
+        try:
+            self._compare_now_and_then(sample, content)
+            if not self._decompress_planes(luma, chroma, sample, content):
+                return self.read(sample, lambda _: content).copy()
+        except DecodeError as error:
+            return self._stand_in(error)
         chroma[:, :rows, columns] = chroma[:, :rows, columns - 1]
         chroma[:, rows, : columns + 1] = chroma[:, rows - 1, : columns + 1]
         return None
+
+    def num_stand_ins(self, samples: list[int]) -> int:
+        """For how many of these samples, which have been read, others stand in."""
+        return sum(sample in self.stand_ins for sample in samples)
+
+    def _stand_in(self, error: DecodeError) -> NDArray[np.uint8]:
+        """The image that stands in for a bad sample's, brought to the size that is stated of that; or raise the error.
+
+        It is that of the next sample of the same class that can be decoded: a function of the file alone, so that
+        training has the same bits on any number of ranks and after a resume.
+        """
+        if not self._skips:
+            raise error
+        sample = error.sample
+        for other in self._alike(sample):
+            height, width = self.shape(other)
+            image = np.empty((height, width, 3), np.uint8)
+            try:
+                self._read_into(image, other, None)
+            except DecodeError:
+                continue
+            if self.stand_ins.get(sample) != other:
+                logger.warning("%s; sample %s stands in for it", error, f"{other:,}")
+            self.stand_ins[sample] = other
+            rows, columns = (
+                np.arange(stated) * found // stated
+                for stated, found in zip(self.shape(sample), (height, width), strict=True)
+            )
+            return image[rows[:, None], columns]
+        raise DecodeError(error.beton, sample, f"{error.reason}, and none of its class after it can stand in for it")
+
+    def _alike(self, sample: int) -> list[int]:
+        """Samples of the same class, those that follow first; the one that stood in before alone, if there is one."""
+        if sample in self.stand_ins:
+            return [self.stand_ins[sample]]
+        labels = self.beton.labels
+        alike = np.flatnonzero(labels == labels[sample]) if labels.ndim == 1 else np.arange(len(labels))
+        after = np.roll(alike, -int(np.searchsorted(alike, sample, side="right")))
+        found: list[int] = after[after != sample][:MAX_TRIES].tolist()
+        return found
 
     def _decompress(self, out: NDArray[np.uint8], sample: int, content: NDArray[np.uint8]) -> None:
         """Decode one JPEG, `content`, to RGB."""
@@ -173,8 +229,12 @@ class ImageReader:
             logger.warning("%s: %s; used as it is", self.beton.path, what)
 
     def _compare_now_and_then(self, sample: int, content: NDArray[np.uint8]) -> None:
-        """DecodeError when this image happens to be compared with its checksum, and has another."""
-        if self._random.random() * COMPARED_EVERY < 1 and self._is_as_written(sample, content) is False:
+        """DecodeError when this image happens to be compared with its checksum, and has another.
+
+        Where bad samples are skipped all are compared: what is trained on must not depend on chance.
+        """
+        compares = self._skips or self._random.random() * COMPARED_EVERY < 1
+        if compares and self._is_as_written(sample, content) is False:
             raise DecodeError(self.beton.path, sample, "its bytes have changed since they were written")
 
     def _is_as_written(self, sample: int, content: NDArray[np.uint8]) -> bool | None:

@@ -47,8 +47,12 @@ class ViewLoader(Protocol):
     def batches(self, epoch: int, first_batch: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch in order, from number `first_batch` on; leaving the generator ends its threads.
 
-        DecodeError, naming the sample, when one cannot be decoded.
+        DecodeError, naming the sample, when one cannot be decoded, unless such are to be skipped.
         """
+        ...
+
+    def num_stand_ins(self, batch: Batch) -> int:
+        """For how many samples of a batch that was handed out others stand in, because they cannot be decoded."""
         ...
 
     def close(self) -> None:
@@ -110,7 +114,7 @@ def centre_batches(
     short. workers: decoding threads; 0 takes `default_workers()`.
     """
     opened = open_beton(beton)
-    reader, buffers, size = ImageReader(opened), Buffers(pinned=False), config.image_size
+    reader, buffers, size = ImageReader(opened, config.on_bad), Buffers(pinned=False), config.image_size
     fill = {"crop": resize_centre_into, "squash": squash_into}[framing]
 
     def jobs() -> Iterator[tuple[tuple[Tensor, Tensor, Tensor], list[Task]]]:

@@ -167,7 +167,7 @@ def open_splits(data: DataConfig, device: torch.device, workers: int) -> Splits:
     train, val = open_beton(Path(data.train)).labels, open_beton(Path(data.val)).labels
     if not (has_labels(Path(data.train)) and has_labels(Path(data.val))):
         return Splits(data, 0, device, workers, has_labels=False)
-    by_name = _match_classes(data)
+    by_name = match_classes(data)
     if train.ndim == 2 or val.ndim == 2:
         num_classes = train.shape[1] if train.ndim == 2 else 0
         val = _renumbered(val, by_name, num_classes) if val.ndim == 2 else val
@@ -186,7 +186,7 @@ def open_splits(data: DataConfig, device: torch.device, workers: int) -> Splits:
     return Splits(data, num_classes, device, workers, val_classes=by_name)
 
 
-def _match_classes(data: DataConfig) -> tuple[int, ...]:
+def match_classes(data: DataConfig) -> tuple[int, ...]:
     """The training set's number of each of the validation set's classes; empty where they are numbered alike.
 
     ValueError where the validation set has a class that the training set does not have. Betons without manifests are
@@ -269,22 +269,29 @@ def fingerprint(beton: Beton) -> str:
     for column in (beton.labels, beton.sizes, beton.widths, beton.heights):
         digest.update(np.ascontiguousarray(column).tobytes())
     for sample in np.linspace(0, beton.num_samples - 1, NUM_FINGERPRINT_IMAGES).astype(np.int64):
-        digest.update(beton.image_bytes(int(sample)).tobytes())
+        digest.update(beton.image_bytes(int(sample)).data)
     return digest.hexdigest()
 
 
 def describe(data: DataConfig) -> dict[str, Any]:
-    """What a result says about its data: files, numbers of images, fingerprints, and how images reach the encoder."""
+    """What a result says about its data: files, numbers of images, fingerprints, and how images reach the encoder.
+
+    Where the two betons do not number their classes alike, also by which names they were matched.
+    """
     described: dict[str, Any] = {}
     for split, name in (("train", data.train), ("val", data.val)):
         beton = open_beton(Path(name))
         described[split] = {
             "path": name,
             "num_images": beton.num_samples,
-            "size_bytes": int(beton.memory.size),
+            "size_bytes": beton.file.size,
             "fingerprint": fingerprint(beton),
         }
     for name in ("image_size", "eval_resize", "mean", "std"):
         value = getattr(data, name)
         described[name] = list(value) if isinstance(value, tuple) else value
+    if matched := match_classes(data):
+        names = class_names(Path(data.train)) or ()
+        lacking = [name for number, name in enumerate(names) if number not in matched]
+        described["classes"] = {"matched": len(matched), "of": len(names), "without_val_images": lacking}
     return described

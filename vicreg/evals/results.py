@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from disk.whole_files import write_text
 from vicreg.config import require
 from vicreg.config_json import differing_fields
 
@@ -81,18 +81,7 @@ def folder(run: Path, evaluation: str, subject: str) -> Path:
 def write(run: Path, result: Result) -> None:
     """Write a result, complete or not at all."""
     path = folder(run, result.evaluation, result.subject) / RESULT_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(asdict(result), indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside its place, flush it, then rename it."""
-    beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def read(run: Path, evaluation: str, subject: str) -> Result | None:

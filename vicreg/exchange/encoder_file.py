@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from disk.whole_files import written
 from vicreg import checkpoint
 from vicreg.config import ModelConfig
 from vicreg.config_json import from_json, to_json
@@ -33,12 +33,8 @@ def save_encoder(path: Path, encoder: nn.Module, config: ModelConfig, origin: di
     """Write the encoder's weights, its configuration and where it comes from, complete or not at all."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     checkpoint.require_finite(state, "encoder")
-    beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("wb") as file:
+    with written(path, checkpoint.num_bytes(state)) as file:
         torch.save({"schema": SCHEMA, "encoder": state, "model": to_json(config), "origin": origin}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def load_encoder(path: Path) -> nn.Module:

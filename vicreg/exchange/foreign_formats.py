@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from disk.whole_files import partial_path, publish
 from vicreg.config import DataConfig, ModelConfig
 from vicreg.exchange.encoder_file import fill, untrained_encoder
 from vicreg.model import is_of_torchvision
@@ -75,14 +76,14 @@ def export(trained: Trained, name: str, out: Path) -> Checked:
         raise ValueError(f"{out} exists already; remove it, or choose another place with --out")
     form = FORMATS[name]
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.tmp")
+    beside = partial_path(out)
     _remove(beside)
     try:
         form.write(trained, beside)
         checked = _compare(trained, form, beside)
         for file in [beside] if beside.is_file() else beside.iterdir():
-            _finish(file)
-        beside.replace(out)
+            _let_read(file)
+        publish(beside, out)
     finally:
         _remove(beside)
     return checked
@@ -106,13 +107,11 @@ def _compare(trained: Trained, form: Format, path: Path) -> Checked:
     return Checked(form.reader, difference, largest)
 
 
-def _finish(file: Path) -> None:
-    """To the disk, and readable for whom the user lets read new files (safetensors lets nobody else)."""
+def _let_read(file: Path) -> None:
+    """Readable for whom the user lets read new files (safetensors lets nobody else)."""
     mask = os.umask(0)
     os.umask(mask)
     file.chmod(0o666 & ~mask)
-    with file.open("rb") as written:
-        os.fsync(written.fileno())
 
 
 def _remove(path: Path) -> None:

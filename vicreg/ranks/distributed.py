@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from disk.whole_files import write_text
 from vicreg.ranks import network
 
 INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
@@ -130,13 +131,10 @@ def _open_store(placement: Placement, rendezvous: Path, timeout_s: float) -> tup
     timeout = timedelta(seconds=timeout_s)
     if placement.rank == 0:
         store = dist.TCPStore(network.LOOPBACK, 0, None, True, timeout, wait_for_workers=False)
-        rendezvous.parent.mkdir(parents=True, exist_ok=True)
-        beside = rendezvous.with_suffix(".tmp")
         # The name first: it may lead to a faster network. Where it leads nowhere, or to the machine itself as Debian
         # has it (127.0.1.1), one of the addresses will do.
         hosts = [network.LOOPBACK] if _is_one_machine(placement) else [socket.gethostname(), *network.addresses()]
-        beside.write_text(json.dumps({"hosts": hosts, "port": store.port}))
-        beside.replace(rendezvous)
+        write_text(rendezvous, json.dumps({"hosts": hosts, "port": store.port}))
         return store, ""
     deadline = time.monotonic() + timeout_s
     while not rendezvous.exists():

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vicreg import methods
+from vicreg import kernels, methods
 from vicreg.config import PretrainConfig, require
 from vicreg.data.batches import Batch
 from vicreg.joint_views import separate_statistics
 from vicreg.method import UNKNOWN_DATA, Inputs, Method, Progress, TrainingData, usual_groups
 from vicreg.model import num_features
 from vicreg.optim.optimizers import build_optimizer, load_state, peak_rate, rate_at, set_rates
+from vicreg.ranks import distributed
 from vicreg.ranks.gradient_sum import GradientSum
 from vicreg.ranks.sync_batch_norm import synchronise
 from vicreg.training.guards import StepGuard
@@ -44,6 +45,8 @@ class Learner:
     """What learns beside the method, where the configuration measures online."""
     micro_batches: MicroBatches | None
     """Where encoders take less than a rank's batch at a time."""
+    stand_ins: int = 0
+    """For how many samples that could not be decoded others have stood in, over all steps and ranks."""
 
     @classmethod
     def build(cls, config: PretrainConfig, device: torch.device, data: TrainingData = UNKNOWN_DATA) -> Learner:
@@ -68,6 +71,7 @@ class Learner:
         if config.train.joint_views:
             separate_statistics(method, len(config.each_view))
         if config.train.compile:
+            kernels.require_executable_folder()
             for network in method.children():
                 # A compiled forward can be called in parts; a compiled module would compile the parts' bookkeeping too.
                 if micro_batch and network in method.encoders.values():
@@ -166,7 +170,13 @@ class Learner:
         self.guard.check(step, terms)
         values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         self.guard.watch_collapse(step, values, methods.load(self.config.method.name).TERMS)
-        return values | {"skipped_steps": self.guard.skipped}
+        values["skipped_steps"] = self.guard.skipped
+        return values | ({"stand_ins": self.stand_ins} if self.config.data.on_bad == "skip" else {})
+
+    def count_stand_ins(self, number: int) -> None:
+        """Add those of this rank's part of a batch; all ranks call it together."""
+        if self.config.data.on_bad == "skip":
+            self.stand_ins += int(distributed.sum_over_ranks(torch.tensor(number)))
 
     def _prepare(self, batch: Batch, view: int) -> Tensor:
         images = augment(batch.views[view], batch.colour[view], self.config.data.mean, self.config.data.std)
@@ -182,6 +192,7 @@ class Learner:
             "scaler": self.scaler.state_dict(),
             "skipped_steps": self.guard.skipped,
             "skipped_in_a_row": self.guard.in_a_row,
+            "stand_ins": self.stand_ins,
             "online": self.online.state() if self.online else None,
         }
 
@@ -191,6 +202,7 @@ class Learner:
         load_state(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.guard.go_on_from(state["skipped_steps"], state.get("skipped_in_a_row", 0))
+        self.stand_ins = state.get("stand_ins", 0)
         if self.online:
             self.online.load(state["online"])
 

@@ -3,30 +3,99 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from disk.whole_files import room_for
 from vicreg.method import Term
 
+log = logging.getLogger(__name__)
+
 METRICS_FILE = "metrics.jsonl"
+BLOCK_BYTES = 1 << 20
 SPEED = ("images_per_s", "data_wait_share", "step_ms_p50", "step_ms_p95", "model_tflops", "mfu")
 TIMING = (*SPEED, "elapsed_s")  # the only fields that differ between runs of one seed
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All complete lines of a run's metrics, oldest first."""
+def read_lines(run: Path) -> Iterator[dict[str, Any] | None]:
+    """The lines of a run's metrics one by one, oldest first; None for one that cannot be read.
+
+    What follows the last newline is a line that is being written.
+    """
     path = run / METRICS_FILE
     if not path.exists():
-        return []
-    lines = path.read_text().split("\n")[:-1]  # what follows the last newline is an unfinished line
-    return [json.loads(line) for line in lines]
+        return
+    with path.open("rb") as file:
+        for text in file:
+            if text.endswith(b"\n"):
+                yield parse(text)
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """All lines of a run's metrics that can be read, oldest first."""
+    return [line for line in read_lines(run) if line is not None]
+
+
+def parse(text: bytes) -> dict[str, Any] | None:
+    """A line of metrics.jsonl, or None for what is none."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_line = isinstance(line, dict) and all(isinstance(line.get(name), int) for name in ("step", "epoch"))
+    return line if is_line else None
+
+
+def cut_behind(run: Path, first_step: int) -> float:
+    """Cut off metrics.jsonl what a run that goes on at `first_step` will do again, and what is no line.
+
+    A machine that loses power leaves half a line there, or zeros. The file is looked through from its end, for it may
+    be large. Returns the seconds that the run had taken by then.
+    """
+    path = run / METRICS_FILE
+    if not path.exists():
+        return 0.0
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        kept, lost, elapsed_s = 0, 0, 0.0
+        for begin, text in _lines_from_the_end(file, size):
+            line = parse(text) if text.endswith(b"\n") else None
+            if line and line["step"] < first_step:
+                kept, elapsed_s = begin + len(text), line.get("elapsed_s", 0.0)
+                break
+            lost += 0 if line else len(text)
+        if lost:
+            log.warning("%s: %s bytes at its end that are no line are cut off", path, f"{lost:,}")
+        if kept < size:
+            file.truncate(kept)
+            os.fsync(file.fileno())
+    return float(elapsed_s) if isinstance(elapsed_s, int | float) else 0.0
+
+
+def _lines_from_the_end(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file of that size with their newlines and where they begin, the last first."""
+    begin, held = size, b""
+    while begin:
+        block = min(begin, BLOCK_BYTES)
+        begin -= block
+        file.seek(begin)
+        held = file.read(block) + held
+        end = len(held)
+        while end:
+            start = held.rfind(b"\n", 0, end - 1) + 1
+            if start == 0 and begin > 0:
+                break  # the line begins in the block before
+            yield begin + start, held[start:end]
+            end = start
+        held = held[:end]
 
 
 class Metrics:
@@ -45,15 +114,9 @@ class Metrics:
         terms: Mapping[str, Term],
         wandb_project: str = "",
     ) -> None:
-        kept = [line for line in read_metrics(run) if line["step"] < first_step]
-        self._elapsed_before_s = float(kept[-1]["elapsed_s"]) if kept else 0.0
-        beside = run / f".{METRICS_FILE}.tmp"
-        with beside.open("w") as file:
-            file.writelines(json.dumps(line) + "\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(run / METRICS_FILE)
-        self._file = (run / METRICS_FILE).open("a", buffering=1)
+        self._elapsed_before_s = cut_behind(run, first_step)
+        self._path = run / METRICS_FILE
+        self._file = self._path.open("ab", buffering=0)  # what fails to be written is not tried again when it is closed
         self._sinks = [*_tensorboard(run, first_step), *_wandb(run, wandb_project)]
         self._line = ProgressLine(first_step, num_steps, steps_per_epoch, console, terms)
         self._steps_per_epoch = steps_per_epoch
@@ -68,9 +131,13 @@ class Metrics:
             **timing,
             "elapsed_s": self._elapsed_before_s + time.monotonic() - self._start,
         }
-        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
-        for sink in self._sinks:
-            sink(numbers, step)
+        line = json.dumps({"step": step, **numbers}).encode() + b"\n"
+        with room_for(self._path, len(line)):
+            unwritten = memoryview(line)
+            while unwritten:
+                unwritten = unwritten[self._file.write(unwritten) :]
+            for sink in self._sinks:
+                sink(numbers, step)
         self._line.show(step, terms, timing)
 
     def advance(self, step: int) -> None:

@@ -111,7 +111,7 @@ class Saver:
         if self._failure is not None:
             raise OSError(
                 f"the checkpoint of step {self._saved_step} could not be written to {self._folder} ({self._failure}); "
-                "make room or mend the place, then start the run again: it goes on from the checkpoint before"
+                "mend the place, then start the run again: it goes on from the checkpoint before"
             ) from self._failure
 
 

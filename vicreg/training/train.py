@@ -137,6 +137,7 @@ def _train(
             is_due = step % config.train.log_every_steps == 0 or step + 1 == num_steps
             try:
                 terms = learner.step(batch, progress, placement.rank)
+                learner.count_stand_ins(loader.num_stand_ins(batch))
                 if is_due:  # a GPU is asked now and then, on all ranks at the same step
                     learner.guard.check(step, terms)
             except TrainingDiverged as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
 import re
 from pathlib import Path
@@ -364,3 +365,13 @@ def test_manifest_problems_are_named(beton_path: Path) -> None:
     path.unlink()
     with pytest.raises(BetonError, match="no such file"):
         read_manifest(beton_path)
+
+
+def test_a_sample_of_a_file_that_was_cut_while_it_was_open_is_an_error_and_no_signal(tmp_path: Path) -> None:
+    """Bytes behind the end of a mapped file end the process by SIGBUS; so samples are read."""
+    path = tmp_path / "train.beton"
+    write_beton(digits.open_split("val"), path, WritePlan("raw"), num_workers=0)
+    beton = open_beton(path)
+    os.truncate(path, int(beton.pointers[-1]))
+    with pytest.raises(BetonError, match="cut off while it was open"):
+        beton.image_bytes(beton.num_samples - 1)

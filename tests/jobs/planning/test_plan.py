@@ -13,6 +13,7 @@ import pytest
 from jobs.pretrain import main
 
 Pretrain = Callable[..., tuple[int, str]]
+ROOT = Path(__file__).parents[3]
 EXAMPLE = Path(__file__).with_name("dry_run_4x8.txt")
 SINFO = """PARTITION|TIMELIMIT|NODES|GRES|MEMORY
 gpu*|20:00:00|16|gpu:a100:8(S:0-1)|515000
@@ -80,7 +81,7 @@ def test_a_dry_run_is_the_stored_example(site: Path, digits_folder: Path, pretra
     code, shown = pretrain("--then-eval", "--dry-run")
     assert code == 0, shown
     shown = shown.replace(str(digits_folder), "DIGITS").replace(str(site), "SITE")
-    shown = shown.replace(sys.executable, "PYTHON")
+    shown = shown.replace(sys.executable, "PYTHON").replace(str(ROOT), "TREE")
     shown = re.sub(r"[\d,]+\s+GB free", "N GB free", shown)
     shown = "\n".join(line.rstrip() for line in shown.splitlines()) + "\n"
     assert shown == EXAMPLE.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from PIL import Image
 from dataprep import write_ffcv
 from jobs.planning.pieces import evaluation_module
 from jobs.planning.recipes import recipe
+from jobs.report import describe_run
 from jobs.reporting.document import Table, Text
+from jobs.reporting.html_report import run_page
 from jobs.reporting.measured_run import Run, load_run
-from jobs.reporting.result_tables import data_set_name, measured_tables, published
+from jobs.reporting.result_tables import data_set_name, matched_classes, measured_tables, published
 from tests.jobs.measured_runs import write_result
 from tests.jobs.run_folders import write_run
 from vicreg.config_json import to_json
@@ -97,6 +100,20 @@ def test_every_data_set_has_a_table_of_its_own(run: Path, tmp_path: Path) -> Non
     assert "has other settings than published (" in notes[0]  # those of the digits
     assert "grid_" not in notes[0]
     assert "has other settings" not in notes[1]
+
+
+def test_classes_that_were_matched_by_name_are_said(run: Path) -> None:
+    data: dict[str, Any] = _data(Path("data"), 40, 30)
+    data["classes"] = {"matched": 3, "of": 15, "without_val_images": [f"class {n}" for n in range(12)]}
+    for module in ("knn", "linear"):
+        write_result(run, module, TRAINED, {"top1": 90.0}, data=data)
+    shown = ", ".join(f"class {n}" for n in range(10))
+    line = "The classes of data/val.beton were matched by their names with 3 of the 15 classes of data/train.beton; "
+    line += f"it has no images of 12 ({shown}, ...)."
+    loaded = load_run(run)
+    assert matched_classes(loaded) == [line]
+    assert Text(line) in describe_run(loaded)
+    assert line in html.unescape(run_page(loaded))
 
 
 def test_settings_are_compared_with_the_published_ones(run: Path, tmp_path: Path) -> None:

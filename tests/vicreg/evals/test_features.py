@@ -216,6 +216,8 @@ def test_classes_are_matched_by_their_names(tmp_path: Path) -> None:
     data = DataConfig(_split(tmp_path, "train", "abcd"), _split(tmp_path, "val", "bcd"), image_size=8, eval_resize=8)
     splits = open_splits(data, CPU, 1)
     assert (splits.num_classes, splits.val_classes) == (4, (1, 2, 3))
+    assert describe(data)["classes"] == {"matched": 3, "of": 4, "without_val_images": ["a"]}
+    assert "classes" not in describe(replace(data, val=data.train))
     assert splits.features(Pixels(8), "val").labels.unique().tolist() == [1, 2, 3]
     measured = knn.evaluate(Pixels(8), splits, knn.Config(neighbours=(5,))).metrics
     assert measured["top1_5_neighbours"] == 100.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import sys
 import types
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from vicreg.methods import vicreg
-from vicreg.training.metrics import METRICS_FILE, Metrics, read_metrics
+from vicreg.training import metrics as metrics_module
+from vicreg.training.metrics import METRICS_FILE, Metrics, cut_behind, read_lines, read_metrics
 
 TERMS = {"loss": 30.0, "invariance": 0.1, "variance": 0.9, "covariance": 2.0}
 TIMING = {"images_per_s": 1234.0, "data_wait_share": 0.02}
@@ -82,3 +84,41 @@ def test_lines_are_json(tmp_path: Path) -> None:
     metrics.log(0, 0.1, TERMS, TIMING)
     metrics.close()
     assert json.loads((tmp_path / METRICS_FILE).read_text())["loss"] == 30.0
+
+
+@pytest.mark.parametrize("block_bytes", [7, 1 << 20])
+@pytest.mark.parametrize("tail", [b"", bytes(300), b'{"step": 5, "epo', b'\xff\xfe\n"text"\n[]\n', b'{"step": 9}\n'])
+def test_whatever_a_power_cut_left_at_the_end_is_cut_off(
+    tmp_path: Path, tail: bytes, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_module, "BLOCK_BYTES", block_bytes)
+    lines = [json.dumps({"step": step, "epoch": 0, "elapsed_s": step / 2}).encode() + b"\n" for step in range(5)]
+    (tmp_path / METRICS_FILE).write_bytes(b"".join(lines) + tail)
+    assert cut_behind(tmp_path, 4) == 1.5
+    assert (tmp_path / METRICS_FILE).read_bytes() == b"".join(lines[:4])
+    assert cut_behind(tmp_path, 0) == 0.0
+    assert (tmp_path / METRICS_FILE).read_bytes() == b""
+
+
+def test_lines_that_cannot_be_read_in_the_middle_stay_and_are_passed_over(tmp_path: Path) -> None:
+    line = b'{"step": %d, "epoch": 0}\n'
+    content = line % 1 + b"\x00\x00\x00\nnull\n[1]\n" + b"[" * 100_000 + b"\n" + line % 2
+    (tmp_path / METRICS_FILE).write_bytes(content)
+    assert cut_behind(tmp_path, 3) == 0.0
+    assert (tmp_path / METRICS_FILE).read_bytes() == content
+    assert [entry["step"] for entry in read_metrics(tmp_path)] == [1, 2]
+    assert [entry is None for entry in read_lines(tmp_path)] == [False, True, True, True, True, False]
+
+
+def test_a_full_disk_names_the_file_and_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_module, "_tensorboard", lambda run, first_step: [])
+    metrics, _ = _metrics(tmp_path, 0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
+    line = r"cannot write .*metrics\.jsonl: File too large; .* make room on the disk of"
+    try:
+        with pytest.raises(OSError, match=line):
+            metrics.log(0, 0.1, TERMS, TIMING)
+        metrics.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

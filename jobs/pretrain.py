@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from slurm.attempts import Pulse
 from slurm.chain import Member
 from slurm.cluster import Cluster
 from slurm.cluster import load as load_profile
+from slurm.private_folder import temporary_folder
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task, Watchdog
 from vicreg import methods
@@ -228,6 +230,8 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
     ):
         content: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
         config = methods.read_config(content["pretrain"], content.get("schema", 1))
+        if config.train.compile:  # torch would run what lies under a name in /tmp that everybody can take
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(temporary_folder("compiled")))
         pulse = Pulse(job_folder, num_steps(config))
 
         def should_stop(step: int) -> bool:

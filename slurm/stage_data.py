@@ -1,7 +1,8 @@
 """Copies a large file to the node's own disk, once per node however many ranks ask for it, so that they read it there.
 
-`python -m slurm.stage_data SOURCE FOLDER`. The copy is FOLDER/<hash of the source's path>/<name>, with the manifest
-beside it that the source has (train.beton.json). It appears under its name when it was read back and found right.
+`python -m slurm.stage_data SOURCE FOLDER`. The copy is FOLDER/vicreg-<user id>/<hash of the source's path>/<name>, with
+the manifest beside it that the source has (train.beton.json). It appears under its name when it was read back and found
+right. The folder of the user is nobody else's, because the disk of a node is everybody's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from slurm.cluster import expand_path
+from slurm.private_folder import private_folder
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +47,16 @@ def stage(source: Path, folder: Path) -> Path:
         raise ValueError(f"SOURCE is {str(source)!r}, allowed: {allowed}; correct the path or its permissions")
     if root.resolve() == source.resolve().parent:
         raise ValueError(f"FOLDER is {str(folder)!r}, allowed: another one than the source's; {CURE}")
-    place = root / hashlib.sha256(os.fsencode(source)).hexdigest()[:8]
+    own = root / f"vicreg-{os.geteuid()}"
+    place = own / hashlib.sha256(os.fsencode(source)).hexdigest()[:8]
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        private_folder(own)
+        place.mkdir(exist_ok=True)
+    except PermissionError as error:
+        raise PermissionError(f"{error} (on {socket.gethostname()}); {CURE}") from error
     except OSError as error:
         raise OSError(f"{place} cannot be made on {socket.gethostname()}: {error}; {CURE}") from error
-    with _only_one(root / f"{place.name}.lock"):
+    with _only_one(own / f"{place.name}.lock"):
         _bring(source, place)
     return place / source.name
 

@@ -86,8 +86,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"options"},
     ],
     "slurm": [
-        {"attempts", "calls", "devcluster"},
-        {"cluster", "owner", "scheduler"},
+        {"attempts", "calls", "private_folder"},
+        {"cluster", "devcluster", "owner", "scheduler"},
         {"requeue", "stage_data"},
         {"task"},
         {"local", "preflight", "srun"},

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from slurm.devcluster.daemons import DevCluster, default_folder
+from slurm.devcluster.daemons import DevCluster, DevClusterError, default_folder
 
 
 def main(arguments: list[str]) -> int:
@@ -17,7 +17,11 @@ def main(arguments: list[str]) -> int:
     if not (folder / "devcluster.json").exists():
         print(f"no devcluster in {folder}")
         return 0
-    DevCluster.open(folder).down()
+    try:
+        DevCluster.open(folder).down()
+    except DevClusterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(f"down, and {folder} is removed")
     return 0
 

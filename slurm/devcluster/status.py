@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from slurm.devcluster.daemons import DevCluster, default_folder
+from slurm.devcluster.daemons import DevCluster, DevClusterError, default_folder
 
 
 def main(arguments: list[str]) -> int:
@@ -14,7 +14,11 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--folder", type=Path, default=default_folder(), help="where everything of the cluster lies")
     folder = parser.parse_args(arguments).folder.absolute()
-    cluster = DevCluster.open(folder)
+    try:
+        cluster = DevCluster.open(folder)
+    except DevClusterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if not cluster.num_nodes:
         print(f"no devcluster in {folder}; start one with  python slurm/devcluster/up.py --nodes 4 --gpus 2")
         return 1

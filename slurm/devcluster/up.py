@@ -18,9 +18,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--gpus", type=int, default=2, help="pretended GPUs per node")
     parser.add_argument("--folder", type=Path, default=default_folder(), help="where everything of the cluster lies")
     chosen = parser.parse_args(arguments)
-    cluster = DevCluster.open(chosen.folder.absolute())
     start = time.monotonic()
     try:
+        cluster = DevCluster.open(chosen.folder.absolute())
         cluster.up(chosen.nodes, chosen.gpus)
     except DevClusterError as error:
         print(f"error: {error}", file=sys.stderr)

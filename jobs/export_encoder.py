@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 from torch import nn
 
+from border.terminal import Terminal
 from jobs.planning.cli import show_commands, show_summary, user_errors
 from jobs.planning.pieces import read_run, require_finished
 from vicreg.exchange.encoder_file import encoder_path, load_encoder
@@ -37,7 +37,7 @@ class Command:
 
 def main(arguments: list[str]) -> int:
     """Parse, read, write, check, say how to load it; returns the exit code."""
-    console = Console()
+    console = Terminal()
     with user_errors():
         command = tyro.cli(Command, args=arguments)
         config, recipe = read_run(command.run)

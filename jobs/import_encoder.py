@@ -13,9 +13,10 @@ from typing import Annotated, Any
 
 import torch
 import tyro
-from rich.console import Console
 from torch import nn
 
+from border.terminal import Terminal
+from border.text import shell_command
 from jobs.planning import recipes
 from jobs.planning.cli import CONFIG_FILE, show_commands, show_summary, user_errors
 from jobs.planning.subjects import open_residuals
@@ -65,7 +66,7 @@ class Import:
 
 def main(arguments: list[str]) -> int:
     """Parse, read, check, write the run folder, say what was done; returns the exit code."""
-    console = Console()
+    console = Terminal()
     with user_errors():
         command = parse(arguments)
         config = replace(recipes.recipe(command.recipe).pretrain, data=command.data)
@@ -80,7 +81,7 @@ def main(arguments: list[str]) -> int:
             ("written" if is_new else "is there", f"{command.run}, recipe {command.recipe}"),
         ]
         show_summary(console, said)
-        show_commands(console, "next", [f"python jobs/eval_all.py {command.run}"])
+        show_commands(console, "next", [shell_command("python", "jobs/eval_all.py", command.run)])
     return 0
 
 

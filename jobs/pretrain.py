@@ -16,7 +16,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 
+from border.private_folder import temporary_folder
+from border.terminal import Terminal
+from border.text import shell_command
 from jobs import eval_all
 from jobs.planning import recipes
 from jobs.planning.cli import (
@@ -36,7 +40,6 @@ from slurm.attempts import Pulse
 from slurm.chain import Member
 from slurm.cluster import Cluster
 from slurm.cluster import load as load_profile
-from slurm.private_folder import temporary_folder
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task, Watchdog
 from vicreg import methods
@@ -77,7 +80,7 @@ def main(arguments: list[str]) -> int:
         cluster = command.place.profile()
         run = run_folder(command, cluster)
         spec = job_spec(command, cluster, run)
-        console = Console()
+        console = Terminal()
         followers: list[Member] = []
         if command.then_eval:
             followers = evaluations_of(command, cluster, run, spec.ranks_per_node, console)
@@ -122,8 +125,8 @@ def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
         console.print(f"stopped and saved; the same command goes on from there ({run})", soft_wrap=True)
         return INTERRUPTED_EXIT_CODE
     if not was_measured:
-        next_step = f"measure it with  python jobs/eval_all.py {run}"
-        console.print(f"finished: [bold]{run / ENCODER_FILE}[/]; {next_step}", soft_wrap=True)
+        next_step = f"measure it with  {shell_command('python', 'jobs/eval_all.py', run)}"
+        console.print(Text.assemble("finished: ", (str(run / ENCODER_FILE), "bold"), f"; {next_step}"), soft_wrap=True)
     return 0
 
 
@@ -219,7 +222,7 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
     folder = Path(run)
     if (folder / ENCODER_FILE).exists():
         return True
-    console = Console() if task.has_terminal else Console(force_terminal=False, width=LOG_WIDTH)
+    console = Terminal() if task.has_terminal else Terminal(force_terminal=False, width=LOG_WIDTH)
     job_folder = chain.job_folder(folder, "pretrain")
     configure_logging(console, task, job_folder)
     placement = placement_of(task)

@@ -16,6 +16,7 @@ from typing import Any
 
 import submitit
 
+from border.text import visible
 from slurm import local, scheduler
 from slurm.attempts import write_whole
 from slurm.cluster import Cluster
@@ -79,7 +80,13 @@ def script_of(folder: Path) -> Path:
 def sbatch_script(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str = "") -> str:
     """The script that SLURM gets."""
     executor = _Script(folder=folder)
-    executor.update_parameters(**_parameters(spec, folder, cluster, dependency))
+    parameters = _parameters(spec, folder, cluster, dependency)
+    for name, value in (parameters | parameters["additional_parameters"]).items():
+        if name not in ("setup", "additional_parameters") and visible(value) != str(
+            value
+        ):  # a new line in a name would be a line of the script
+            raise ValueError(f"{name} of the sbatch script is {value!r}, allowed: no control characters; name it anew")
+    executor.update_parameters(**parameters)
     command = COMMAND.format(batch=shlex.join([sys.executable, "-u", "-m", "slurm.batch", str(folder)]))
     lines = executor.text(command).splitlines()
     omitted = tuple(f"#SBATCH --{flag}" for flag in cluster.omit_flags)

@@ -23,8 +23,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from border.private_folder import private_folder
+from border.terminal import complain, log_to
 from slurm.cluster import expand_path
-from slurm.private_folder import private_folder
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +179,7 @@ def main() -> None:
     parser.add_argument("source", metavar="SOURCE", type=Path, help="file to copy")
     parser.add_argument("folder", metavar="FOLDER", help="folder on the node's disk; $VARIABLES are expanded")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    log_to({logging.StreamHandler(sys.stdout): "%(message)s"})
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(TERMINATED_EXIT_CODE))  # the unfinished file goes with it
     try:
@@ -186,7 +187,7 @@ def main() -> None:
             raise ValueError(f"FOLDER is '', allowed: a folder on the node's disk; {CURE}")
         stage(arguments.source, Path(arguments.folder))
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         sys.exit(1)
 
 

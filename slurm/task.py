@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from border.terminal import complain
 from slurm.attempts import write_whole
 from slurm.owner import Claim
 from slurm.requeue import StopFlag
@@ -203,7 +204,7 @@ class Watchdog:
         else:
             return
         message = f"no step for {self._timeout_s:.0f} s; the stacks of all threads stand in the log of each rank"
-        print(f"rank {self._task.rank}: {message}", file=sys.stderr, flush=True)
+        complain(f"rank {self._task.rank}: {message}")
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
         self._task.note_error(message)
         self._over.wait(DUMP_LEAD_S)

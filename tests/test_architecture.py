@@ -10,20 +10,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("jobs", "vicreg", "dataprep", "slurm")
+PACKAGES = ("jobs", "vicreg", "dataprep", "slurm", "border")
 MAX_LINES = 300
 MAX_README_LINES = 220
 ANYTHING = {"utils", "util", "misc", "common", "core", "helpers", "helper", "base", "lib", "tools"}
 """Names that could hold anything, and so say nothing."""
 
 MAY_IMPORT = {
-    "jobs": {"jobs", "vicreg", "dataprep", "slurm"},
-    "vicreg": {"vicreg", "dataprep.beton"},
-    "dataprep": {"dataprep"},
-    "slurm": {"slurm"},
+    "jobs": {"jobs", "vicreg", "dataprep", "slurm", "border"},
+    "vicreg": {"vicreg", "dataprep.beton", "border"},
+    "dataprep": {"dataprep", "border"},
+    "slurm": {"slurm", "border"},
+    "border": {"border"},
 }
 FLOORS: dict[str, list[set[str]]] = {
     # From the ground up: a room or a wing of a folder imports only from lower floors of that folder.
+    "border": [{"private_folder", "text"}, {"terminal"}],
     "vicreg": [
         {"config", "kernels", "ranks"},
         {"checkpoint", "config_json", "presets", "joint_views", "losses", "model", "schema", "views"},
@@ -86,7 +88,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"options"},
     ],
     "slurm": [
-        {"attempts", "calls", "private_folder"},
+        {"attempts", "calls"},
         {"cluster", "devcluster", "owner", "scheduler"},
         {"requeue", "stage_data"},
         {"task"},
@@ -122,6 +124,9 @@ ONLY_IN = {
     },
     "ffcv": {"vicreg/data/decode.py", "dataprep", "benchmarks"},
 }
+ONLY_BORDER_CALLS = ("Console", "basicConfig", "Formatter", "from_markup", "stdout.write", "stderr.write")
+"""Beside print, ends of the calls by which text leaves the suite; any but border/terminal.py would let a name in it steer
+a terminal. Benchmarks print figures of their own."""
 
 
 def _files(*folders: str) -> list[Path]:
@@ -198,6 +203,15 @@ def test_foreign_packages_stay_in_their_place(package: str) -> None:
             assert allowed, f"{place} imports {package}, allowed: {ONLY_IN[package]}"
 
 
+@pytest.mark.parametrize("path", [path for path in _files(*PACKAGES) if "border" not in path.parts], ids=_place)
+def test_text_and_foreign_files_cross_the_border_in_one_place(path: Path) -> None:
+    called = [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    bad = [name for name in called if any(f".{name}".endswith(f".{end}") for end in ONLY_BORDER_CALLS)]
+    bad += [name for name in called if name == "print"]
+    assert not bad, f"{path} calls {bad}; see border/"
+    assert "rich.markup.escape" not in _imports(path)
+
+
 def test_ffcv_is_imported_lazily() -> None:
     for path in _files(*PACKAGES):
         eager = [name for name in _imports(path, top_level_only=True) if _is_or_under(name, "ffcv")]
@@ -206,7 +220,7 @@ def test_ffcv_is_imported_lazily() -> None:
 
 def test_no_script_shadows_another_module() -> None:
     taken = set(sys.stdlib_module_names) | (packages_distributions().keys() - set(PACKAGES))
-    for folder in ("jobs", "dataprep", "slurm", "benchmarks"):
+    for folder in ("jobs", "dataprep", "slurm", "border", "benchmarks"):
         shadows = {path.stem for path in (ROOT / folder).glob("*.py")} & taken
         assert not shadows, f"{folder}/ has {shadows}, which would hide modules of that name from its scripts"
 

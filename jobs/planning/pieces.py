@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from border.text import shell_command
 from dataprep.beton.subset import subset_path
 from jobs.planning import recipes
 from jobs.planning.cli import CONFIG_FILE
@@ -105,7 +106,7 @@ def require_finished(run: Path, recipe: str) -> None:
     if not (run / ENCODER_FILE).is_file():
         raise ValueError(
             f"{run} is not finished (it has no {ENCODER_FILE}); go on with  "
-            f"python jobs/pretrain.py --recipe {recipe} --run {run}"
+            f"{shell_command('python', 'jobs/pretrain.py', '--recipe', recipe, '--run', run)}"
         )
 
 

@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from border.private_folder import private_folder, require_private
 from slurm.devcluster import processes, settings
 from slurm.devcluster.settings import HOST, Ports, node_names
-from slurm.private_folder import private_folder, require_private
 
 NEEDED = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sbatch", "srun", "sinfo")
 FOLDER_VARIABLE = "DEVCLUSTER_FOLDER"  # chooses another folder

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from border.terminal import complain, say
 from slurm.devcluster.daemons import DevCluster, DevClusterError, default_folder
 
 
@@ -15,14 +16,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--folder", type=Path, default=default_folder(), help="where everything of the cluster lies")
     folder = parser.parse_args(arguments).folder.absolute()
     if not (folder / "devcluster.json").exists():
-        print(f"no devcluster in {folder}")
+        say(f"no devcluster in {folder}")
         return 0
     try:
         DevCluster.open(folder).down()
     except DevClusterError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 1
-    print(f"down, and {folder} is removed")
+    say(f"down, and {folder} is removed")
     return 0
 
 

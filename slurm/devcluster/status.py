@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from border.terminal import complain, say
 from slurm.devcluster.daemons import DevCluster, DevClusterError, default_folder
 
 
@@ -17,17 +18,20 @@ def main(arguments: list[str]) -> int:
     try:
         cluster = DevCluster.open(folder)
     except DevClusterError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 1
     if not cluster.num_nodes:
-        print(f"no devcluster in {folder}; start one with  python slurm/devcluster/up.py --nodes 4 --gpus 2")
+        say(f"no devcluster in {folder}; start one with  python slurm/devcluster/up.py --nodes 4 --gpus 2")
         return 1
     running = cluster.running()
     for name, lives in running.items():
-        print(f"{name:10s} {'runs' if lives else 'DEAD'}   {folder}/log/{name}.out")
+        say(f"{name:10s} {'runs' if lives else 'DEAD'}   {folder}/log/{name}.out")
     if running["slurmctld"]:
-        print(cluster.call("sinfo", check=False))
-        print(cluster.call("squeue", check=False), end="")
+        for line in cluster.call("sinfo", check=False).splitlines():
+            say(line)
+        say()
+        for line in cluster.call("squeue", check=False).splitlines():
+            say(line)
     return 0 if all(running.values()) else 1
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from border.terminal import complain, say
 from slurm.devcluster.daemons import DevCluster, DevClusterError, default_folder
 
 
@@ -23,13 +24,13 @@ def main(arguments: list[str]) -> int:
         cluster = DevCluster.open(chosen.folder.absolute())
         cluster.up(chosen.nodes, chosen.gpus)
     except DevClusterError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 1
-    print(f"{chosen.nodes} nodes with {chosen.gpus} GPUs each are up ({time.monotonic() - start:.0f} s). Use them with")
+    say(f"{chosen.nodes} nodes with {chosen.gpus} GPUs each are up ({time.monotonic() - start:.0f} s). Use them with")
     for name, value in cluster.environment.items():
-        print(f"  export {name}={shlex.quote(value)}")
-    print("  python jobs/pretrain.py --cluster devcluster --recipe digits --nodes 2 --gpus 2")
-    print("Partitions: normal, and low, which normal preempts. Take it down with  python slurm/devcluster/down.py")
+        say(f"  export {name}={shlex.quote(value)}")
+    say("  python jobs/pretrain.py --cluster devcluster --recipe digits --nodes 2 --gpus 2")
+    say("Partitions: normal, and low, which normal preempts. Take it down with  python slurm/devcluster/down.py")
     return 0
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from border.private_folder import require_private
 from jobs import pretrain
 from jobs.watching.job_states import collect
-from slurm.private_folder import require_private
 from slurm.requeue import StopFlag
 from slurm.task import Task
 from tests.jobs.run_folders import digits_config

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from border.private_folder import private_folder, temporary_folder
 from slurm.devcluster.daemons import DevCluster, DevClusterError
-from slurm.private_folder import private_folder, temporary_folder
 from slurm.stage_data import stage
 from tests.other_user import NOBODY, act, needs_root, shared_place
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import submitit
 
-from border.text import visible
 from slurm import local, scheduler
 from slurm.attempts import write_whole
 from slurm.cluster import Cluster
@@ -80,13 +79,7 @@ def script_of(folder: Path) -> Path:
 def sbatch_script(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str = "") -> str:
     """The script that SLURM gets."""
     executor = _Script(folder=folder)
-    parameters = _parameters(spec, folder, cluster, dependency)
-    for name, value in (parameters | parameters["additional_parameters"]).items():
-        if name not in ("setup", "additional_parameters") and visible(value) != str(
-            value
-        ):  # a new line in a name would be a line of the script
-            raise ValueError(f"{name} of the sbatch script is {value!r}, allowed: no control characters; name it anew")
-    executor.update_parameters(**parameters)
+    executor.update_parameters(**_parameters(spec, folder, cluster, dependency))
     command = COMMAND.format(batch=shlex.join([sys.executable, "-u", "-m", "slurm.batch", str(folder)]))
     lines = executor.text(command).splitlines()
     omitted = tuple(f"#SBATCH --{flag}" for flag in cluster.omit_flags)

@@ -125,8 +125,8 @@ ONLY_IN = {
     "ffcv": {"vicreg/data/decode.py", "dataprep", "benchmarks"},
 }
 ONLY_BORDER_CALLS = ("Console", "basicConfig", "Formatter", "from_markup", "stdout.write", "stderr.write")
-"""Beside print, ends of the calls by which text leaves the suite; any but border/terminal.py would let a name in it steer
-a terminal. Benchmarks print figures of their own."""
+"""Beside print, ends of the calls by which text leaves the suite; any but border/terminal.py would let a name in it
+steer a terminal. Benchmarks print figures of their own."""
 
 
 def _files(*folders: str) -> list[Path]:

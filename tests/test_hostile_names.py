@@ -103,6 +103,7 @@ def test_a_run_called_so_is_planned_watched_measured_and_reported(
     assert visible(name) in said.replace("\n", "")
 
 
+@pytest.mark.slow
 def test_reports_are_inert(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     runs = [Path(name) for name in RUNS]
     for run in runs:

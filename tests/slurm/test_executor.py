@@ -198,12 +198,3 @@ def test_the_script_run_by_bash_starts_the_ranks_with_the_folder_as_one_argument
     assert srun.environment["WORD"] == name
     assert json.loads(srun.environment["VICREG_HOSTS"]) == ["n1", "n2"]
     assert [attempt.nodes for attempt in attempts.read(folder)] == [("n1", "n2")]
-
-
-@pytest.mark.parametrize("name", ["a\ntouch owned #", "a\x1b[2J", "a\rb"])
-def test_a_name_cannot_be_a_line_of_the_script(tmp_path: Path, name: str) -> None:
-    spec = JobSpec("pretrain", "a.b", {})
-    with pytest.raises(ValueError, match=r"job_name of the sbatch script is .*, allowed: no control characters"):
-        sbatch_script(spec, tmp_path / name / "jobs" / "pretrain", Cluster("mine"))
-    with pytest.raises(ValueError, match=r"output of the sbatch script is "):
-        sbatch_script(spec, tmp_path / name / "run" / "jobs" / "pretrain", Cluster("mine"))

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from border.terminal import Terminal, say
+from border.text import visible
 from dataprep.beton.contract import IMAGE_JPEG, BetonError, manifest_path, open_beton, read_manifest
 from dataprep.beton.verification import problems
 from dataprep.writing.writer import WriteProgress
@@ -48,9 +48,7 @@ def show_progress(name: str) -> Iterator[Callable[[WriteProgress], None]]:
                 bar.update(task, total=progress.num_total, completed=progress.num_done, rate=rate)
             else:
                 left_s = (progress.num_total - progress.num_done) / max(progress.images_per_s, 1e-9)
-                print(
-                    f"{name}: {progress.num_done:,} of {progress.num_total:,}, {rate}, {left_s:,.0f} s left", flush=True
-                )
+                say(f"{name}: {progress.num_done:,} of {progress.num_total:,}, {rate}, {left_s:,.0f} s left")
 
         yield report
 
@@ -59,8 +57,13 @@ def _bar() -> contextlib.AbstractContextManager[Progress | None]:
     """rich's progress bar on a terminal, nothing elsewhere."""
     if not sys.stdout.isatty():
         return contextlib.nullcontext()
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns, transient=True)
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}", markup=False),
+        TimeRemainingColumn(),
+    )
+    return Progress(TextColumn("{task.description}", markup=False), *columns, console=Terminal(), transient=True)
 
 
 def show_summary(done: WriteProgress, target: Path, manifest: Path) -> None:
@@ -72,17 +75,17 @@ def show_summary(done: WriteProgress, target: Path, manifest: Path) -> None:
     num_classes = len(per_class) - len(lost)
     of_classes = f" of {num_classes:,} {'class' if num_classes == 1 else 'classes'}" if per_class else " without labels"
     flawed = f", {len(done.flawed):,} flawed and encoded anew" if done.flawed else ""
-    print(
+    say(
         f"{target}: {num_written:,} samples{of_classes}{kept}{flawed}, {len(done.rejected):,} rejected, "
         f"{done.num_bytes:,} bytes, {done.seconds:,.1f} s, {done.images_per_s:,.0f} images/s"
     )
     for kind, names in (("rejected", done.rejected), ("flawed", done.flawed)):
         for name, reason in names[:_REASONS_SHOWN]:
-            print(f"  {kind} {name}: {reason}")
+            say(f"  {kind} {visible(name)}: {visible(reason)}")
         if len(names) > _REASONS_SHOWN:
-            print(f"  ... all of them under `{kind}` in {manifest}")
+            say(f"  ... all of them under `{kind}` in {manifest}")
     if lost:
-        print(f"  {len(lost):,} classes without a sample: {_shorten(lost)}")
+        say(f"  {len(lost):,} classes without a sample: {_shorten(lost)}")
 
 
 def _samples_per_class(manifest: dict[str, Any]) -> dict[str, int]:
@@ -93,7 +96,7 @@ def _samples_per_class(manifest: dict[str, Any]) -> dict[str, int]:
 
 def _shorten(names: list[str]) -> str:
     """The first of some names."""
-    return ", ".join(names[:_CLASSES_SHOWN]) + (" ..." if len(names) > _CLASSES_SHOWN else "")
+    return ", ".join(map(visible, names[:_CLASSES_SHOWN])) + (" ..." if len(names) > _CLASSES_SHOWN else "")
 
 
 def show_verification(path: Path, decode: bool) -> int:
@@ -109,14 +112,14 @@ def show_verification(path: Path, decode: bool) -> int:
         for problem in problems(path, decode=decode, report=report):
             counts[problem.kind] += 1
             if counts[problem.kind] <= _PROBLEMS_SHOWN:
-                print(problem.text, flush=True)
+                say(visible(problem.text))
     for kind, count in counts.items():
         if count > _PROBLEMS_SHOWN:
-            print(f"... and {count - _PROBLEMS_SHOWN:,} more {kind}")
+            say(f"... and {count - _PROBLEMS_SHOWN:,} more {kind}")
     if counts:
-        print(f"{path}: {counts.total():,} problems; copy the file again, or write it again with --overwrite")
+        say(f"{path}: {counts.total():,} problems; copy the file again, or write it again with --overwrite")
         return 1
-    print(f"{path}: whole; {open_beton(path).num_samples:,} samples, every byte as it was written")
+    say(f"{path}: whole; {open_beton(path).num_samples:,} samples, every byte as it was written")
     return 0
 
 
@@ -126,7 +129,7 @@ def describe(path: Path) -> None:
     num_jpeg = int((beton.modes == IMAGE_JPEG).sum())
     stored = beton.sizes.astype(np.float64)
     sides = f"{beton.widths.min()} x {beton.heights.min()} to {beton.widths.max()} x {beton.heights.max()}"
-    table = Table(title=escape(str(path)), show_header=False, title_justify="left")
+    table = Table(title=str(path), show_header=False, title_justify="left")
     rows = {
         "samples": f"{beton.num_samples:,} ({num_jpeg:,} JPEG, {beton.num_samples - num_jpeg:,} raw)",
         "bytes": f"{beton.file.size:,} ({stored.mean():,.0f} per image, largest {stored.max():,.0f})",
@@ -140,8 +143,8 @@ def describe(path: Path) -> None:
     except BetonError as error:
         rows["manifest"] = str(error)
     for name, value in rows.items():
-        table.add_row(name, escape(value))
-    Console().print(table)
+        table.add_row(name, visible(value))
+    Terminal().print(table)
 
 
 def _describe_labels(labels: NDArray[Any]) -> str:

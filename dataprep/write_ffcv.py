@@ -15,6 +15,7 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 
 import tyro
 
+from border.terminal import complain, log_to, say
 from dataprep.beton.contract import BetonError, manifest_path, open_beton
 from dataprep.console import describe, show_progress, show_summary, show_verification
 from dataprep.sources import options as source_options
@@ -122,7 +123,7 @@ def _write_one(command: source_options.Output, source: Source) -> None:
     )
     target = command.out / f"{source.split or Path(source.root).name}.beton"
     if not command.overwrite and already_written(source, target, plan):
-        print(f"{target} is already there, from the same source with the same options (--overwrite writes it again)")
+        say(f"{target} is already there, from the same source with the same options (--overwrite writes it again)")
         return
     with show_progress(target.name) as report:
         done = write_beton(source, target, plan, num_workers=command.num_workers, on_bad=command.on_bad, report=report)
@@ -146,7 +147,7 @@ def choose_subset(command: Subset) -> int:
         path, size = write_drawn(
             command.file, command.name, command.fraction, command.seed, overwrite=command.overwrite
         )
-    print(f"{path}: {size:,} of {open_beton(command.file).num_samples:,} samples")
+    say(f"{path}: {size:,} of {open_beton(command.file).num_samples:,} samples")
     return 0
 
 
@@ -156,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to({logging.StreamHandler(): "%(message)s"})
     config = (tyro.conf.FlagCreatePairsOff,)
     command = tyro.cli(Command, args=arguments, prog="write_ffcv.py", description=__doc__, config=config)
     for number in _SIGNALS:
@@ -172,10 +173,10 @@ def _run(arguments: list[str] | None) -> int:
             return choose_subset(command)
         return write(command)
     except (SourceError, BetonError, WriteError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 1
     except Stopped as stop:
-        print(f"stopped by {stop}; no unfinished file was left", file=sys.stderr)
+        complain(f"stopped by {stop}; no unfinished file was left")
         return 128 + stop.number
 
 

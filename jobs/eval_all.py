@@ -17,6 +17,8 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 import tyro
 from rich.console import Console
 
+from border.terminal import Terminal
+from border.text import shell_command
 from disk.closed_pipe import quietly
 from jobs.planning import recipes
 from jobs.planning.cli import (
@@ -91,7 +93,7 @@ def absolute_folders(cluster: Cluster) -> dict[str, str]:
 
 def main(arguments: list[str]) -> int:
     """Parse, check, compute or submit what is missing; returns the exit code."""
-    console = Console()
+    console = Terminal()
     with user_errors("stopped; what is done stays, the same command does the rest"):
         command = tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
         cluster = command.place.profile()
@@ -105,7 +107,7 @@ def main(arguments: list[str]) -> int:
         pieces = split_by_data(plan(run, recipe, config.data, choice), bool(command.evals), console)
         due = find_due(run, pieces, config, command.overwrite, console)
         if not due:
-            console.print(f"nothing to do; see  python jobs/report.py {run}", soft_wrap=True)
+            console.print(f"nothing to do; see  {shell_command('python', 'jobs/report.py', run)}", soft_wrap=True)
             return 0
         chain_members = members(run, recipe, due, choice, cluster, command.place.nodes, ranks, command.overwrite)
         if command.place.dry_run:
@@ -166,7 +168,7 @@ def show_scripts(run: Path, chain_members: list[Member], cluster: Cluster, conso
         folder = chain.job_folder(run, member.spec.name)
         if cluster.scheduler == "slurm":
             script = executor.sbatch_script(executor.for_cluster(member.spec, cluster), folder, cluster)
-            console.print(script, soft_wrap=True, highlight=False, markup=False)
+            console.print(*script.splitlines(), sep="\n", soft_wrap=True, highlight=False)
         else:
             console.print(f"on this machine: {member.spec.num_ranks} ranks, {member.spec.arguments}", soft_wrap=True)
     return 0
@@ -186,7 +188,7 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
     A stop signal ends an evaluation at once where it has nothing to save, else when it has saved; what is done stays.
     """
     folder = Path(run)
-    console = Console() if task.has_terminal else Console(force_terminal=False, width=LOG_WIDTH)
+    console = Terminal() if task.has_terminal else Terminal(force_terminal=False, width=LOG_WIDTH)
     configure_logging(console, task, chain.job_folder(folder, job))
     placement = placement_of(task)
     stop.interrupt_at_once()

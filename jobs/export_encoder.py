@@ -11,9 +11,9 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tyro
-from rich.console import Console
 from torch import nn
 
+from border.terminal import Terminal
 from disk.closed_pipe import quietly
 from jobs.planning.cli import show_commands, show_summary, user_errors
 from jobs.planning.run_folder import read_run, require_finished
@@ -41,7 +41,7 @@ class Command:
 
 def main(arguments: list[str]) -> int:
     """Parse, read, write, check, say how to load it; returns the exit code."""
-    console = Console()
+    console = Terminal()
     with user_errors():
         command = tyro.cli(Command, args=arguments)
         config, recipe = read_run(command.run)

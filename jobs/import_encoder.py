@@ -16,9 +16,10 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 
 import torch
 import tyro
-from rich.console import Console
 from torch import nn
 
+from border.terminal import Terminal
+from border.text import shell_command
 from disk.closed_pipe import quietly
 from disk.whole_files import partial_path, publish
 from jobs.planning import recipes
@@ -71,7 +72,7 @@ class Import:
 
 def main(arguments: list[str]) -> int:
     """Parse, read, check, write the run folder, say what was done; returns the exit code."""
-    console = Console()
+    console = Terminal()
     with user_errors():
         command = parse(arguments)
         config = replace(recipes.recipe(command.recipe).pretrain, data=command.data)
@@ -86,7 +87,7 @@ def main(arguments: list[str]) -> int:
             ("written" if is_new else "is there", f"{command.run}, recipe {command.recipe}"),
         ]
         show_summary(console, said)
-        show_commands(console, "next", [f"python jobs/eval_all.py {command.run}"])
+        show_commands(console, "next", [shell_command("python", "jobs/eval_all.py", command.run)])
     return 0
 
 

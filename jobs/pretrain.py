@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,11 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 
+from border.private_folder import temporary_folder
+from border.terminal import Terminal
+from border.text import shell_command
 from disk.closed_pipe import quietly
 from jobs import eval_all
 from jobs.planning import recipes
@@ -73,7 +78,7 @@ def main(arguments: list[str]) -> int:
         cluster = command.place.profile()
         run = run_folder(command, cluster)
         spec = job_spec(command, cluster, run)
-        console = Console()
+        console = Terminal()
         followers: list[Member] = []
         if command.then_eval:
             followers = evaluations_of(command, cluster, run, spec.ranks_per_node, console)
@@ -118,8 +123,8 @@ def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
         console.print(f"stopped and saved; the same command goes on from there ({run})", soft_wrap=True)
         return INTERRUPTED_EXIT_CODE
     if not was_measured:
-        next_step = f"measure it with  python jobs/eval_all.py {run}"
-        console.print(f"finished: [bold]{run / ENCODER_FILE}[/]; {next_step}", soft_wrap=True)
+        next_step = f"measure it with  {shell_command('python', 'jobs/eval_all.py', run)}"
+        console.print(Text.assemble("finished: ", (str(run / ENCODER_FILE), "bold"), f"; {next_step}"), soft_wrap=True)
     return 0
 
 
@@ -181,7 +186,7 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
     folder = Path(run)
     if is_finished(folder):
         return True
-    console = Console() if task.has_terminal else Console(force_terminal=False, width=LOG_WIDTH)
+    console = Terminal() if task.has_terminal else Terminal(force_terminal=False, width=LOG_WIDTH)
     job_folder = chain.job_folder(folder, "pretrain")
     configure_logging(console, task, job_folder)
     placement = placement_of(task)
@@ -194,6 +199,8 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
         config, _ = read_run(folder)
         if task.rank == 0:
             note_code(folder)
+        if config.train.compile:  # torch would run what lies under a name in /tmp that everybody can take
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(temporary_folder("compiled")))
         pulse = Pulse(job_folder, num_steps(config))
 
         def should_stop(step: int) -> bool:

@@ -18,6 +18,7 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 import tyro
 from rich.console import Console
 
+from border.terminal import Terminal
 from disk.closed_pipe import quietly
 from disk.whole_files import write_text
 from jobs.planning.cli import LOG_WIDTH, user_errors
@@ -45,7 +46,7 @@ class Command:
 
 def main(arguments: list[str]) -> int:
     """Parse, read, print, write; returns the exit code."""
-    console = Console()
+    console = Terminal()
     with user_errors():
         command = tyro.cli(Command, args=arguments)
         runs = [load_run(path) for path in command.runs]
@@ -60,7 +61,7 @@ def main(arguments: list[str]) -> int:
 def run_job(task: Task, stop: StopFlag, run: str) -> bool:
     """The report as a job: one rank, no GPU."""
     stop.interrupt_at_once()
-    console = Console() if task.has_terminal else Console(force_terminal=False, width=LOG_WIDTH)
+    console = Terminal() if task.has_terminal else Terminal(force_terminal=False, width=LOG_WIDTH)
     with user_errors(note=task.note_error):
         say_written(report(load_run(Path(run)), console), console)
     return True

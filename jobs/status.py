@@ -18,10 +18,11 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 import tyro
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from border.terminal import Terminal
+from border.text import visible
 from disk.closed_pipe import quietly
 from jobs.planning.cli import CONFIG_FILE, user_errors
 from jobs.watching import job_traces
@@ -59,7 +60,7 @@ class Command:
 
 def main(arguments: list[str]) -> int:
     """Parse, look, show; returns the exit code."""
-    console = Console()
+    console = Terminal()
     with user_errors():
         command = tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
         if command.run is None and (command.logs is not None or command.cancel):
@@ -126,15 +127,17 @@ def tables(view: View) -> RenderableType:
     """A table for each run."""
     parts: list[RenderableType] = []
     for run, jobs in view.runs.items():
-        parts.append(table(run, jobs) if jobs else Text(f"{run}: no jobs yet", style="dim"))
+        parts.append(table(run, jobs) if jobs else Text(f"{visible(run)}: no jobs yet", style="dim"))
     if view.trouble:
-        parts.append(Text(f"SLURM does not answer ({view.trouble}); this is what the jobs wrote", style="yellow"))
+        parts.append(
+            Text(f"SLURM does not answer ({visible(view.trouble)}); this is what the jobs wrote", style="yellow")
+        )
     return Group(*parts)
 
 
 def table(run: Path, jobs: Sequence[State]) -> Table:
     """One row per job, with two lines where there is something to say."""
-    shown = Table(title=Text(str(run), style="bold"), title_justify="left", box=None, pad_edge=False, expand=True)
+    shown = Table(title=Text(visible(run), style="bold"), title_justify="left", box=None, pad_edge=False, expand=True)
     for title in ("job", "state", "nodes"):
         shown.add_column(title, no_wrap=title != "nodes", overflow="fold")
     shown.add_column("starts", justify="right", no_wrap=True)
@@ -142,9 +145,9 @@ def table(run: Path, jobs: Sequence[State]) -> Table:
     shown.add_column("progress, and news", ratio=1, overflow="fold")
     for job in jobs:
         shown.add_row(
-            Text.assemble(job.name, "\n", (job.job_id, "dim")),
-            Text(job.state, style=COLOURS.get(job.state, "cyan" if job.state.isupper() else OTHER_COLOUR)),
-            Text(job.nodes),
+            Text.assemble(visible(job.name), "\n", (visible(job.job_id), "dim")),
+            Text(visible(job.state), style=COLOURS.get(job.state, "cyan" if job.state.isupper() else OTHER_COLOUR)),
+            Text(visible(job.nodes)),
             Text(str(job.restarts + 1) if job.started else ""),
             Text(clock(job.elapsed_s) if job.started or job.elapsed_s else ""),
             Text("\n").join(_news(job)),
@@ -161,7 +164,9 @@ def _news(job: State) -> list[Text]:
     if job.silent_s:
         lines.append(Text(f"silent for {clock(job.silent_s)}", style="yellow"))
     if job.note:
-        lines.append(Text(job.note, style="dim" if job.state in (FINISHED, "RUNNING", "PENDING") else ""))
+        lines.append(
+            Text(visible(job.note, kept="\n"), style="dim" if job.state in (FINISHED, "RUNNING", "PENDING") else "")
+        )
     return lines
 
 
@@ -209,9 +214,9 @@ def show_logs(run: Path, names: Sequence[str], console: Console) -> None:
         if not files:
             console.print(f"{name}: no logs yet", style="dim")
         for path in files:
-            console.rule(f"[bold]{escape(name)}[/]  {escape(str(path))}", align="left")
+            console.rule(Text.assemble((visible(name), "bold"), f"  {visible(path)}"), align="left")
             for line in job_traces.tail(path, NUM_LOG_LINES):
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+                console.print(line, highlight=False, soft_wrap=True)
 
 
 def cancel(run: Path, console: Console) -> None:
@@ -221,7 +226,7 @@ def cancel(run: Path, console: Console) -> None:
     known = chain.read_jobs(run)
     on_slurm = [job for job in jobs if OF_SLURM.fullmatch(job.job_id) and not job.is_over]
     if on_slurm and view.trouble:
-        raise SchedulerError(f"nothing cancelled: SLURM does not answer ({view.trouble})")
+        raise SchedulerError(f"nothing cancelled: SLURM does not answer ({visible(view.trouble)})")
     if on_slurm:
         scheduler.cancel([job.job_id for job in on_slurm])
     here = [job for job in jobs if job.pid]

@@ -22,6 +22,7 @@ from pathlib import Path
 if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from border.terminal import log_to
 from slurm import attempts, owner, scheduler, srun
 from slurm.attempts import CANCELLED, FAILED, FINISHED, RUNNING, STOPPED, Attempt
 from slurm.calls import Patience, SchedulerError
@@ -248,7 +249,7 @@ def _why_stopped(signal_name: str) -> str:
 
 def main(folder: Path, code: int = 0) -> int:
     """Body of the batch step; returns the job's exit code. `code`: that of the process that this one follows."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    log_to({logging.StreamHandler(sys.stdout): "%(asctime)s %(levelname)s %(message)s"})
     batch = Batch(folder, code)
     try:
         return batch.run_post_mortem(code) if code else batch.run()

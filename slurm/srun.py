@@ -9,6 +9,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from border.terminal import complain
 from slurm import scheduler
 from slurm.task import JobSpec
 
@@ -39,7 +40,7 @@ class Srun:
         assert self.process.stderr
         for line in self.process.stderr:
             self.said.append(line.rstrip())
-            print(line, end="", file=sys.stderr, flush=True)
+            complain(line.rstrip())
 
     def first_death(self) -> tuple[str, str]:
         """What became of the rank that died first, in words, and its node; empty when srun has said nothing of it."""

@@ -1,7 +1,8 @@
 """Copies a large file to the node's own disk, once per node however many ranks ask for it, so that they read it there.
 
-`python slurm/stage_data.py SOURCE FOLDER`. The copy is FOLDER/<hash of the source's path>/<name>, with the manifest
-beside it that the source has (train.beton.json). It appears under its name when it was read back and found right.
+`python slurm/stage_data.py SOURCE FOLDER`. The copy is FOLDER/vicreg-<user id>/<hash of the source's path>/<name>, with
+the manifest beside it that the source has (train.beton.json). It appears under its name when it was read back and found
+right. The folder of the user is nobody else's, because the disk of a node is everybody's.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from typing import Any
 if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from border.private_folder import private_folder
+from border.terminal import complain, log_to
 from disk.whole_files import publish, write_text
 from slurm.cluster import expand_path
 
@@ -49,12 +52,16 @@ def stage(source: Path, folder: Path) -> Path:
         raise ValueError(f"SOURCE is {str(source)!r}, allowed: {allowed}; correct the path or its permissions")
     if root.resolve() == source.resolve().parent:
         raise ValueError(f"FOLDER is {str(folder)!r}, allowed: another one than the source's; {CURE}")
-    place = root / hashlib.sha256(os.fsencode(source)).hexdigest()[:8]
+    own = root / f"vicreg-{os.geteuid()}"
+    place = own / hashlib.sha256(os.fsencode(source)).hexdigest()[:8]
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        private_folder(own)
+        place.mkdir(exist_ok=True)
+    except PermissionError as error:
+        raise PermissionError(f"{error} (on {socket.gethostname()}); {CURE}") from error
     except OSError as error:
         raise OSError(f"{place} cannot be made on {socket.gethostname()}: {error}; {CURE}") from error
-    with _only_one(root / f"{place.name}.lock"):
+    with _only_one(own / f"{place.name}.lock"):
         _bring(source, place)
     return place / source.name
 
@@ -175,7 +182,7 @@ def main() -> None:
     parser.add_argument("source", metavar="SOURCE", type=Path, help="file to copy")
     parser.add_argument("folder", metavar="FOLDER", help="folder on the node's disk; $VARIABLES are expanded")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    log_to({logging.StreamHandler(sys.stdout): "%(message)s"})
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores one on purpose
             signal.signal(number, lambda *_: sys.exit(TERMINATED_EXIT_CODE))  # the unfinished file goes with it
@@ -184,7 +191,7 @@ def main() -> None:
             raise ValueError(f"FOLDER is '', allowed: a folder on the node's disk; {CURE}")
         stage(arguments.source, Path(arguments.folder))
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         sys.exit(1)
 
 

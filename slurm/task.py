@@ -23,6 +23,7 @@ from typing import Any
 if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from border.terminal import complain
 from disk.whole_files import write_text
 from slurm.owner import Claim
 from slurm.requeue import StopFlag
@@ -209,7 +210,7 @@ class Watchdog:
         else:
             return
         message = f"no step for {self._timeout_s:.0f} s; the stacks of all threads stand in the log of each rank"
-        print(f"rank {self._task.rank}: {message}", file=sys.stderr, flush=True)
+        complain(f"rank {self._task.rank}: {message}")
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
         self._task.note_error(message)
         self._over.wait(DUMP_LEAD_S)

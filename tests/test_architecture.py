@@ -10,21 +10,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("jobs", "vicreg", "dataprep", "slurm", "disk")
+PACKAGES = ("jobs", "vicreg", "dataprep", "slurm", "disk", "border")
 MAX_LINES = 300
 MAX_README_LINES = 220
 ANYTHING = {"utils", "util", "misc", "common", "core", "helpers", "helper", "base", "lib", "tools"}
 """Names that could hold anything, and so say nothing."""
 
 MAY_IMPORT = {
-    "jobs": {"jobs", "vicreg", "dataprep", "slurm", "disk"},
-    "vicreg": {"vicreg", "dataprep.beton", "disk"},
-    "dataprep": {"dataprep", "disk"},
-    "slurm": {"slurm", "disk"},
+    "jobs": {"jobs", "vicreg", "dataprep", "slurm", "disk", "border"},
+    "vicreg": {"vicreg", "dataprep.beton", "disk", "border"},
+    "dataprep": {"dataprep", "disk", "border"},
+    "slurm": {"slurm", "disk", "border"},
     "disk": {"disk"},
+    "border": {"border"},
 }
 FLOORS: dict[str, list[set[str]]] = {
     # From the ground up: a room or a wing of a folder imports only from lower floors of that folder.
+    "border": [{"private_folder", "text"}, {"terminal"}],
     "vicreg": [
         {"config", "kernels", "ranks"},
         {"checkpoint", "config_json", "presets", "joint_views", "losses", "model", "schema", "views"},
@@ -90,8 +92,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"options"},
     ],
     "slurm": [
-        {"attempts", "calls", "devcluster"},
-        {"cluster", "owner", "scheduler"},
+        {"attempts", "calls"},
+        {"cluster", "devcluster", "owner", "scheduler"},
         {"requeue", "stage_data"},
         {"task"},
         {"local", "preflight", "srun"},
@@ -127,6 +129,9 @@ ONLY_IN = {
     },
     "ffcv": {"vicreg/data/decode.py", "dataprep", "benchmarks"},
 }
+ONLY_BORDER_CALLS = ("Console", "basicConfig", "Formatter", "from_markup", "stdout.write", "stderr.write")
+"""Beside print, ends of the calls by which text leaves the suite; any but border/terminal.py would let a name in it
+steer a terminal. Benchmarks print figures of their own."""
 
 
 def _files(*folders: str) -> list[Path]:
@@ -221,6 +226,15 @@ def test_files_are_moved_into_place_in_one_place_alone() -> None:
             assert not moves, f"{_place(path)}, line {node.lineno}, moves a file; use disk/whole_files.py"
 
 
+@pytest.mark.parametrize("path", [path for path in _files(*PACKAGES) if "border" not in path.parts], ids=_place)
+def test_text_and_foreign_files_cross_the_border_in_one_place(path: Path) -> None:
+    called = [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    bad = [name for name in called if any(f".{name}".endswith(f".{end}") for end in ONLY_BORDER_CALLS)]
+    bad += [name for name in called if name == "print"]
+    assert not bad, f"{path} calls {bad}; see border/"
+    assert "rich.markup.escape" not in _imports(path)
+
+
 def test_ffcv_is_imported_lazily() -> None:
     for path in _files(*PACKAGES):
         eager = [name for name in _imports(path, top_level_only=True) if _is_or_under(name, "ffcv")]
@@ -229,7 +243,7 @@ def test_ffcv_is_imported_lazily() -> None:
 
 def test_no_script_shadows_another_module() -> None:
     taken = set(sys.stdlib_module_names) | (packages_distributions().keys() - set(PACKAGES))
-    for folder in ("jobs", "dataprep", "slurm", "benchmarks"):
+    for folder in ("jobs", "dataprep", "slurm", "border", "benchmarks"):
         shadows = {path.stem for path in (ROOT / folder).glob("*.py")} & taken
         assert not shadows, f"{folder}/ has {shadows}, which would hide modules of that name from its scripts"
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import io
 import logging
-import shlex
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from border.text import shell_command
 from dataprep.beton.bytes import REWRITE, BetonBytes, runs
 from dataprep.beton.bytes import BetonError as BetonError
 from dataprep.beton.layout import FIELD_METADATA, IMAGE_METADATA
@@ -44,10 +44,11 @@ class BadSample(BetonError):
         self.beton, self.sample, self.reason = beton, sample, reason
 
     def __str__(self) -> str:
+        listed = shell_command("python", "dataprep/write_ffcv.py", "verify", self.beton)
         cure = (
-            f"`python dataprep/write_ffcv.py verify {shlex.quote(str(self.beton))}` lists every damaged sample; copy "
+            f"`{listed}` lists every damaged sample; copy or write the file again "
+            "(training goes on without them with --data.on-bad skip)"
         )
-        cure += "or write the file again (training goes on without them with --data.on-bad skip)"
         return f"{self.beton}: sample {self.sample:,} cannot be used ({self.reason}); {cure}"
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from border.text import shell_command
 from dataprep.beton.contract import Beton, BetonError, open_beton
 from dataprep.beton.keyed_choice import keys
 
@@ -81,5 +81,5 @@ def samples_crc32(beton: Beton) -> int:
 
 def _command(beton: Path, name: str) -> str:
     """The command that makes a subset: from its list where there is an official one, else a draw."""
-    how = f"--list {OFFICIAL_LISTS[name][0]}" if name in OFFICIAL_LISTS else "--fraction 0.01 --seed 0"
-    return f"python dataprep/write_ffcv.py subset {shlex.quote(str(beton))} --name {name} {how}"
+    how = ["--list", OFFICIAL_LISTS[name][0]] if name in OFFICIAL_LISTS else ["--fraction", "0.01", "--seed", "0"]
+    return shell_command("python", "dataprep/write_ffcv.py", "subset", beton, "--name", name, *how)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.markup import escape
+from rich.text import Text
 
+from border.terminal import Terminal, log_to
+from border.text import visible, visible_lines
 from slurm import cluster
 from slurm.calls import SchedulerError
 from slurm.cluster import Cluster
@@ -50,11 +52,12 @@ def user_errors(when_interrupted: str = "", note: Callable[[str, bool], None] | 
             note(str(error), _is_hopeless(error))
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        said = Text.assemble(("error:", "bold red"), " ", visible_lines(error))
+        Terminal(stderr=True, soft_wrap=True).print(said, highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
         if when_interrupted:
-            Console(soft_wrap=True).print(when_interrupted, highlight=False)
+            Terminal(soft_wrap=True).print(when_interrupted, highlight=False)
         sys.exit(INTERRUPTED_EXIT_CODE)
 
 
@@ -81,34 +84,31 @@ def configure_logging(console: Console, task: Task, folder: Path) -> None:
 
     The output of all other ranks is their log already.
     """
-    with_times = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
-    if task.has_terminal:
-        folder.mkdir(parents=True, exist_ok=True)
-        handlers = [logging.FileHandler(folder / "rank_0.log")]
-    for handler in handlers:
-        handler.setFormatter(with_times)
-    if task.has_terminal:
-        to_console = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
-        to_console.setFormatter(logging.Formatter("%(message)s"))
-        handlers.append(to_console)
-    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
+    with_times = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    if not task.has_terminal:
+        log_to({logging.StreamHandler(sys.stdout): with_times})
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    to_console = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
+    log_to({logging.FileHandler(folder / "rank_0.log"): with_times, to_console: "%(message)s"})
 
 
 def show_summary(console: Console, lines: list[tuple[str, str]]) -> None:
     """Titles and texts, wrapped beside their titles; paths and flags stay whole."""
     for title, text in lines:
-        parts = textwrap.wrap(text, console.width - TITLE_WIDTH, break_long_words=False, break_on_hyphens=False)
-        console.print(f"[bold]{title:<{TITLE_WIDTH}}[/]{escape(parts[0])}", soft_wrap=True, highlight=False)
+        parts = textwrap.wrap(
+            visible(text), console.width - TITLE_WIDTH, break_long_words=False, break_on_hyphens=False
+        )
+        console.print(Text.assemble((f"{title:<{TITLE_WIDTH}}", "bold"), parts[0]), soft_wrap=True)
         for part in parts[1:]:
-            console.print(" " * TITLE_WIDTH + part, soft_wrap=True, markup=False, highlight=False)
+            console.print(" " * TITLE_WIDTH + part, soft_wrap=True, highlight=False)
 
 
 def show_commands(console: Console, title: str, commands: list[str]) -> None:
     """Lines to be copied: never wrapped."""
-    console.print(f"[bold]{title}[/]", highlight=False)
+    console.print(title, style="bold", highlight=False)
     for line in commands:
-        console.print(f"    {line}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"    {line}", soft_wrap=True, highlight=False)
 
 
 def placement_of(task: Task) -> Placement:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from border.text import shell_command
 from dataprep.beton.contract import Beton, open_beton
 from jobs.planning.scaling import assumptions, forms_table, scaling_table, speeds_of
 from slurm import chain, executor, preflight
@@ -31,7 +32,7 @@ from vicreg.method import UNKNOWN_DATA, TrainingData
 from vicreg.optim.optimizers import peak_rate
 from vicreg.views.order import batches_per_epoch
 
-MARKS = {True: "[green]ok[/]", False: "[bold red]no[/]", None: "[yellow]?[/]"}
+MARKS = {True: Text("ok", "green"), False: Text("no", "bold red"), None: Text("?", "yellow")}
 
 
 @dataclass(frozen=True)
@@ -235,10 +236,10 @@ def show_dry_run(plan: Plan, console: Console) -> int:
         spec = executor.for_cluster(plan.spec, plan.cluster)
         script = executor.sbatch_script(spec, chain.job_folder(plan.run, plan.spec.name), plan.cluster)
         console.rule("script")
-        console.print(script, soft_wrap=True, highlight=False, markup=False)
+        console.print(*script.splitlines(), sep="\n", soft_wrap=True, highlight=False)
     console.rule("configuration, as options")
     for name, value in options(to_json(plan.config)):
-        console.print(f"--{name} {value}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"--{name} {value}", soft_wrap=True, highlight=False)
     console.rule("plan")
     console.print(plan.table())
     if plan.needs is not None:
@@ -250,8 +251,7 @@ def show_dry_run(plan: Plan, console: Console) -> int:
     console.rule("checks")
     console.print(checks_table(plan.checks))
     failed = any(check.passed is False for check in plan.checks)
-    verdict = "[bold red]it would not start[/]" if failed else "nothing was started or submitted"
-    console.print(verdict)
+    console.print(Text("it would not start", "bold red") if failed else "nothing was started or submitted")
     return int(failed)
 
 
@@ -259,7 +259,7 @@ def options(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Every field of a configuration with its value, as they are given on the command line."""
     for name, value in flat(values).items():
         parts = value if isinstance(value, list) else [value]
-        yield name.replace("_", "-"), " ".join(shlex.quote(str(part)) for part in parts)
+        yield name.replace("_", "-"), shell_command(*parts)
 
 
 def checks_table(checks: Sequence[Check]) -> Table:
@@ -279,7 +279,7 @@ def show_submitted(run: Path, submitted: Sequence[Submitted], console: Console) 
     for job in submitted:
         table.add_row(job.name, job.job_id, job.dependency, "" if job.is_new else "was there already")
     console.print(table)
-    console.print(f"watch them with  python jobs/status.py {run} --watch", soft_wrap=True)
+    console.print(f"watch them with  {shell_command('python', 'jobs/status.py', run, '--watch')}", soft_wrap=True)
 
 
 def _facts() -> Table:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 TREE = Path(__file__).resolve().parents[2]
-PACKAGES = ("jobs", "vicreg", "dataprep", "slurm", "disk")
+PACKAGES = ("jobs", "vicreg", "dataprep", "slurm", "disk", "border")
 CODE_ENDINGS = (".py", ".css", ".toml")
 NUM_SHOWN = 5
 COMMIT_DIGITS = 12

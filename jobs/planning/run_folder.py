@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from border.text import shell_command
 from disk.whole_files import publish, write_text
 from jobs.planning import provenance
 from jobs.planning.cli import CONFIG_FILE
@@ -38,7 +39,8 @@ def read_run(run: Path) -> tuple[PretrainConfig, str]:
     path = run / CONFIG_FILE
     if not path.is_file():
         raise ValueError(
-            f"{run} is no run folder (it has no {CONFIG_FILE}); make one with jobs/pretrain.py --run {run}"
+            f"{run} is no run folder (it has no {CONFIG_FILE}); make one with  "
+            f"{shell_command('python', 'jobs/pretrain.py', '--run', run)}"
         )
     content = read_content(run)
     return _config_of(content, path), str(content["recipe"])
@@ -65,7 +67,8 @@ def _config_of(content: dict[str, Any], path: Path) -> PretrainConfig:
 
 
 def _damaged(path: Path, error: Exception) -> ConfigDamaged:
-    cure = f"the command that started the run (jobs/pretrain.py --run {path.parent}) writes it again, and goes on"
+    started = shell_command("python", "jobs/pretrain.py", "--run", path.parent)
+    cure = f"the command that started the run ({started}) writes it again, and goes on"
     return ConfigDamaged(f"{path} is damaged ({error!r}); {cure}")
 
 
@@ -167,7 +170,8 @@ def require_finished(run: Path, recipe: str) -> None:
         path = encoder_path(run)
         what = f"{path.name} is cut off or damaged" if path.exists() else f"it has no {path.name}"
         raise ValueError(
-            f"{run} is not finished ({what}); go on with  python jobs/pretrain.py --recipe {recipe} --run {run}"
+            f"{run} is not finished ({what}); go on with  "
+            f"{shell_command('python', 'jobs/pretrain.py', '--recipe', recipe, '--run', run)}"
         )
 
 

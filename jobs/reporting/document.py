@@ -1,4 +1,7 @@
-"""A short document of headings, texts, commands and tables: made once, rendered to the terminal and to Markdown."""
+"""A short document of headings, texts, commands and tables: made once, rendered to the terminal and to Markdown.
+
+Its texts hold names of files, classes and runs; they are made harmless here, each in the way of what it goes to.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
+
+from border.text import markdown as escape
+from border.text import visible
 
 
 @dataclass(frozen=True)
@@ -84,14 +90,14 @@ def show(blocks: list[Block], console: Console) -> None:
     """Print a document."""
     for block in blocks:
         if isinstance(block, Table):
-            console.print(RichText(block.title, style="italic"))
+            console.print(RichText(visible(block.title), style="italic"))
             console.print(_rich_table(block))
         elif isinstance(block, Heading):
-            console.print(RichText(block.text, style="bold"))
+            console.print(RichText(visible(block.text), style="bold"))
         elif isinstance(block, Code):
-            console.print(RichText(f"    {block.text}", style="cyan"), soft_wrap=True)
+            console.print(RichText(f"    {visible(block.text)}", style="cyan"), soft_wrap=True)
         else:
-            console.print(RichText(block.text))
+            console.print(RichText(visible(block.text)))
         console.print()
 
 
@@ -107,7 +113,7 @@ def _rich_table(table: Table) -> RichTable:
         drawn.add_column(header, justify="left" if is_name else "right", no_wrap=is_name, overflow="fold")
     for row, cells in enumerate(table.aligned()):
         styles = ["bold green" if (row, column) in table.best else "" for column in range(len(cells))]
-        drawn.add_row(*(RichText(cell, style=style) for cell, style in zip(cells, styles, strict=True)))
+        drawn.add_row(*(RichText(visible(cell), style=style) for cell, style in zip(cells, styles, strict=True)))
     return drawn
 
 
@@ -116,20 +122,21 @@ def markdown(blocks: list[Block]) -> str:
     parts: list[str] = []
     for block in blocks:
         if isinstance(block, Heading):
-            parts.append(f"# {block.text}")
+            parts.append(f"# {escape(block.text)}")
         elif isinstance(block, Code):
-            parts.append(f"    {block.text}")
+            parts.append(f"    {visible(block.text)}")
         elif isinstance(block, Text):
-            parts.append(block.text)
+            parts.append(escape(block.text))
         else:
-            parts += [block.title + ":", _markdown_table(block)]
+            parts += [escape(block.title) + ":", _markdown_table(block)]
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown_table(table: Table) -> str:
-    cells = [list(table.headers)]
+    cells = [list(map(escape, table.headers))]
     for row, values in enumerate(table.rows):
-        cells.append([f"**{cell}**" if (row, column) in table.best else cell for column, cell in enumerate(values)])
+        escaped = enumerate(map(escape, values))
+        cells.append([f"**{cell}**" if (row, column) in table.best else cell for column, cell in escaped])
     widths = [max(3, *(len(line[column]) for line in cells)) for column in range(len(table.headers))]
 
     def line(values: list[str]) -> str:

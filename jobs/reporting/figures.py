@@ -19,6 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from border.text import visible
+
 MAX_POINTS = 500
 WIDTH_IN, HEIGHT_IN = 3.7, 2.3  # at the page's column width a point is a little more than a CSS pixel
 INK, GRID, GREY = "#010101", "#020202", "#030303"
@@ -156,8 +158,8 @@ def bar_key(number: int) -> str:
 
 
 def shortened(text: str, at_most: int) -> str:
-    """A text on one line, cut in the middle; what fonts cannot draw (bytes of odd file names) is a question mark."""
-    text = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    """A text on one line, cut in the middle; what is not seen is spelled out."""
+    text = " ".join(visible(text).split())
     if len(text) <= at_most:
         return text
     head = (at_most - 1) // 2

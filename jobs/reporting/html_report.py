@@ -33,6 +33,7 @@ from vicreg.evals.results import BASELINES, say_subject
 
 log = logging.getLogger(__name__)
 
+NEWLINE = "\n"
 GALLERY = "gallery"  # module whose details are pictures
 NUM_TILES = 8
 CURVES = "Evaluations, epoch by epoch"
@@ -149,12 +150,14 @@ def _origin(run: Run) -> str:
     configuration = json.dumps(to_json(run.config), indent=1)
     parts = [
         page.definitions([pair for pair in pairs if pair[1]]),
-        page.folded("Configuration of the run", f"<pre><code>{escape(configuration)}</code></pre>"),
+        page.folded("Configuration of the run", f"<pre><code>{escape(configuration, kept=NEWLINE)}</code></pre>"),
     ]
     for (name, subject), result in run.results.items():
         content = {key: value for key, value in asdict(result).items() if key != "details"}
         title = f"{name}, {say_subject(subject)}: {result.duration_s:,.1f} s on {result.device}, {result.finished}"
-        parts.append(page.folded(title, f"<pre><code>{escape(json.dumps(content, indent=1))}</code></pre>"))
+        parts.append(
+            page.folded(title, f"<pre><code>{escape(json.dumps(content, indent=1), kept=NEWLINE)}</code></pre>")
+        )
     return "\n".join(parts)
 
 

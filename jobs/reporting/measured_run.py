@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from border.text import shell_command
 from jobs.planning.pieces import Choice, Piece, plan
 from jobs.planning.run_folder import read_content, read_run
 from jobs.reporting import training_lines
@@ -183,7 +184,7 @@ def say_length(run: Run) -> str:
 def what_is_missing(run: Run) -> list[Block]:
     """What is not shown, why, and the command that makes it."""
     if not run.finished:
-        again = f"python jobs/pretrain.py --recipe {run.recipe} --run {run.path}"
+        again = shell_command("python", "jobs/pretrain.py", "--recipe", run.recipe, "--run", run.path)
         return [Text("Not finished, so nothing is measured. Go on with"), Code(again)]
     blocks: list[Block] = []
     if run.outdated:
@@ -193,5 +194,5 @@ def what_is_missing(run: Run) -> list[Block]:
     missing = run.missing()
     if missing:
         names = ", ".join(f"{piece.evaluation} ({say_subject(piece.subject)})" for piece in missing)
-        blocks += [Text(f"Missing: {names}. Measure with"), Code(f"python jobs/eval_all.py {run.path}")]
+        blocks += [Text(f"Missing: {names}. Measure with"), Code(shell_command("python", "jobs/eval_all.py", run.path))]
     return blocks

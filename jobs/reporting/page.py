@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from border.text import visible
 from jobs.reporting.document import Block, Code, Heading, Table, Text
 
 STYLE = Path(__file__).with_name("report.css")
@@ -26,9 +27,9 @@ class Section:
     body: str
 
 
-def escape(text: object) -> str:
-    """Any text as HTML; what UTF-8 cannot hold (bytes of odd file names) becomes a question mark."""
-    return html.escape(str(text).encode("utf-8", "replace").decode("utf-8"))
+def escape(text: object, kept: str = "") -> str:
+    """Any text as HTML; what is not seen (control characters, bytes of odd file names) is spelled out."""
+    return html.escape(visible(text, kept))
 
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> str:

@@ -1,7 +1,8 @@
 """A whole SLURM cluster of ordinary daemons in one private folder: start, look after, break on purpose, take down.
 
-munged, MariaDB, slurmdbd, slurmctld and one slurmd per node run as whoever starts them, listen on loopback only, and
-keep everything in the folder, which only its owner may read.
+munged, MariaDB, slurmdbd, slurmctld and one slurmd per node run as whoever starts them and keep everything in the
+folder, which is its owner's alone. The database and munge are reached by sockets in it; the other daemons listen on
+loopback, and answer nobody who cannot ask that munge for a credential.
 """
 
 from __future__ import annotations
@@ -12,20 +13,22 @@ import secrets
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from border.private_folder import private_folder, require_private
 from slurm.devcluster import processes, settings
 from slurm.devcluster.settings import HOST, Ports, node_names
 
 NEEDED = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sbatch", "srun", "sinfo")
 FOLDER_VARIABLE = "DEVCLUSTER_FOLDER"  # chooses another folder
 MARK = "DEVCLUSTER_DAEMON_OF"  # in the environment of every daemon and job step, and of nothing else: the folder
+SOCKET_VARIABLE = "MARIADB_UNIX_PORT"  # where slurmdbd's client of the database looks for it
 NODE_MARK = "DEVCLUSTER_NODE"  # the same of a slurmd and its steps: which node they are
 EXEC_TIMEOUT_S = 1.0
 START_TIMEOUT_S = 60.0
@@ -37,7 +40,7 @@ class DevClusterError(RuntimeError):
 
 def default_folder() -> Path:
     """A folder of this user's own; short, because paths of sockets may not be long."""
-    return Path(os.environ.get(FOLDER_VARIABLE, f"{tempfile.gettempdir()}/devcluster-{os.getuid()}"))
+    return Path(os.environ.get(FOLDER_VARIABLE, f"{tempfile.gettempdir()}/devcluster-{os.geteuid()}"))
 
 
 def missing_programs() -> list[str]:
@@ -52,12 +55,16 @@ class DevCluster:
     folder: Path
     num_nodes: int = 0
     gpus_per_node: int = 0
-    ports: Ports = field(default_factory=lambda: Ports(0, 0, 0, ()))
+    ports: Ports = field(default_factory=lambda: Ports(0, 0, ()))
     pids: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path) -> DevCluster:
-        """The cluster as its folder tells it; an empty one if there is none."""
+        """The cluster as its folder tells it; an empty one if there is none; DevClusterError if it is not one's own."""
+        if not os.path.lexists(folder):
+            return cls(folder)
+        with _named_folder():
+            require_private(folder)
         try:
             content = json.loads((folder / "devcluster.json").read_text())
         except FileNotFoundError:
@@ -136,22 +143,20 @@ class DevCluster:
 
     def _create(self, num_nodes: int, gpus_per_node: int) -> None:
         """The folder with configuration and secrets; nothing runs yet."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = self.folder.stat()
-        if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-            raise DevClusterError(f"{self.folder} is not this user's alone; remove it, or set {FOLDER_VARIABLE}")
+        with _named_folder():
+            private_folder(self.folder)
         self.num_nodes, self.gpus_per_node, self.ports = num_nodes, gpus_per_node, _free_ports(num_nodes)
-        for name in ("munge", "log", "state", "spool", "gpus", "database", *(f"spool/{node}" for node in self.nodes)):
-            (self.folder / name).mkdir(mode=0o700, exist_ok=True)
+        spools = [f"spool/{node}" for node in self.nodes]
+        for name in ("munge", "log", "state", "gpus", "database/files", *spools):
+            (self.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         for number in range(gpus_per_node):
             (self.folder / "gpus" / f"nvidia{number}").touch()
-        password = secrets.token_hex(24)
         version = self._version()
         self._write("munge/key", secrets.token_bytes(1024))
         self._write("slurm.conf", settings.slurm_conf(self.folder, self.ports, gpus_per_node, version).encode())
         self._write("gres.conf", settings.gres_conf(self.folder, num_nodes, gpus_per_node).encode())
-        self._write("slurmdbd.conf", settings.slurmdbd_conf(self.folder, self.ports, password).encode())
-        self._write("database.sql", settings.database_statements(password).encode())
+        self._write("slurmdbd.conf", settings.slurmdbd_conf(self.folder, self.ports).encode())
+        self._write("database.sql", settings.database_statements().encode())
         if version >= (23, 11):
             self._write("cgroup.conf", b"CgroupPlugin=disabled\n")
         self._remember()
@@ -164,16 +169,17 @@ class DevCluster:
         self._await("munge", lambda: (munge / "socket").exists(), "munged")
         if not (database / "mysql").exists():
             install = ["mariadb-install-db", "--no-defaults", f"--datadir={database}", f"--user={settings.RUN_AS}"]
-            install += ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
+            install += ["--auth-root-authentication-method=socket", f"--auth-root-socket-user={settings.RUN_AS}"]
+            install += ["--skip-test-db", "--skip-name-resolve"]
             done = subprocess.run(install, capture_output=True, text=True, env=os.environ | {"PATH": _path()})
             if done.returncode:
                 raise DevClusterError(f"the accounting database cannot be made: {done.stdout}{done.stderr}")
         command = ["mariadbd", "--no-defaults", f"--datadir={database}", f"--socket={database}/socket"]
-        command += [f"--port={self.ports.database}", f"--bind-address={HOST}", f"--user={settings.RUN_AS}"]
+        command += ["--skip-networking", f"--secure-file-priv={database}/files", f"--user={settings.RUN_AS}"]
         command += [f"--pid-file={database}/pid", f"--init-file={self.folder}/database.sql", "--skip-name-resolve"]
         command += ["--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0"]
         self._start("mariadbd", command)
-        self._await("the database", lambda: _listens(self.ports.database), "mariadbd")
+        self._await("the database", lambda: (database / "socket").exists(), "mariadbd")
         self._start("slurmdbd", ["slurmdbd", "-D"])
         self._await("accounting", lambda: _listens(self.ports.accounting), "slurmdbd")
         self._start("slurmctld", ["slurmctld", "-D", "-f", str(self.folder / "slurm.conf")])
@@ -182,14 +188,17 @@ class DevCluster:
     def _start(self, name: str, command: list[str]) -> None:
         if self.running().get(name):
             return
-        with (self.folder / "log" / f"{name}.out").open("ab") as log:
+        variables = {"PATH": _path(), MARK: str(self.folder), NODE_MARK: name}
+        variables[SOCKET_VARIABLE] = f"{self.folder}/database/socket"
+        with open(self.folder / "log" / f"{name}.out", "ab", opener=_for_the_owner) as log:
             process = subprocess.Popen(
                 command,
-                env=os.environ | self.environment | {"PATH": _path(), MARK: str(self.folder), NODE_MARK: name},
+                env=os.environ | self.environment | variables,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
+                umask=0o077,
                 start_new_session=True,
             )
         self.pids[name] = process.pid
@@ -217,15 +226,22 @@ class DevCluster:
         return int(major), int(minor)
 
     def _write(self, name: str, content: bytes) -> None:
-        path = self.folder / name
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
+        with open(self.folder / name, "wb", opener=_for_the_owner) as file:
             file.write(content)
 
     def _remember(self) -> None:
         content = {name: value for name, value in asdict(self).items() if name != "folder"}
         content["ports_of_nodes"] = self.ports.nodes
         self._write("devcluster.json", json.dumps(content).encode())
+
+
+@contextmanager
+def _named_folder() -> Iterator[None]:
+    """Say how another folder is chosen when this one cannot be had."""
+    try:
+        yield
+    except OSError as error:
+        raise DevClusterError(f"{error}; remove it, or choose another with --folder or {FOLDER_VARIABLE}") from error
 
 
 def _require(num_nodes: int, gpus_per_node: int) -> None:
@@ -240,6 +256,10 @@ def _require(num_nodes: int, gpus_per_node: int) -> None:
         )
 
 
+def _for_the_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def _path() -> str:
     """PATH with the folders of daemons, which are not on everybody's."""
     return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
@@ -247,13 +267,13 @@ def _path() -> str:
 
 def _free_ports(num_nodes: int) -> Ports:
     """Ports that nothing listens on, all different."""
-    sockets = [socket.socket() for _ in range(3 + num_nodes)]
+    sockets = [socket.socket() for _ in range(2 + num_nodes)]
     for each in sockets:
         each.bind((HOST, 0))
     numbers = [each.getsockname()[1] for each in sockets]
     for each in sockets:
         each.close()
-    return Ports(numbers[0], numbers[1], numbers[2], tuple(numbers[3:]))
+    return Ports(numbers[0], numbers[1], tuple(numbers[2:]))
 
 
 def _listens(port: int) -> bool:

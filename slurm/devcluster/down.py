@@ -9,8 +9,9 @@ from pathlib import Path
 if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from border.terminal import complain, say
 from disk.closed_pipe import quietly
-from slurm.devcluster.daemons import DevCluster, default_folder
+from slurm.devcluster.daemons import DevCluster, DevClusterError, default_folder
 
 
 def main(arguments: list[str]) -> int:
@@ -19,10 +20,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--folder", type=Path, default=default_folder(), help="where everything of the cluster lies")
     folder = parser.parse_args(arguments).folder.absolute()
     if not (folder / "devcluster.json").exists():
-        print(f"no devcluster in {folder}")
+        say(f"no devcluster in {folder}")
         return 0
-    DevCluster.open(folder).down()
-    print(f"down, and {folder} is removed")
+    try:
+        DevCluster.open(folder).down()
+    except DevClusterError as error:
+        complain(f"error: {error}")
+        return 1
+    say(f"down, and {folder} is removed")
     return 0
 
 

@@ -22,7 +22,6 @@ class Ports:
 
     controller: int
     accounting: int
-    database: int
     nodes: tuple[int, ...]
 
 
@@ -104,8 +103,8 @@ def gres_conf(folder: Path, num_nodes: int, gpus_per_node: int) -> str:
     return f"AutoDetect=off\nNodeName=n[1-{num_nodes}] Name=gpu File={files}\n"
 
 
-def slurmdbd_conf(folder: Path, ports: Ports, password: str) -> str:
-    """Accounting, so that sacct knows what became of a job."""
+def slurmdbd_conf(folder: Path, ports: Ports) -> str:
+    """Accounting, so that sacct knows what became of a job. The database's socket is in the daemon's environment."""
     return f"""\
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket
@@ -117,18 +116,16 @@ SlurmUser={RUN_AS}
 LogFile={folder}/log/slurmdbd.log
 PidFile={folder}/slurmdbd.pid
 StorageType=accounting_storage/mysql
-StorageHost={HOST}
-StoragePort={ports.database}
-StorageUser=slurm
-StoragePass={password}
+StorageHost=localhost
+StorageUser={RUN_AS}
 StorageLoc=slurm
 """
 
 
-def database_statements(password: str) -> str:
-    """What makes the accounting database, once."""
+def database_statements() -> str:
+    """What makes the accounting database, once. There is no password: the socket tells the server who is calling."""
     return (
         "CREATE DATABASE IF NOT EXISTS slurm;\n"
-        f"CREATE USER IF NOT EXISTS 'slurm'@'{HOST}' IDENTIFIED BY '{password}';\n"
-        f"GRANT ALL ON slurm.* TO 'slurm'@'{HOST}';\n"
+        f"CREATE USER IF NOT EXISTS '{RUN_AS}'@'localhost' IDENTIFIED VIA unix_socket;\n"
+        f"GRANT ALL ON slurm.* TO '{RUN_AS}'@'localhost';\n"
     )

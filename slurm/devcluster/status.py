@@ -9,8 +9,9 @@ from pathlib import Path
 if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from border.terminal import complain, say
 from disk.closed_pipe import quietly
-from slurm.devcluster.daemons import DevCluster, default_folder
+from slurm.devcluster.daemons import DevCluster, DevClusterError, default_folder
 
 
 def main(arguments: list[str]) -> int:
@@ -18,16 +19,23 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--folder", type=Path, default=default_folder(), help="where everything of the cluster lies")
     folder = parser.parse_args(arguments).folder.absolute()
-    cluster = DevCluster.open(folder)
+    try:
+        cluster = DevCluster.open(folder)
+    except DevClusterError as error:
+        complain(f"error: {error}")
+        return 1
     if not cluster.num_nodes:
-        print(f"no devcluster in {folder}; start one with  python slurm/devcluster/up.py --nodes 4 --gpus 2")
+        say(f"no devcluster in {folder}; start one with  python slurm/devcluster/up.py --nodes 4 --gpus 2")
         return 1
     running = cluster.running()
     for name, lives in running.items():
-        print(f"{name:10s} {'runs' if lives else 'DEAD'}   {folder}/log/{name}.out")
+        say(f"{name:10s} {'runs' if lives else 'DEAD'}   {folder}/log/{name}.out")
     if running["slurmctld"]:
-        print(cluster.call("sinfo", check=False))
-        print(cluster.call("squeue", check=False), end="")
+        for line in cluster.call("sinfo", check=False).splitlines():
+            say(line)
+        say()
+        for line in cluster.call("squeue", check=False).splitlines():
+            say(line)
     return 0 if all(running.values()) else 1
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from border.terminal import complain, say
 from disk.closed_pipe import quietly
 from slurm.devcluster.daemons import DevCluster, DevClusterError, default_folder
 
@@ -22,18 +23,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--gpus", type=int, default=2, help="pretended GPUs per node")
     parser.add_argument("--folder", type=Path, default=default_folder(), help="where everything of the cluster lies")
     chosen = parser.parse_args(arguments)
-    cluster = DevCluster.open(chosen.folder.absolute())
     start = time.monotonic()
     try:
+        cluster = DevCluster.open(chosen.folder.absolute())
         cluster.up(chosen.nodes, chosen.gpus)
     except DevClusterError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 1
-    print(f"{chosen.nodes} nodes with {chosen.gpus} GPUs each are up ({time.monotonic() - start:.0f} s). Use them with")
+    say(f"{chosen.nodes} nodes with {chosen.gpus} GPUs each are up ({time.monotonic() - start:.0f} s). Use them with")
     for name, value in cluster.environment.items():
-        print(f"  export {name}={shlex.quote(value)}")
-    print("  python jobs/pretrain.py --cluster devcluster --recipe digits --nodes 2 --gpus 2")
-    print("Partitions: normal, and low, which normal preempts. Take it down with  python slurm/devcluster/down.py")
+        say(f"  export {name}={shlex.quote(value)}")
+    say("  python jobs/pretrain.py --cluster devcluster --recipe digits --nodes 2 --gpus 2")
+    say("Partitions: normal, and low, which normal preempts. Take it down with  python slurm/devcluster/down.py")
     return 0
 
 

@@ -61,9 +61,9 @@ def test_four_nodes_pretrain_then_evaluate_then_report(runs: Runs, digits_folder
     _assert_all_done(runs, run, 10)
     config = json.loads((chain.job_folder(run, "pretrain") / "job.json").read_text())
     assert (config["num_nodes"], config["ranks_per_node"]) == (4, 2)
-    staged = list(Path(load("devcluster").node_local_folder).parent.glob("n[1-4]/*/train.beton"))
+    staged = list(Path(load("devcluster").node_local_folder).parent.glob("n[1-4]/vicreg-*/*/train.beton"))
     for node in range(1, 5):
-        (copy,) = [path for path in staged if path.parts[-3] == f"n{node}" and path.stat().st_mtime > started]
+        (copy,) = [path for path in staged if path.parts[-4] == f"n{node}" and path.stat().st_mtime > started]
         assert copy.read_bytes() == (digits_folder / "train.beton").read_bytes()
         shutil.rmtree(copy.parent)
     again = runs.command("jobs/eval_all.py", str(run))

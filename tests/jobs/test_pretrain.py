@@ -9,15 +9,23 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from border.private_folder import require_private
+from jobs import pretrain
 from jobs.watching.job_states import collect
+from slurm.requeue import StopFlag
+from slurm.task import Task
+from tests.jobs.run_folders import digits_config
 from vicreg import checkpoint
 from vicreg.training.metrics import TIMING, read_metrics
+from vicreg.training.train import Outcome
 
 ROOT = Path(__file__).parents[2]
 STEPS = 15  # 3 epochs of 5 steps
@@ -266,3 +274,20 @@ def test_the_whole_chain_runs_here_in_order(digits_folder: Path, tmp_path: Path)
     again = subprocess.run(_command(digits_folder, run, *more), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "done, skipped" in again.stdout
+
+
+def test_what_is_compiled_is_kept_where_nobody_else_can_put_code(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = digits_config(digits_folder)
+    config = replace(config, train=replace(config.train, compile=True))
+    pretrain.write_run_config(tmp_path, "digits", config)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(pretrain, "train", lambda *_: Outcome.FINISHED)
+    monkeypatch.setattr(pretrain, "configure_logging", lambda *_: None)
+    (tmp_path / "start").mkdir()
+    pretrain.run_job(Task(0, 1, 0, 1, str(tmp_path / "start"), cpus=1), StopFlag(), str(tmp_path))
+    place = Path(os.environ.pop("TORCHINDUCTOR_CACHE_DIR"))
+    assert place.parent == tmp_path / f"vicreg-{os.geteuid()}"
+    require_private(place)

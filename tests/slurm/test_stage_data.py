@@ -98,7 +98,8 @@ ALL = [".train.beton.json.staged", ".train.beton.staged", "train.beton", "train.
 def test_a_copy_with_its_manifest_and_record(source: Path, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     copy = stage(source, folder)
-    assert copy == folder / hashlib.sha256(str(source).encode()).hexdigest()[:8] / "train.beton"
+    place = hashlib.sha256(str(source).encode()).hexdigest()[:8]
+    assert copy == folder / f"vicreg-{os.geteuid()}" / place / "train.beton"
     assert copy.read_bytes() == source.read_bytes()
     assert copy.with_name("train.beton.json").read_text() == "{}\n"
     assert _names(folder) == ALL
@@ -318,4 +319,4 @@ def test_errors_of_the_command(source: Path, tmp_path: Path) -> None:
 
 def test_variables_are_expanded(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODE_DISK", str(tmp_path / "disk"))
-    assert stage(source, Path("$NODE_DISK/me")).parents[1] == tmp_path / "disk" / "me"
+    assert stage(source, Path("$NODE_DISK/me")).parents[2] == tmp_path / "disk" / "me"

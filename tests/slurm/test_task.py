@@ -114,7 +114,11 @@ def test_ranks_know_who_they_are_from_slurm_s_variables(tmp_path: Path) -> None:
             "has_terminal": False,
             "copies": {"train_beton": "the data"},
         }
-    assert len(list((tmp_path / "n1").glob("*/train.beton"))) == len(list((tmp_path / "n4").glob("*/train.beton"))) == 1
+    assert (
+        len(list((tmp_path / "n1").glob("*/*/train.beton")))
+        == len(list((tmp_path / "n4").glob("*/*/train.beton")))
+        == 1
+    )
     assert (job.start_folder / FINISHED_FILE).exists()
     assert [note.rank for note in read_notes(job.start_folder, LEFT)] != []
     assert {note.node for note in read_notes(job.start_folder, LEFT)} == {"n1", "n4"}

@@ -169,8 +169,8 @@ class ProgressLine:
         if console.is_terminal:
             self._bar = Progress(
                 BarColumn(bar_width=12),
-                TextColumn("[bold]{task.percentage:3.0f}%"),
-                TextColumn("{task.description}"),
+                TextColumn("{task.percentage:3.0f}%", style="bold", markup=False),
+                TextColumn("{task.description}", markup=False),
                 console=console,
                 transient=True,
             )

@@ -98,4 +98,4 @@ def test_bars_are_as_long_as_their_values() -> None:
 def test_texts_are_cut_in_the_middle() -> None:
     assert shortened("short", 5) == "short"
     assert shortened("abcdefghij", 5) == "ab…ij"
-    assert shortened("a\nb\udcff", 9) == "a b?"
+    assert shortened("a\n b  \udcff", 12) == r"a\n b \xff"

@@ -1,0 +1,66 @@
+"""Foreign text as it may be shown: names of files, classes and runs, messages, logs, keys of others' checkpoints.
+
+A terminal obeys control characters, Markdown its marks, and a shell nearly everything. What is shown is what is there,
+and does nothing. HTML has its place in jobs/reporting/page.py.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import unicodedata
+
+HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories of what is obeyed or not seen: controls (C0, C1), marks of direction, halves of pairs, breaks."""
+_MARKS = re.compile(r"[\\`*<|\[\]~$]|&(?=[#\w])|(?<!\w)_|_(?!\w)")
+_AT_THE_START = re.compile(r"( *)(>|(?:#{1,6}|[+-])(?= |$)|[=-](?=[=\- ]*$)|\d+(?=[.)](?: |$)))")
+
+
+def visible(text: object, kept: str = "") -> str:
+    r"""A text in which everything is seen and nothing obeyed: \x1b for Escape, \n for a new line, unless it is kept."""
+    text = str(text)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        _escaped(character) if unicodedata.category(character) in HIDDEN and character not in kept else character
+        for character in text
+    )
+
+
+def visible_lines(text: object) -> str:
+    """A text of several lines of which only the first begins at the margin, so that none can pass for another text."""
+    first, *others = visible(text, kept="\n").split("\n")
+    return "\n".join([first, *(line if not line or line.startswith("  ") else f"  {line}" for line in others)])
+
+
+def shell_command(*words: object) -> str:
+    """A command to be copied into a shell: each word is what it is, whatever characters it has."""
+    return " ".join(_shell_word(str(word)) for word in words)
+
+
+def markdown(text: object) -> str:
+    """A text as one line of Markdown that shows it and nothing else."""
+    text = _MARKS.sub(lambda mark: f"\\{mark[0]}", visible(text))
+    if not (start := _AT_THE_START.match(text)):
+        return text
+    ahead, mark = start.groups()
+    return f"{ahead}{mark}\\{text[start.end() :]}" if mark.isdigit() else f"{ahead}\\{text[start.start(2) :]}"
+
+
+def _escaped(character: str) -> str:
+    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte of a file name that is not UTF-8 (PEP 383)
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _shell_word(word: str) -> str:
+    """Quoted; where it has characters that are not seen, in the way of bash and zsh that spells them out."""
+    if visible(word) == word:
+        return shlex.quote(word)
+    spelled = "".join(
+        "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
+        if unicodedata.category(character) in HIDDEN
+        else f"\\{character}" * (character in "\\'") or character
+        for character in word
+    )
+    return f"$'{spelled}'"

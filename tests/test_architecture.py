@@ -26,16 +26,21 @@ FLOORS: dict[str, list[set[str]]] = {
     # From the ground up: a room or a wing of a folder imports only from lower floors of that folder.
     "vicreg": [
         {"config", "kernels", "ranks"},
-        {"checkpoint", "config_json", "presets", "joint_views", "losses", "model", "schema", "views"},
+        {"checkpoint", "config_json", "presets", "joint_views", "lab_colours", "losses", "schema", "views"},
+        {"model"},
         {"data", "method"},
-        {"branches", "optim"},
+        {"branches", "one_network", "optim"},
         {"methods"},
         {"cost", "exchange"},
         {"evals"},
         {"training"},
     ],
     "vicreg/ranks": [{"network"}, {"distributed"}, {"gradient_sum", "sync_batch_norm"}],
-    "vicreg/losses": [{"forms"}, {"correlation", "covariance"}, {"barlow_twins", "vicreg"}],
+    "vicreg/losses": [
+        {"forms", "spread", "written_gradient"},
+        {"correlation", "covariance"},
+        {"barlow_twins", "prototypes", "sigreg", "supcon", "vicreg"},
+    ],
     "vicreg/optim": [{"lars_kernels", "schedule"}, {"lars"}, {"optimizers"}],
     "vicreg/views": [
         {"blur", "colour_kernels", "crop_kernels", "keyed_random", "resample"},
@@ -49,7 +54,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"beton_views"},
         {"loaders"},
     ],
-    "vicreg/methods": [{"barlow_twins", "vicreg"}],
+    "vicreg/methods": [{"barlow_twins", "sigreg", "supcon", "supervised", "swav", "vicreg"}],
     "vicreg/cost": [{"loss_form"}, {"estimate"}, {"flops"}, {"prediction"}],
     "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
     "vicreg/evals": [

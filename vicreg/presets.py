@@ -23,6 +23,13 @@ CIFAR10 = DataConfig(
     std=(0.2470, 0.2435, 0.2616),
 )
 
+PLAIN_CROP = ViewConfig(jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
+"""Crop and flip, colours as they are: what supervised networks of ImageNet learn from."""
+MOCO_VIEW = ViewConfig(crop_scale=(0.2, 1.0), saturation=0.4, blur_p=0.5)
+"""Of MoCo v2 (jitter 0.4, 0.4, 0.4, 0.1)."""
+SIMCLR_VIEW = ViewConfig(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_p=0.5)
+"""Of SimCLR, which SwAV and SupCon take over."""
+
 DIGITS = DataConfig(
     train="data/digits/train.beton",
     val="data/digits/val.beton",

@@ -48,9 +48,11 @@ def small(method: str, digits: Path, precision: str = "float32", **train: Any) -
         data=dataclasses.replace(DIGITS, image_size=16, eval_resize=16, **paths),
         views=views,
         model=ModelConfig("resnet10-narrow", True, "48-48", expander_bias=config.model.expander_bias),
-        # Rounding grows with every step, and with its length.
+        # Rounding grows with every step, and with its length, which for AdamW the gradient does not change.
         optimizer=dataclasses.replace(
-            config.optimizer, base_lr=0.004 if precision == "float32" else 0.1, warmup_epochs=0.0
+            config.optimizer,
+            base_lr=(0.004 if precision == "float32" else 0.1) * (1e-3 if config.optimizer.name == "adamw" else 1),
+            warmup_epochs=0.0,
         ),
         train=dataclasses.replace(
             config.train, epochs=1, global_batch=BATCH, precision=precision, log_every_steps=1, **train

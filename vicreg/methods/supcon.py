@@ -1,0 +1,129 @@
+"""SupCon (Khosla et al., NeurIPS 2020): views of one class attract each other, all others repel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from vicreg.config import (
+    MethodConfig,
+    ModelConfig,
+    OnlineConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    TrainConfig,
+    ViewConfig,
+    require,
+)
+from vicreg.losses.forms import ring_sum_bytes
+from vicreg.losses.spread import spread
+from vicreg.losses.supcon import supcon_cost, supcon_loss
+from vicreg.losses.written_gradient import full_precision
+from vicreg.method import Inputs, LossCost, Progress, Published, Term, TrainingData
+from vicreg.one_network import OneNetwork
+from vicreg.presets import CIFAR10, SIMCLR_VIEW
+
+
+@dataclass(frozen=True)
+class Config(MethodConfig):
+    """Supervised contrastive learning (paper, section 4.2; its code, `main_supcon.py`)."""
+
+    name: str = "supcon"
+    temperature: float = 0.1
+    """What similarities are divided by (paper, section 4.4: 0.1)."""
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, "temperature", self.temperature, "above 0")
+
+
+class SupCon(OneNetwork):
+    """Two or more views of each image at once through encoder and expander, then the loss over all of them."""
+
+    def __init__(self, config: PretrainConfig, settings: Config) -> None:
+        super().__init__(config)
+        require(self.num_views >= 2, "views", f"{self.num_views} of an image", "2 or more for supcon")
+        self.settings = settings
+
+    def forward(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
+        """See `Method`; the terms are `TERMS`."""
+        embeddings, features = self.embed(inputs.views)
+        unit = nn.functional.normalize(full_precision(embeddings.flatten(0, 1)), dim=1)
+        loss = supcon_loss(unit, inputs.labels.repeat(self.num_views), self.settings.temperature)
+        return {"loss": loss, "spread": spread(unit.detach()), "features": features}
+
+
+TERMS = {
+    "loss": Term("Loss", "Of telling the views of the own class from all others of the batch.", "loss", 3),
+    "spread": Term(
+        "Spread of the embeddings",
+        "Their standard deviation times √D after normalisation: 1 over all directions, 0 collapsed to a point.",
+        "spread",
+        3,
+        collapsed_below=0.05,
+    ),
+}
+
+
+def build(config: PretrainConfig, data: TrainingData) -> SupCon:
+    """See `MethodFile`; ValueError where the data have no classes."""
+    assert isinstance(config.method, Config)
+    data.require_classes(config.method.name)
+    return SupCon(config, config.method)
+
+
+def networks(config: PretrainConfig) -> str:
+    """See `MethodFile`."""
+    return f"{config.model.encoder}, expander {config.model.expander}"
+
+
+def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
+    """See `MethodFile`."""
+    total = config.train.global_batch * len(config.each_view)
+    dims = int(config.model.expander.split("-")[-1])
+    only = supcon_cost(total, dims, ranks, size)
+    own = total // ranks * dims * size
+    return LossCost(
+        f"similarities of {total} x {dims}", {"only": only}, 3 * own, ring_sum_bytes(2 * dims * size, ranks), 6 * own
+    )
+
+
+def _imagenet() -> PretrainConfig:
+    return PretrainConfig(
+        Config(),
+        views=(SIMCLR_VIEW, SIMCLR_VIEW),
+        model=ModelConfig(expander="2048-128", expander_bias="all", expander_norm="none"),
+        optimizer=OptimizerConfig(base_lr=0.3, weight_decay=1e-4, final_lr_ratio=0.0),
+        train=TrainConfig(epochs=350, global_batch=4096),
+    )
+
+
+def _cifar10() -> PretrainConfig:
+    view = ViewConfig(crop_scale=(0.2, 1.0), saturation=0.4, blur_p=0.0)
+    return PretrainConfig(
+        Config(),
+        data=CIFAR10,
+        views=(view, view),
+        model=ModelConfig(
+            encoder="resnet18", small_images=True, expander="512-128", expander_bias="all", expander_norm="none"
+        ),
+        optimizer=OptimizerConfig(name="sgd", base_lr=0.125, weight_decay=1e-4, final_lr_ratio=0.0),
+        train=TrainConfig(epochs=1000, global_batch=1024),
+        online=OnlineConfig(every_epochs=10),
+    )
+
+
+RECIPES = {
+    "supcon": Published(
+        source="paper, section 4 (ResNet-50, head 2048-128, temperature 0.1, LARS, 350 epochs), with SimCLR's rate, "
+        "batch and augmentation in place of the batch of 6,144 and AutoAugment, which are not in this suite",
+        expected="none is published for this setting; the paper's with AutoAugment is 78.7 % linear top-1",
+        pretrain=_imagenet(),
+    ),
+    "cifar10-supcon": Published(
+        source="SupContrast's main_supcon.py: batch 1,024, rate 0.5, SGD, decay 1e-4, warm-up of 10 epochs, cosine, "
+        "temperature 0.1, 1000 epochs; with a ResNet-18 in place of its ResNet-50",
+        expected="93.82 % (solo-learn's README: ResNet-18, temperature and views of its own); 96.0 % with a ResNet-50",
+        pretrain=_cifar10(),
+    ),
+}

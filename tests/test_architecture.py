@@ -27,15 +27,15 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg": [
         {"config", "kernels", "ranks"},
         {"checkpoint", "config_json", "presets", "joint_views", "losses", "model", "schema", "views"},
-        {"data", "method"},
-        {"branches", "optim"},
+        {"data", "key_queue", "method"},
+        {"branches", "moving_average", "optim"},
         {"methods"},
         {"cost", "exchange"},
         {"evals"},
         {"training"},
     ],
     "vicreg/ranks": [{"network"}, {"distributed"}, {"gradient_sum", "sync_batch_norm"}],
-    "vicreg/losses": [{"forms"}, {"correlation", "covariance"}, {"barlow_twins", "vicreg"}],
+    "vicreg/losses": [{"forms"}, {"contrastive", "correlation", "covariance"}, {"barlow_twins", "vicreg"}],
     "vicreg/optim": [{"lars_kernels", "schedule"}, {"lars"}, {"optimizers"}],
     "vicreg/views": [
         {"blur", "colour_kernels", "crop_kernels", "keyed_random", "resample"},

@@ -140,6 +140,9 @@ class ModelConfig:
     """Widths of the expander's layers; batch norm and ReLU after all but the last."""
     expander_bias: Literal["hidden", "all", "none"] = "hidden"
     """Which of the expander's linear layers have a bias: all but the last (official VICReg), all (solo-learn), none."""
+    expander_norm: Literal["hidden", "none", "all", "plain"] = "hidden"
+    """Where the expander has batch norm: behind all layers but the last (VICReg), nowhere (MoCo), or behind the last
+    too, there with a scale and no shift (all; SimCLR) or with neither (plain; SimSiam)."""
     stem_padding: int = 1
     """Padding of the small images' stem: 1 keeps the image's size, 2 (solo-learn, eb_jepa) makes 34 x 34 of 32 x 32."""
     encoder_b: str = ""

@@ -139,24 +139,35 @@ def narrow_resnet(width: int = 16) -> ResNet:
 
 
 def build_expander(
-    in_features: int, widths: str, bias: Literal["hidden", "all", "none"] = ModelConfig.expander_bias
+    in_features: int,
+    widths: str,
+    bias: Literal["hidden", "all", "none"] = ModelConfig.expander_bias,
+    norm: Literal["hidden", "none", "all", "plain"] = ModelConfig.expander_norm,
 ) -> nn.Sequential:
     """Linear, batch norm and ReLU for all but the last of the dashed widths, then a linear layer.
 
-    `bias` says which of the linear layers have one. Layer names and shapes are the official code's `Projector`.
+    `bias` says which of the linear layers have one, `norm` where there is batch norm (`ModelConfig`). Layer names and
+    shapes are the official code's `Projector` where norm is "hidden".
     """
     sizes = [in_features, *map(int, widths.split("-"))]
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(sizes[:-1]):
-        layers += [nn.Linear(before, after, bias=bias != "none"), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
+        layers.append(nn.Linear(before, after, bias=bias != "none"))
+        layers += [nn.BatchNorm1d(after)] if norm != "none" else []
+        layers.append(nn.ReLU(inplace=True))
     layers.append(nn.Linear(sizes[-2], sizes[-1], bias=bias == "all"))
+    if norm in ("all", "plain"):
+        last = nn.BatchNorm1d(sizes[-1], affine=norm == "all")
+        if norm == "all":
+            last.bias.requires_grad_(False)
+        layers.append(last)
     return nn.Sequential(*layers)
 
 
 def build_model(config: ModelConfig) -> tuple[nn.Module, nn.Sequential]:
     """Encoder and expander of a configuration, with random weights from torch's generator."""
     encoder = build_encoder(config.encoder, config.small_images, config.stem_padding)
-    return encoder, build_expander(num_features(encoder), config.expander, config.expander_bias)
+    return encoder, build_expander(num_features(encoder), config.expander, config.expander_bias, config.expander_norm)
 
 
 def branch(config: ModelConfig, encoder: str = "") -> ModelConfig:

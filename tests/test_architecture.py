@@ -28,8 +28,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"config", "kernels", "ranks"},
         {"checkpoint", "config_json", "presets", "joint_views", "lab_colours", "losses", "schema", "views"},
         {"model"},
-        {"data", "method"},
-        {"branches", "one_network", "optim"},
+        {"data", "key_queue", "method"},
+        {"branches", "moving_average", "one_network", "optim"},
         {"methods"},
         {"cost", "exchange"},
         {"evals"},
@@ -38,8 +38,8 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/ranks": [{"network"}, {"distributed"}, {"gradient_sum", "sync_batch_norm"}],
     "vicreg/losses": [
         {"forms", "spread", "written_gradient"},
-        {"correlation", "covariance"},
-        {"barlow_twins", "prototypes", "sigreg", "supcon", "vicreg"},
+        {"contrastive", "correlation", "covariance"},
+        {"barlow_twins", "prototypes", "sigreg", "vicreg"},
     ],
     "vicreg/optim": [{"lars_kernels", "schedule"}, {"lars"}, {"optimizers"}],
     "vicreg/views": [

@@ -140,10 +140,11 @@ class ModelConfig:
     """Widths of the expander's layers; batch norm and ReLU after all but the last."""
     expander_bias: Literal["hidden", "all", "none"] = "hidden"
     """Which of the expander's linear layers have a bias: all but the last (official VICReg), all (solo-learn), none."""
-    expander_norm: Literal["batch", "none"] = "batch"
-    """Batch norm after the expander's hidden layers, or none."""
-    embedding_norm: Literal["none", "batch", "l2"] = "none"
-    """What follows the expander: nothing, standardisation over the batch (no learned scale), or unit length."""
+    expander_norm: Literal["hidden", "none", "all", "plain", "last"] = "hidden"
+    """Where the expander has batch norm: behind all layers but the last (VICReg), nowhere (MoCo), or behind the last
+    too, there with a scale and no shift (all; SimCLR) or with neither (plain; SimSiam), or only there (last)."""
+    unit_length: bool = False
+    """Embeddings divided by their length."""
     encoder_norm: Literal["batch", "layer"] = "batch"
     """layer: every batch norm of the encoder becomes a layer norm over channels and places (CPC v2)."""
     colours: Literal["rgb", "lab"] = "rgb"

@@ -153,26 +153,25 @@ def build_expander(
     in_features: int,
     widths: str,
     bias: Literal["hidden", "all", "none"] = ModelConfig.expander_bias,
-    norm: Literal["batch", "none"] = ModelConfig.expander_norm,
-    embedding_norm: Literal["none", "batch", "l2"] = ModelConfig.embedding_norm,
+    norm: Literal["hidden", "none", "all", "plain", "last"] = ModelConfig.expander_norm,
 ) -> nn.Sequential:
     """Linear, batch norm and ReLU for all but the last of the dashed widths, then a linear layer.
 
-    `bias` says which of the linear layers have one. Layer names and shapes are the official code's `Projector`, unless
-    `norm` leaves batch norm out; what `embedding_norm` asks for comes last.
+    `bias` says which of the linear layers have one, `norm` where there is batch norm (`ModelConfig`). Layer names and
+    shapes are the official code's `Projector` where norm is "hidden".
     """
     sizes = [in_features, *map(int, widths.split("-"))]
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(sizes[:-1]):
         layers.append(nn.Linear(before, after, bias=bias != "none"))
-        if norm == "batch":
-            layers.append(nn.BatchNorm1d(after))
+        layers += [nn.BatchNorm1d(after)] if norm not in ("none", "last") else []
         layers.append(nn.ReLU(inplace=True))
     layers.append(nn.Linear(sizes[-2], sizes[-1], bias=bias == "all"))
-    if embedding_norm == "batch":
-        layers.append(nn.BatchNorm1d(sizes[-1], affine=False))
-    elif embedding_norm == "l2":
-        layers.append(UnitLength())
+    if norm in ("all", "plain", "last"):
+        last = nn.BatchNorm1d(sizes[-1], affine=norm == "all")
+        if norm == "all":
+            last.bias.requires_grad_(False)
+        layers.append(last)
     return nn.Sequential(*layers)
 
 
@@ -199,10 +198,8 @@ def encoder_by_config(config: ModelConfig) -> nn.Module:
 def build_model(config: ModelConfig) -> tuple[nn.Module, nn.Sequential]:
     """Encoder and expander of a configuration, with random weights from torch's generator."""
     encoder = encoder_by_config(config)
-    expander = build_expander(
-        num_features(encoder), config.expander, config.expander_bias, config.expander_norm, config.embedding_norm
-    )
-    return encoder, expander
+    expander = build_expander(num_features(encoder), config.expander, config.expander_bias, config.expander_norm)
+    return encoder, expander.append(UnitLength()) if config.unit_length else expander
 
 
 def branch(config: ModelConfig, encoder: str = "") -> ModelConfig:

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vicreg.losses.contrastive import at_least_float32
 from vicreg.losses.forms import FormCost, block_of, ring_sum_bytes
-from vicreg.losses.written_gradient import full_precision, with_gradient
+from vicreg.losses.written_gradient import with_gradient
 from vicreg.ranks import distributed
 
 SMALLEST_EPSILON = 0.02
@@ -26,7 +27,7 @@ def sinkhorn(scores: Tensor, counts: Tensor, epsilon: float, num_rounds: int) ->
 
     scores: cosines (n, K). counts: (n,), 0 for rows that have no part in it, 1 for others.
     """
-    q = (full_precision(scores) / epsilon).exp() * counts[:, None]
+    q = (at_least_float32(scores) / epsilon).exp() * counts[:, None]
     smallest = torch.finfo(q.dtype).tiny
     for _ in range(num_rounds):
         q /= distributed.sum_over_ranks(q.sum(0)).clamp_min(smallest)
@@ -41,7 +42,7 @@ def swapped_prediction(z: Tensor, prototypes: Tensor, assigned: Sequence[Tensor]
     gradient. The gradient of z and of the prototypes is that of own rows.
     """
     with torch.autocast(z.device.type, enabled=False):
-        z, prototypes = full_precision(z), full_precision(prototypes)
+        z, prototypes = at_least_float32(z), at_least_float32(prototypes)
         value, *gradients = _value_and_gradients(z.detach(), prototypes.detach(), assigned, temperature)
         return with_gradient(value, [z, prototypes], gradients)
 

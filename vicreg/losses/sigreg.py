@@ -15,8 +15,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from vicreg.losses.contrastive import at_least_float32
 from vicreg.losses.forms import FormCost, ring_sum_bytes
-from vicreg.losses.written_gradient import full_precision, with_gradient
+from vicreg.losses.written_gradient import with_gradient
 from vicreg.ranks import distributed
 
 
@@ -34,7 +35,7 @@ def sigreg(z: Tensor, onto: Tensor, num_knots: int, largest_t: float) -> Tensor:
     characteristic functions.
     """
     with torch.autocast(z.device.type, enabled=False):
-        z = full_precision(z)
+        z = at_least_float32(z)
         value, gradient = _value_and_gradient(z.detach(), onto, num_knots, largest_t)
         return with_gradient(value, [z], [gradient])
 

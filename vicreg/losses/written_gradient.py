@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -37,8 +36,3 @@ def of_whole_batch(own: Tensor) -> Tensor:
     """The sum of the ranks' parts (), with the gradient of this rank's own part."""
     whole = distributed.sum_over_ranks(own.detach().clone())
     return own + (whole - own).detach()
-
-
-def full_precision(z: Tensor) -> Tensor:
-    """The same in float32, if it is in half precision."""
-    return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z

@@ -17,9 +17,10 @@ from vicreg.config import (
     ViewConfig,
     require,
 )
+from vicreg.losses.contrastive import at_least_float32
 from vicreg.losses.forms import ring_sum_bytes
 from vicreg.losses.sigreg import directions, sigreg, sigreg_cost
-from vicreg.losses.written_gradient import full_precision, of_whole_batch
+from vicreg.losses.written_gradient import of_whole_batch
 from vicreg.method import Inputs, LossCost, Progress, Published, Term, TrainingData
 from vicreg.one_network import OneNetwork
 from vicreg.presets import SIMCLR_VIEW, solo_learn_cifar10
@@ -61,7 +62,7 @@ class Lejepa(OneNetwork):
         """See `Method`; the terms are `TERMS`."""
         settings = self.settings
         embeddings, features = self.embed(inputs.views)
-        z = full_precision(embeddings)
+        z = at_least_float32(embeddings)
         onto = directions(z.shape[2], settings.num_directions, (self.seed << 32) + progress.step, z)
         agreement = of_whole_batch((z - z.mean(0)).square().sum() / (z.numel() * distributed.world_size()))
         regulariser = sigreg(z, onto, settings.num_knots, settings.largest_t)

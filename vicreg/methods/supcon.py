@@ -16,10 +16,9 @@ from vicreg.config import (
     ViewConfig,
     require,
 )
-from vicreg.losses.forms import ring_sum_bytes
+from vicreg.losses.contrastive import at_least_float32, contrast_cost, nt_xent_loss, require_temperature
+from vicreg.losses.forms import NUM_VIEWS, ring_sum_bytes
 from vicreg.losses.spread import spread
-from vicreg.losses.supcon import supcon_cost, supcon_loss
-from vicreg.losses.written_gradient import full_precision
 from vicreg.method import Inputs, LossCost, Progress, Published, Term, TrainingData
 from vicreg.one_network import OneNetwork
 from vicreg.presets import CIFAR10, SIMCLR_VIEW
@@ -34,27 +33,28 @@ class Config(MethodConfig):
     """What similarities are divided by (paper, section 4.4: 0.1)."""
 
     def __post_init__(self) -> None:
-        require(self.temperature > 0, "temperature", self.temperature, "above 0")
+        require_temperature(self.temperature)
 
 
 class SupCon(OneNetwork):
-    """Two or more views of each image at once through encoder and expander, then the loss over all of them."""
+    """Two views of each image at once through encoder and expander, then the loss over all of them."""
 
     def __init__(self, config: PretrainConfig, settings: Config) -> None:
         super().__init__(config)
-        require(self.num_views >= 2, "views", f"{self.num_views} of an image", "2 or more for supcon")
+        require(self.num_views == NUM_VIEWS, "views", f"{self.num_views} of an image", f"{NUM_VIEWS} for supcon")
         self.settings = settings
 
     def forward(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
         """See `Method`; the terms are `TERMS`."""
         embeddings, features = self.embed(inputs.views)
-        unit = nn.functional.normalize(full_precision(embeddings.flatten(0, 1)), dim=1)
-        loss = supcon_loss(unit, inputs.labels.repeat(self.num_views), self.settings.temperature)
-        return {"loss": loss, "spread": spread(unit.detach()), "features": features}
+        terms = nt_xent_loss(embeddings[0], embeddings[1], self.settings.temperature, labels=inputs.labels)
+        unit = nn.functional.normalize(at_least_float32(embeddings.detach().flatten(0, 1)), dim=1)
+        return terms | {"spread": spread(unit), "features": features}
 
 
 TERMS = {
     "loss": Term("Loss", "Of telling the views of the own class from all others of the batch.", "loss", 3),
+    "positive_similarity": Term("Similarity within classes", "Mean cosine of views of one class.", "pos", 3),
     "spread": Term(
         "Spread of the embeddings",
         "Their standard deviation times √D after normalisation: 1 over all directions, 0 collapsed to a point.",
@@ -81,7 +81,7 @@ def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
     """See `MethodFile`."""
     total = config.train.global_batch * len(config.each_view)
     dims = int(config.model.expander.split("-")[-1])
-    only = supcon_cost(total, dims, ranks, size)
+    only = contrast_cost(total // ranks, total, dims, ranks, size, twice=True)
     own = total // ranks * dims * size
     return LossCost(
         f"similarities of {total} x {dims}", {"only": only}, 3 * own, ring_sum_bytes(2 * dims * size, ranks), 6 * own

@@ -18,8 +18,9 @@ from vicreg.config import (
     ViewConfig,
     require,
 )
+from vicreg.losses.contrastive import at_least_float32
 from vicreg.losses.forms import FormCost, ring_sum_bytes
-from vicreg.losses.written_gradient import full_precision, of_whole_batch
+from vicreg.losses.written_gradient import of_whole_batch
 from vicreg.method import Inputs, LossCost, Method, ParameterGroup, Pass, Progress, Published, Term, TrainingData
 from vicreg.model import encoder_by_config, num_features
 from vicreg.presets import CIFAR10, PLAIN_CROP
@@ -63,7 +64,7 @@ class Supervised(Method):
 
     def _terms(self, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
         with torch.autocast(scores.device.type, enabled=False):
-            scores = full_precision(scores)
+            scores = at_least_float32(scores)
             total = of_whole_batch(torch.ones_like(scores[:, 0]).sum().detach())
             losses = nn.functional.cross_entropy(
                 scores, labels, reduction="sum", label_smoothing=self.settings.label_smoothing

@@ -17,10 +17,11 @@ from vicreg.config import (
     ViewConfig,
     require,
 )
+from vicreg.key_queue import KeyQueue
+from vicreg.losses.contrastive import at_least_float32
 from vicreg.losses.forms import ring_sum_bytes
 from vicreg.losses.prototypes import SMALLEST_EPSILON, prototypes_cost, sinkhorn, swapped_prediction
 from vicreg.losses.spread import spread
-from vicreg.losses.written_gradient import full_precision
 from vicreg.method import Inputs, LossCost, ParameterGroup, Progress, Published, Term, TrainingData, usual_groups
 from vicreg.one_network import OneNetwork
 from vicreg.presets import SIMCLR_VIEW, solo_learn_cifar10
@@ -68,7 +69,6 @@ class Swav(OneNetwork):
     assignment. ValueError where its length is no multiple of the global batch, or views are too few.
     """
 
-    queue: Tensor
     num_queued: Tensor
 
     def __init__(self, config: PretrainConfig, settings: Config) -> None:
@@ -77,19 +77,18 @@ class Swav(OneNetwork):
         batch, dims = config.train.global_batch, int(config.model.expander.split("-")[-1])
         least = max(2, settings.num_assigned)
         require(self.num_views >= least, "views", f"{self.num_views} of an image", f"{least} or more for swav")
-        multiple = settings.queue_length % batch == 0
-        require(multiple, "queue_length", settings.queue_length, f"0, or a multiple of the global batch ({batch})")
         self.prototypes = nn.Linear(dims, settings.num_prototypes, bias=False)
         with torch.no_grad():
             self.prototypes.weight.copy_(nn.functional.normalize(self.prototypes.weight, dim=1))
         if settings.queue_length:
-            self.register_buffer("queue", torch.zeros(settings.num_assigned, settings.queue_length, dims))
+            queues = (KeyQueue(settings.queue_length, dims, batch) for _ in range(settings.num_assigned))
+            self.queues = nn.ModuleList(queues)
             self.register_buffer("num_queued", torch.zeros((), dtype=torch.int64))
 
     def forward(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
         """See `Method`; the terms are `TERMS`."""
         embeddings, features = self.embed(inputs.views)
-        unit = nn.functional.normalize(full_precision(embeddings), dim=2)
+        unit = nn.functional.normalize(at_least_float32(embeddings), dim=2)
         self._assigned = unit[: self.settings.num_assigned].detach()
         with torch.autocast(unit.device.type, enabled=False):
             targets = [self._assign(view, rows, progress) for view, rows in enumerate(self._assigned)]
@@ -104,7 +103,7 @@ class Swav(OneNetwork):
         taken = rows
         if self._fills(progress):
             share = self.settings.queue_length // distributed.world_size()
-            earlier = self.queue[view, distributed.rank() * share :][:share]
+            earlier = self.queues[view].get_buffer("keys")[distributed.rank() * share :][:share]
             is_full = self.num_queued >= self.settings.queue_length
             taken = torch.cat([rows, earlier])
             counts = torch.cat([counts, is_full.to(counts.dtype).expand(share)])
@@ -129,11 +128,10 @@ class Swav(OneNetwork):
         if progress.step >= self.settings.rest_steps:
             weight.copy_(torch.where(taken, nn.functional.normalize(weight, dim=1), weight))
         if self._fills(progress):
-            rows = torch.stack([distributed.gather_rows(own) for own in self._assigned]).to(self.queue.dtype)
-            places = torch.arange(rows.shape[1], device=rows.device) + self.num_queued
-            places %= self.settings.queue_length
-            self.queue[:, places] = torch.where(taken, rows, self.queue[:, places])
-            self.num_queued += torch.where(taken, rows.shape[1], 0)
+            for queue, own in zip(self.queues, self._assigned, strict=True):
+                assert isinstance(queue, KeyQueue)
+                queue.push(own, taken)
+            self.num_queued += torch.where(taken, self._assigned.shape[1] * distributed.world_size(), 0)
 
 
 TERMS = {

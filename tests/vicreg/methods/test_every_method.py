@@ -31,6 +31,7 @@ from vicreg.training.train import CHECKPOINTS, Outcome, train
 METHODS = methods.names()
 CPU = torch.device("cpu")
 BATCH, NUM_STEPS = 32, 5
+GENTLER = {"lars": 1, "sgd": 0.1, "adamw": 1e-3}
 DATA = TrainingData(num_samples=1437, num_classes=10)
 
 
@@ -48,10 +49,10 @@ def small(method: str, digits: Path, precision: str = "float32", **train: Any) -
         data=dataclasses.replace(DIGITS, image_size=16, eval_resize=16, **paths),
         views=views,
         model=ModelConfig("resnet10-narrow", True, "48-48", expander_bias=config.model.expander_bias),
-        # Rounding grows with every step, and with its length, which for AdamW the gradient does not change.
+        # Rounding grows with every step, and with its length, which LARS keeps small and AdamW large.
         optimizer=dataclasses.replace(
             config.optimizer,
-            base_lr=(0.004 if precision == "float32" else 0.1) * (1e-3 if config.optimizer.name == "adamw" else 1),
+            base_lr=(0.004 if precision == "float32" else 0.1) * GENTLER[config.optimizer.name],
             warmup_epochs=0.0,
         ),
         train=dataclasses.replace(

@@ -26,10 +26,10 @@ FLOORS: dict[str, list[set[str]]] = {
     # From the ground up: a room or a wing of a folder imports only from lower floors of that folder.
     "vicreg": [
         {"config", "kernels", "ranks"},
-        {"checkpoint", "config_json", "presets", "joint_views", "lab_colours", "losses", "schema", "views"},
+        {"checkpoint", "config_json", "presets", "joint_views", "lab_colours", "losses", "patches", "schema", "views"},
         {"model"},
         {"data", "key_queue", "method"},
-        {"branches", "moving_average", "one_network", "optim"},
+        {"branches", "memory_bank", "moving_average", "one_network", "optim"},
         {"methods"},
         {"cost", "exchange"},
         {"evals"},
@@ -39,7 +39,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/losses": [
         {"forms", "spread", "written_gradient"},
         {"contrastive", "correlation", "covariance"},
-        {"barlow_twins", "prototypes", "sigreg", "vicreg"},
+        {"barlow_twins", "prediction", "prototypes", "sigreg", "vicreg"},
     ],
     "vicreg/optim": [{"lars_kernels", "schedule"}, {"lars"}, {"optimizers"}],
     "vicreg/views": [
@@ -54,7 +54,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"beton_views"},
         {"loaders"},
     ],
-    "vicreg/methods": [{"barlow_twins", "sigreg", "supcon", "supervised", "swav", "vicreg"}],
+    "vicreg/methods": [{"barlow_twins", "cmc", "cpc_v2", "pirl", "sigreg", "supcon", "supervised", "swav", "vicreg"}],
     "vicreg/cost": [{"loss_form"}, {"estimate"}, {"flops"}, {"prediction"}],
     "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
     "vicreg/evals": [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -44,10 +46,16 @@ class LabEncoder(nn.Module):
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
 
+    @torch.no_grad()
+    def normalised_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Say how its images are normalised, by channel."""
+        self.mean.copy_(torch.tensor(mean).view(3, 1, 1))
+        self.std.copy_(torch.tensor(std).view(3, 1, 1))
+
     def halves(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, F / 2) of L, and of a and b."""
         with torch.autocast(images.device.type, enabled=False):
-            colours = lab((images * self.std + self.mean).clamp(0, 1))
+            colours = lab(images * self.std + self.mean)
         return self.lightness(colours[:, :1]), self.colour(colours[:, 1:])
 
     def forward(self, images: Tensor) -> Tensor:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tests.ranks import run_ranks
 from vicreg.losses import prototypes
 from vicreg.losses.prototypes import sinkhorn, swapped_prediction
 from vicreg.ranks import distributed
@@ -117,7 +114,8 @@ def test_the_slow_gradient_is_the_slow_losss() -> None:
     assert (ahead - behind) / 2 / step == pytest.approx((of_z * to_z).sum() + (of_clusters * to_clusters).sum())
 
 
-def _on_rank() -> tuple[float, Tensor, Tensor, Tensor]:
+def on_rank() -> tuple[float, Tensor, Tensor, Tensor]:
+    """Value, assignments and gradients of the global batch, of which this rank has its part."""
     share = ROWS // distributed.world_size()
     own = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
     arrays, clusters, _ = _inputs()
@@ -130,12 +128,3 @@ def _on_rank() -> tuple[float, Tensor, Tensor, Tensor]:
     assert weight.grad is not None
     of_z = distributed.gather_rows(z.grad.transpose(0, 1))
     return loss.item(), distributed.gather_rows(assigned[0]), of_z, distributed.sum_over_ranks(weight.grad)
-
-
-@pytest.mark.parametrize("num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_ranks_give_value_and_gradient_of_the_whole_batch(tmp_path: Path, num_ranks: int) -> None:
-    value, *found = run_ranks(_on_rank, num_ranks, tmp_path)
-    alone, *expected = _on_rank()
-    assert value == pytest.approx(alone, rel=1e-12)
-    for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-14)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cmath
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tests.ranks import run_ranks
 from vicreg.losses.sigreg import directions, sigreg
 from vicreg.ranks import distributed
 
@@ -89,7 +87,8 @@ def test_directions_depend_on_the_seed_alone_and_have_unit_length() -> None:
     torch.testing.assert_close(directions(5, 9, 3, like).norm(dim=0), torch.ones(9))
 
 
-def _on_rank() -> tuple[float, Tensor]:
+def on_rank() -> tuple[float, Tensor]:
+    """Value and gradient of the global batch, of which this rank has its part."""
     arrays, onto = _inputs()
     share = arrays.shape[1] // distributed.world_size()
     own = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
@@ -98,11 +97,3 @@ def _on_rank() -> tuple[float, Tensor]:
     value.backward()
     assert z.grad is not None
     return value.item(), distributed.gather_rows(z.grad.transpose(0, 1))
-
-
-@pytest.mark.parametrize("num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_ranks_give_value_and_gradient_of_the_whole_batch(tmp_path: Path, num_ranks: int) -> None:
-    value, gradient = run_ranks(_on_rank, num_ranks, tmp_path)
-    alone, expected = _on_rank()
-    assert value == pytest.approx(alone, rel=1e-12)
-    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-14)

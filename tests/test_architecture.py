@@ -106,7 +106,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"pretrain"},
         {"import_encoder"},
     ],
-    "jobs/planning": [{"cli", "recipes", "scaling", "subjects"}, {"pieces", "plan"}],
+    "jobs/planning": [{"cli", "recipes", "scaling", "subjects"}, {"ablations", "pieces", "plan"}],
     "jobs/reporting": [
         {"document", "figures"},
         {"measured_run", "page"},

@@ -34,13 +34,15 @@ class LossConfig:
     """Weight of the squared off-diagonal covariances."""
     variance_reduction: Literal["mean", "sum"] = "mean"
     """Over the two branches: mean as in the official code, sum as in the paper's equations (twice as large)."""
+    target_std: float = 1.0
+    """Standard deviation below which a dimension is pushed apart (gamma, paper, equation 1); 1 / sqrt(D) where
+    embeddings have unit length (appendix D.5)."""
     form: Literal["auto", "samples", "dimensions", "features"] = "auto"
     """How the covariance term is computed, with the same result: by N x N products of rows that everybody gets, D x D
     moments, or N x N products of columns that the ranks exchange. auto: the one expected to be fastest here."""
 
 
 EPSILON = 1e-4  # added to each variance before the root (paper, equation 1)
-TARGET_STD = 1.0  # gamma of the hinge (paper, equation 1)
 
 
 class _Loss(Function):
@@ -84,9 +86,9 @@ def _regularise(z: Tensor, grad: Tensor, config: LossConfig, form: str) -> tuple
     centred = z - distributed.sum_over_ranks(z.sum(0)) / total
     variance = distributed.sum_over_ranks(torch.linalg.vector_norm(centred, dim=0).square()) / (total - 1)
     std = (variance + EPSILON).sqrt()
-    hinge = (TARGET_STD - std).clamp_min(0).mean()
+    hinge = (config.target_std - std).clamp_min(0).mean()
     weight = config.variance_weight * _share_of_variance(config) / (dims * (total - 1))
-    grad.addcmul_(centred, (std < TARGET_STD) / std, value=-weight)
+    grad.addcmul_(centred, (std < config.target_std) / std, value=-weight)
     scale = config.covariance_weight * 4.0 / (dims * (total - 1))
     squares = FORMS[form](centred, variance, total, grad, scale)
     covariance = (squares - variance.double().square().sum()) / dims

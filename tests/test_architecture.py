@@ -29,7 +29,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"checkpoint", "config_json", "presets", "joint_views", "lab_colours", "losses", "patches", "schema", "views"},
         {"model"},
         {"data", "key_queue", "method"},
-        {"branches", "memory_bank", "moving_average", "one_network", "optim"},
+        {"branches", "memory_bank", "moving_average", "one_network", "optim", "shared_terms"},
         {"methods"},
         {"cost", "exchange"},
         {"evals"},
@@ -37,9 +37,10 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "vicreg/ranks": [{"network"}, {"distributed"}, {"gradient_sum", "sync_batch_norm"}],
     "vicreg/losses": [
-        {"forms", "spread", "written_gradient"},
+        {"forms", "written_gradient"},
         {"contrastive", "correlation", "covariance"},
-        {"barlow_twins", "prediction", "prototypes", "sigreg", "vicreg"},
+        {"barlow_twins", "directions", "prediction", "prototypes", "sigreg", "variance_covariance"},
+        {"vicreg"},
     ],
     "vicreg/optim": [{"lars_kernels", "schedule"}, {"lars"}, {"optimizers"}],
     "vicreg/views": [
@@ -54,7 +55,10 @@ FLOORS: dict[str, list[set[str]]] = {
         {"beton_views"},
         {"loaders"},
     ],
-    "vicreg/methods": [{"barlow_twins", "cmc", "cpc_v2", "pirl", "sigreg", "supcon", "supervised", "swav", "vicreg"}],
+    "vicreg/methods": [
+        {"barlow_twins", "byol", "cmc", "cpc_v2", "moco_v2", "pirl", "sigreg", "simclr", "simsiam"}
+        | {"supcon", "supervised", "swav", "vicreg"}
+    ],
     "vicreg/cost": [{"loss_form"}, {"estimate"}, {"flops"}, {"prediction"}],
     "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
     "vicreg/evals": [

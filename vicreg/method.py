@@ -90,7 +90,7 @@ class Term:
     spans_decades: bool = False
     """Whether a curve may need a logarithmic axis."""
     collapsed_below: float = 0.0
-    """Values below this are said to be a collapse."""
+    """Values below this are said to be a collapse; 0: none are."""
 
 
 @dataclass(frozen=True)

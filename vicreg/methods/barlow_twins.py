@@ -18,7 +18,7 @@ from vicreg.config import (
 from vicreg.losses.barlow_twins import LossConfig, barlow_twins_loss
 from vicreg.losses.forms import NUM_VIEWS, correlation_costs, ring_sum_bytes
 from vicreg.method import Inputs, LossCost, ParameterGroup, Progress, Published, Term, TrainingData, usual_groups
-from vicreg.presets import solo_learn_cifar10
+from vicreg.presets import solo_learn_cifar
 
 LOSS_PASSES = 14
 """Times that the loss reads or writes an embedding of each view beside its products: a batch norm, both ways."""
@@ -111,7 +111,7 @@ def _cifar10() -> PretrainConfig:
     view = ViewConfig(crop_scale=(0.2, 1.0), blur_p=0.0)
     solarised = replace(view, solarize_p=0.2)
     settings = Config(redundancy_weight=0.005, loss_scale=0.1, bias_rate_factor=1.0)
-    return solo_learn_cifar10(settings, (view, solarised))
+    return solo_learn_cifar(settings, (view, solarised))
 
 
 RECIPES = {

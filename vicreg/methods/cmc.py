@@ -11,11 +11,12 @@ from torch.nn import functional
 from vicreg.config import MethodConfig, ModelConfig, OptimizerConfig, PretrainConfig, TrainConfig, require
 from vicreg.lab_colours import LabEncoder
 from vicreg.losses.contrastive import at_least_float32, queue_loss, require_temperature
-from vicreg.losses.spread import spread
+from vicreg.losses.directions import spread_of_directions
 from vicreg.memory_bank import MemoryBank, bank_cost
 from vicreg.method import Inputs, LossCost, Method, ParameterGroup, Pass, Progress, Published, Term, TrainingData
 from vicreg.model import build_expander, encoder_by_config
 from vicreg.presets import CIFAR10, PLAIN_CROP
+from vicreg.shared_terms import SPREAD
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Cmc(Method):
             "loss": losses[0] + losses[1],
             "lightness_loss": losses[0].detach(),
             "colour_loss": losses[1].detach(),
-            "spread": (spread(units[0]) + spread(units[1])) / 2,
+            "embedding_std": spread_of_directions(*units),
             "features": torch.cat([each.detach() for each in features], 1),
         }
 
@@ -122,13 +123,7 @@ TERMS = {
     "loss": Term("Loss", "Sum of the two halves' parts.", "loss", 3),
     "lightness_loss": Term("Lightness", "Of telling the image's colour entry from others by its lightness.", "L", 3),
     "colour_loss": Term("Colour", "Of telling its lightness entry from others by its colour.", "ab", 3),
-    "spread": Term(
-        "Spread of the embeddings",
-        "Standard deviation times √D after normalisation, mean of both: 1 over all directions, 0 collapsed to a point.",
-        "spread",
-        3,
-        collapsed_below=0.05,
-    ),
+    **SPREAD,
 }
 
 

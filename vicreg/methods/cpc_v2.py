@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vicreg.config import MethodConfig, ModelConfig, OptimizerConfig, PretrainConfig, TrainConfig, ViewConfig, require
-from vicreg.losses.contrastive import at_least_float32
+from vicreg.losses.directions import spread_of_directions
 from vicreg.losses.forms import ring_sum_bytes
 from vicreg.losses.prediction import prediction_cost, prediction_loss
-from vicreg.losses.spread import spread
 from vicreg.method import Inputs, LossCost, Method, Pass, Progress, Published, Term, TrainingData
 from vicreg.model import encoder_by_config, num_features
 from vicreg.patches import global_draws, overlapping_patches
 from vicreg.presets import CIFAR10
+from vicreg.shared_terms import SPREAD
 
 NUM_DIRECTIONS = 4
 
@@ -163,8 +163,8 @@ class CpcV2(Method):
         features, targets, predicted = network.parts(images, draws)
         answers = network.answers(len(images), images.device)
         loss, right = prediction_loss(predicted, targets, answers, self.settings.scale)
-        unit = functional.normalize(at_least_float32(targets.detach()))
-        return {"loss": loss, "right": right, "spread": spread(unit), "features": features.detach().mean(1)}
+        std = spread_of_directions(targets.detach())
+        return {"loss": loss, "right": right, "embedding_std": std, "features": features.detach().mean(1)}
 
     def _network(self) -> Patchwork:
         return Patchwork(self.encoder, self.target, self.contexts, self.settings)
@@ -177,13 +177,7 @@ class CpcV2(Method):
 TERMS = {
     "loss": Term("Loss", "Cross-entropy of telling a predicted patch from all of the batch.", "loss", 3),
     "right": Term("Right predictions", "Share of predictions that come closest to their own patch.", "right", 3),
-    "spread": Term(
-        "Spread of the targets",
-        "Their standard deviation times √D after normalisation: 1 over all directions, 0 collapsed to a point.",
-        "spread",
-        3,
-        collapsed_below=0.02,
-    ),
+    **SPREAD,
 }
 
 

@@ -9,13 +9,14 @@ from torch.nn import functional
 
 from vicreg.config import MethodConfig, ModelConfig, OptimizerConfig, PretrainConfig, TrainConfig, ViewConfig, require
 from vicreg.losses.contrastive import at_least_float32, queue_loss, require_temperature
+from vicreg.losses.directions import spread_of_directions
 from vicreg.losses.forms import NUM_VIEWS
-from vicreg.losses.spread import spread
 from vicreg.memory_bank import MemoryBank, bank_cost
 from vicreg.method import Inputs, LossCost, Method, Pass, Progress, Published, Term, TrainingData
 from vicreg.model import build_expander, build_model, num_features
 from vicreg.patches import cell_patches, global_draws
 from vicreg.presets import CIFAR10, PLAIN_CROP
+from vicreg.shared_terms import SPREAD
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Pirl(Method):
             "loss": (1 - weight) * of_image["loss"] + weight * of_jigsaw["loss"],
             "image_loss": of_image["loss"].detach(),
             "jigsaw_loss": of_jigsaw["loss"].detach(),
-            "spread": spread(unit),
+            "embedding_std": spread_of_directions(unit),
             "features": features.detach(),
         }
 
@@ -128,13 +129,7 @@ TERMS = {
     "loss": Term("Loss", "Weighted mean of the image's and the patches' part.", "loss", 3),
     "image_loss": Term("Image", "Of telling the image's entry of the bank from others.", "image", 3),
     "jigsaw_loss": Term("Patches", "Of telling it by the shuffled patches.", "jigsaw", 3),
-    "spread": Term(
-        "Spread of the embeddings",
-        "Their standard deviation times √D after normalisation: 1 over all directions, 0 collapsed to a point.",
-        "spread",
-        3,
-        collapsed_below=0.05,
-    ),
+    **SPREAD,
 }
 
 

@@ -23,7 +23,7 @@ from vicreg.losses.sigreg import directions, sigreg, sigreg_cost
 from vicreg.losses.written_gradient import of_whole_batch
 from vicreg.method import Inputs, LossCost, Progress, Published, Term, TrainingData
 from vicreg.one_network import OneNetwork
-from vicreg.presets import SIMCLR_VIEW, solo_learn_cifar10
+from vicreg.presets import simclr_view, solo_learn_cifar
 from vicreg.ranks import distributed
 
 
@@ -129,7 +129,7 @@ def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
 
 
 def _view(count: int) -> ViewConfig:
-    return replace(SIMCLR_VIEW, count=count, solarize_p=0.2)
+    return simclr_view(count=count, solarize_p=0.2)
 
 
 def _imagenette() -> PretrainConfig:
@@ -158,7 +158,7 @@ def _imagenet() -> PretrainConfig:
 
 def _cifar10() -> PretrainConfig:
     view = ViewConfig(crop_scale=(0.2, 1.0), blur_p=0.0, solarize_p=0.1)
-    config = solo_learn_cifar10(Config(), (view, view))
+    config = solo_learn_cifar(Config(), (view, view))
     return replace(config, model=replace(config.model, expander="2048-2048-128"))
 
 

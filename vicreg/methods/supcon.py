@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vicreg.config import (
+    DataConfig,
     MethodConfig,
     ModelConfig,
     OnlineConfig,
@@ -16,12 +17,13 @@ from vicreg.config import (
     ViewConfig,
     require,
 )
-from vicreg.losses.contrastive import at_least_float32, contrast_cost, nt_xent_loss, require_temperature
+from vicreg.losses.contrastive import contrast_cost, nt_xent_loss, require_temperature
+from vicreg.losses.directions import spread_of_directions
 from vicreg.losses.forms import NUM_VIEWS, ring_sum_bytes
-from vicreg.losses.spread import spread
 from vicreg.method import Inputs, LossCost, Progress, Published, Term, TrainingData
 from vicreg.one_network import OneNetwork
-from vicreg.presets import CIFAR10, SIMCLR_VIEW
+from vicreg.presets import CIFAR10, CIFAR100, simclr_view
+from vicreg.shared_terms import SPREAD
 
 
 @dataclass(frozen=True)
@@ -48,20 +50,13 @@ class SupCon(OneNetwork):
         """See `Method`; the terms are `TERMS`."""
         embeddings, features = self.embed(inputs.views)
         terms = nt_xent_loss(embeddings[0], embeddings[1], self.settings.temperature, labels=inputs.labels)
-        unit = nn.functional.normalize(at_least_float32(embeddings.detach().flatten(0, 1)), dim=1)
-        return terms | {"spread": spread(unit), "features": features}
+        return terms | {"embedding_std": spread_of_directions(*embeddings.detach()), "features": features}
 
 
 TERMS = {
     "loss": Term("Loss", "Of telling the views of the own class from all others of the batch.", "loss", 3),
     "positive_similarity": Term("Similarity within classes", "Mean cosine of views of one class.", "pos", 3),
-    "spread": Term(
-        "Spread of the embeddings",
-        "Their standard deviation times √D after normalisation: 1 over all directions, 0 collapsed to a point.",
-        "spread",
-        3,
-        collapsed_below=0.05,
-    ),
+    **SPREAD,
 }
 
 
@@ -91,18 +86,18 @@ def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
 def _imagenet() -> PretrainConfig:
     return PretrainConfig(
         Config(),
-        views=(SIMCLR_VIEW, SIMCLR_VIEW),
+        views=(simclr_view(), simclr_view()),
         model=ModelConfig(expander="2048-128", expander_bias="all", expander_norm="none"),
         optimizer=OptimizerConfig(base_lr=0.3, weight_decay=1e-4, final_lr_ratio=0.0),
         train=TrainConfig(epochs=350, global_batch=4096),
     )
 
 
-def _cifar10() -> PretrainConfig:
+def _cifar(data: DataConfig) -> PretrainConfig:
     view = ViewConfig(crop_scale=(0.2, 1.0), saturation=0.4, blur_p=0.0)
     return PretrainConfig(
         Config(),
-        data=CIFAR10,
+        data=data,
         views=(view, view),
         model=ModelConfig(
             encoder="resnet18", small_images=True, expander="512-128", expander_bias="all", expander_norm="none"
@@ -124,6 +119,11 @@ RECIPES = {
         source="SupContrast's main_supcon.py: batch 1,024, rate 0.5, SGD, decay 1e-4, warm-up of 10 epochs, cosine, "
         "temperature 0.1, 1000 epochs; with a ResNet-18 in place of its ResNet-50",
         expected="93.82 % (solo-learn's README: ResNet-18, temperature and views of its own); 96.0 % with a ResNet-50",
-        pretrain=_cifar10(),
+        pretrain=_cifar(CIFAR10),
+    ),
+    "cifar100-supcon": Published(
+        source="the same on CIFAR-100",
+        expected="70.38 % (solo-learn's README: ResNet-18, temperature and views of its own); 76.5 % with a ResNet-50",
+        pretrain=_cifar(CIFAR100),
     ),
 }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vicreg.config import (
+    DataConfig,
     MethodConfig,
     ModelConfig,
     OptimizerConfig,
@@ -19,13 +20,14 @@ from vicreg.config import (
 )
 from vicreg.key_queue import KeyQueue
 from vicreg.losses.contrastive import at_least_float32
+from vicreg.losses.directions import spread_of_directions
 from vicreg.losses.forms import ring_sum_bytes
 from vicreg.losses.prototypes import SMALLEST_EPSILON, prototypes_cost, sinkhorn, swapped_prediction
-from vicreg.losses.spread import spread
 from vicreg.method import Inputs, LossCost, ParameterGroup, Progress, Published, Term, TrainingData, usual_groups
 from vicreg.one_network import OneNetwork
-from vicreg.presets import SIMCLR_VIEW, solo_learn_cifar10
+from vicreg.presets import CIFAR10, CIFAR100, simclr_view, solo_learn_cifar
 from vicreg.ranks import distributed
+from vicreg.shared_terms import SPREAD
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Swav(OneNetwork):
         with torch.autocast(unit.device.type, enabled=False):
             targets = [self._assign(view, rows, progress) for view, rows in enumerate(self._assigned)]
         loss = swapped_prediction(unit, self.prototypes.weight, targets, self.settings.temperature)
-        return {"loss": loss, "spread": spread(unit.detach().flatten(0, 1)), "features": features}
+        return {"loss": loss, "embedding_std": spread_of_directions(*unit.detach()), "features": features}
 
     @torch.no_grad()
     def _assign(self, view: int, rows: Tensor, progress: Progress) -> Tensor:
@@ -136,13 +138,7 @@ class Swav(OneNetwork):
 
 TERMS = {
     "loss": Term("Loss", "Cross-entropy between assignments and their prediction from other views.", "loss", 3),
-    "spread": Term(
-        "Spread of the embeddings",
-        "Their standard deviation times √D after normalisation: 1 over all directions, 0 collapsed to a point.",
-        "spread",
-        3,
-        collapsed_below=0.05,
-    ),
+    **SPREAD,
 }
 
 
@@ -173,8 +169,8 @@ def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
     return LossCost(title, {"only": only}, 3 * own, ring_sum_bytes(2 * dims * size, ranks), 6 * own)
 
 
-_LARGE = replace(SIMCLR_VIEW, crop_scale=(0.14, 1.0), count=2)
-_SMALL = replace(SIMCLR_VIEW, image_size=96, crop_scale=(0.05, 0.14), count=6)
+_LARGE = simclr_view(crop_scale=(0.14, 1.0), count=2)
+_SMALL = simclr_view(image_size=96, crop_scale=(0.05, 0.14), count=6)
 
 
 def _imagenet(views: Sequence[ViewConfig], epochs: int) -> PretrainConfig:
@@ -197,14 +193,12 @@ def _small_batch() -> PretrainConfig:
     )
 
 
-def _cifar10() -> PretrainConfig:
+def _cifar(data: DataConfig) -> PretrainConfig:
     first = ViewConfig(blur_p=0.0)
     settings = Config(rest_steps=2 * 195, queue_length=3840, queue_from_epoch=50.0, adapt_all=False)
-    config = solo_learn_cifar10(settings, (first, replace(first, solarize_p=0.2)))
-    return replace(
-        config,
-        model=replace(config.model, expander="2048-128"),
-        optimizer=replace(config.optimizer, base_lr=0.6, weight_decay=1e-6),
+    views = first, replace(first, solarize_p=0.2)
+    return solo_learn_cifar(
+        settings, views, data, optimizer={"base_lr": 0.6, "weight_decay": 1e-6}, expander="2048-128"
     )
 
 
@@ -240,6 +234,11 @@ RECIPES = {
         source="solo-learn, scripts/pretrain/cifar/swav.yaml: ResNet-18 for small images, batch 256, 1000 epochs, a "
         "queue of 3,840 from epoch 50, prototypes that rest for 2 epochs",
         expected="89.17 % top-1 of an online linear head (solo-learn's README)",
-        pretrain=_cifar10(),
+        pretrain=_cifar(CIFAR10),
+    ),
+    "cifar100-swav": Published(
+        source="solo-learn, scripts/pretrain/cifar/swav.yaml, on CIFAR-100",
+        expected="64.88 % top-1 of an online linear head (solo-learn's README)",
+        pretrain=_cifar(CIFAR100),
     ),
 }

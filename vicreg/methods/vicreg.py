@@ -18,7 +18,7 @@ from vicreg.config import (
 from vicreg.losses.forms import NUM_VIEWS, covariance_costs, ring_sum_bytes
 from vicreg.losses.vicreg import LossConfig, vicreg_loss
 from vicreg.method import Inputs, LossCost, Progress, Published, Term, TrainingData
-from vicreg.presets import DIGITS, solo_learn_cifar10
+from vicreg.presets import DIGITS, solo_learn_cifar
 
 LOSS_PASSES = 12
 """Times that the loss reads or writes an embedding of each view beside its products: differences, means, gradients."""
@@ -129,7 +129,7 @@ def _digits() -> PretrainConfig:
 
 def _cifar10() -> PretrainConfig:
     view = ViewConfig(crop_scale=(0.2, 1.0), blur_p=0.0, solarize_p=0.1)
-    return solo_learn_cifar10(Config(variance_reduction="sum"), (view, view))
+    return solo_learn_cifar(Config(variance_reduction="sum"), (view, view))
 
 
 RECIPES = {

@@ -31,12 +31,11 @@ from vicreg.training.train import CHECKPOINTS, Outcome, train
 METHODS = methods.names()
 CPU = torch.device("cpu")
 BATCH, NUM_STEPS = 32, 5
-GENTLER = {"lars": 1, "sgd": 0.1, "adamw": 1e-3}
 FEWER: dict[str, dict[str, float]] = {
     "cpc_v2": {"grid": 3, "first_ahead": 1, "last_ahead": 2, "context_dims": 16},
     "pirl": {"num_negatives": 300},
     "cmc": {"num_negatives": 300},
-    "swav": {"num_prototypes": 40, "queue_length": 512, "queue_from_epoch": 0.0, "rest_steps": 2},
+    "swav": {"num_prototypes": 40, "queue_from_epoch": 0.0, "rest_steps": 2},
 }
 """What makes a step longer without making it another one."""
 DATA = TrainingData(num_samples=1437, num_classes=10)
@@ -51,18 +50,18 @@ def small(method: str, digits: Path, precision: str = "float32", **train: Any) -
         for view in config.views
     )
     paths = {"train": str(digits / "train.beton"), "val": str(digits / "val.beton")}
+    # Among many rows of a random queue a difference in what was learned would not be seen.
+    shorter = {"queue_length": 16 * BATCH} if hasattr(config.method, "queue_length") else {}
     return dataclasses.replace(
         config,
-        method=dataclasses.replace(config.method, **FEWER.get(method, {})),
+        method=dataclasses.replace(config.method, **(FEWER.get(method, {}) | shorter)),
         data=dataclasses.replace(DIGITS, image_size=16, eval_resize=16, **paths),
         views=views,
-        model=dataclasses.replace(
-            config.model, encoder="resnet10-narrow", small_images=True, expander="48-48", stem_padding=1
-        ),
-        # Rounding grows with every step, and with its length, which LARS keeps small and AdamW large.
+        model=dataclasses.replace(config.model, encoder="resnet10-narrow", small_images=True, expander="48-48"),
+        # Rounding grows with every step, and with its length, which AdamW does not take from the gradient.
         optimizer=dataclasses.replace(
             config.optimizer,
-            base_lr=(0.004 if precision == "float32" else 0.1) * GENTLER[config.optimizer.name],
+            base_lr=(0.001 if precision == "float32" else 0.1) * (1e-3 if config.optimizer.name == "adamw" else 1),
             warmup_epochs=0.0,
         ),
         train=dataclasses.replace(
@@ -113,21 +112,25 @@ def _apart(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
     return float((one - other).norm() / other.norm())
 
 
+def _all_learned(configs: list[PretrainConfig]) -> list[Any]:
+    return [_learned(config) for config in configs]
+
+
 @pytest.mark.parametrize("num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("float64", 1e-9)])
 @pytest.mark.parametrize("method", METHODS)
-def test_ranks_learn_what_one_process_learns(
-    digits_folder: Path, tmp_path: Path, method: str, precision: str, tolerance: float, num_ranks: int
-) -> None:
-    config = small(method, digits_folder, precision)
-    terms, gradient, state = _learned(config)
-    other_terms, other_gradient, other_state = run_ranks(_learned, num_ranks, tmp_path, config)
-    assert len(terms) == NUM_STEPS
-    for other, alone in zip(other_terms, terms, strict=True):
-        assert other["loss"] == pytest.approx(alone["loss"], rel=tolerance)
-    assert _apart(other_state, state) < tolerance
-    if precision == "float64":  # in float32 rounding alone moves a first gradient by 1e-3 of it, on any number of ranks
-        assert _apart(other_gradient, gradient) < tolerance
+def test_ranks_learn_what_one_process_learns(digits_folder: Path, tmp_path: Path, method: str, num_ranks: int) -> None:
+    tolerances = {"float32": 1e-5, "float64": 1e-9}
+    configs = [small(method, digits_folder, precision) for precision in tolerances]
+    on_ranks = run_ranks(_all_learned, num_ranks, tmp_path, configs)  # the start of a rank takes longer than its steps
+    for (precision, tolerance), config, others in zip(tolerances.items(), configs, on_ranks, strict=True):
+        terms, gradient, state = _learned(config)
+        other_terms, other_gradient, other_state = others
+        assert len(terms) == NUM_STEPS
+        for other, alone in zip(other_terms, terms, strict=True):
+            assert other["loss"] == pytest.approx(alone["loss"], rel=tolerance)
+        assert _apart(other_state, state) < tolerance
+        if precision == "float64":  # in float32 rounding alone moves a first gradient by 1e-3, on any number of ranks
+            assert _apart(other_gradient, gradient) < tolerance
 
 
 def _train(config: PretrainConfig, run: Path, until: int = 10**6) -> Outcome:
@@ -180,8 +183,8 @@ def test_what_the_seam_asks_for_is_there(digits_folder: Path, tmp_path: Path, me
     features = terms.pop("features")
     assert not features.requires_grad
     assert len(features) % 8 == 0
-    assert list(terms) == list(file.TERMS)
-    assert next(iter(file.TERMS)) == "loss"
+    assert [name for name in file.TERMS if name in terms] == list(terms)  # a term without weight may be missing
+    assert next(iter(file.TERMS)) == next(iter(terms)) == "loss"
     assert all(value.ndim == 0 for value in terms.values())
     assert all(term.title and term.sentence.endswith(".") for term in file.TERMS.values())
     grouped = [parameter for group in built.parameter_groups() for parameter in group.parameters]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.ranks import run_ranks
+from vicreg.losses.barlow_twins import barlow_twins_loss
 from vicreg.losses.variance_covariance import EPSILON, SpreadConfig, add_spread
+from vicreg.methods import barlow_twins
 from vicreg.ranks import distributed
 
 Array = NDArray[np.float64]
@@ -90,3 +93,17 @@ def test_ranks_give_value_and_gradient_of_the_whole_batch(tmp_path: Path) -> Non
     for (loss, grad), (alone, whole) in zip(run_ranks(_both, 2, tmp_path), _both(), strict=True):
         assert loss == pytest.approx(alone, rel=1e-10)
         torch.testing.assert_close(grad, whole, rtol=1e-9, atol=1e-14)
+
+
+def test_beside_barlow_twins_it_is_added_and_its_cost_told() -> None:
+    settings = barlow_twins.Config()
+    with_term = replace(settings, variance_weight=1.0, covariance_weight=0.01)
+    config = barlow_twins.RECIPES["barlow-twins"].pretrain
+    alone, both = (barlow_twins.loss_cost(replace(config, method=each), 4, 4) for each in (settings, with_term))
+    assert both.forms["samples"].flops > alone.forms["samples"].flops
+    assert both.forms.keys() == alone.forms.keys()
+    a, b = (torch.tensor(array) for array in _pair())
+    plain = barlow_twins_loss(a, b, settings)
+    hinge, covariance = _slow(*_pair(), "raw")
+    terms = add_spread(plain, a, b, with_term, with_term.form)
+    assert terms["loss"].item() == pytest.approx(plain["loss"].item() + hinge + 0.01 * covariance, rel=1e-10)

@@ -140,7 +140,9 @@ def _train(config: PretrainConfig, run: Path, until: int = 10**6) -> Outcome:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_stop_and_resume_end_in_the_same_bits(digits_folder: Path, tmp_path: Path, method: str) -> None:
+def test_stop_and_resume_end_in_the_same_bits_and_the_encoders_are_kept(
+    digits_folder: Path, tmp_path: Path, method: str
+) -> None:
     config = dataclasses.replace(small(method, digits_folder), optimizer=OptimizerConfig(base_lr=0.5))
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, global_batch=256))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -151,6 +153,8 @@ def test_stop_and_resume_end_in_the_same_bits(digits_folder: Path, tmp_path: Pat
     assert states[0]["step"] == states[1]["step"] == 5
     for part in ("method", "optimizer"):
         _assert_same(states[0][part], states[1][part], part)
+    for number, name in enumerate(_build(config).encoders):
+        assert load_encoder(encoder_path(whole, name if number else ""))
 
 
 def _assert_same(first: Any, second: Any, name: str) -> None:
@@ -224,15 +228,6 @@ def test_nothing_of_a_step_that_is_left_out_stays(digits_folder: Path, method: s
     assert all(tensor.isfinite().all() for tensor in learner.method.state_dict().values())
     weight = next(name for name, _ in learner.method.named_parameters() if name.startswith("encoder."))
     assert not torch.equal(learner.method.state_dict()[weight], before[weight])
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_its_encoders_are_kept(digits_folder: Path, tmp_path: Path, method: str) -> None:
-    config = small(method, digits_folder)
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, global_batch=512))
-    assert _train(config, tmp_path / "run") is Outcome.FINISHED
-    for number, name in enumerate(_build(config).encoders):
-        assert load_encoder(encoder_path(tmp_path / "run", name if number else ""))
 
 
 def test_an_unknown_method_is_refused_with_the_valid_names() -> None:

@@ -160,6 +160,11 @@ class ModelConfig:
         ok = all(width.isdigit() and int(width) > 0 for width in widths)
         require(ok, "expander", self.expander, "positive widths joined by dashes, such as 8192-8192-8192")
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the encoder is the network of its name: RGB images, its own norms."""
+        return self.colours == "rgb" and self.encoder_norm == "batch"
+
 
 @dataclass(frozen=True)
 class MethodConfig:

@@ -20,8 +20,11 @@ _LINEAR_BELOW = 0.008856  # of f(t) = t^(1/3), which goes on as a straight line 
 def lab(images: Tensor) -> Tensor:
     """Lab (B, 3, S, S), each divided by 100, of sRGB images (B, 3, S, S) with values from 0 to 1."""
     linear = torch.where(images > 0.04045, ((images + 0.055) / 1.055).clamp_min(0) ** 2.4, images / 12.92)
-    matrix = images.new_tensor(_TO_XYZ) / images.new_tensor(_WHITE)[:, None]
-    xyz = torch.einsum("ij,bjhw->bihw", matrix, linear)
+    red, green, blue = linear.unbind(1)
+    # Pixel by pixel: the last bits of a product of matrices would depend on the number of images, and of a grey one's
+    # a and b there is nothing else.
+    weights = [[weight / white for weight in row] for row, white in zip(_TO_XYZ, _WHITE, strict=True)]
+    xyz = torch.stack([red * to[0] + green * to[1] + blue * to[2] for to in weights], 1)
     f = torch.where(xyz > _LINEAR_BELOW, xyz.clamp_min(_LINEAR_BELOW) ** (1 / 3), 7.787 * xyz + 16 / 116)
     x, y, z = f.unbind(1)
     return torch.stack([1.16 * y - 0.16, 5 * (x - y), 2 * (y - z)], 1)

@@ -91,8 +91,12 @@ def how_to_load(trained: Trained, command: Command) -> list[str]:
         ]
     if command.format == "safetensors":
         small = f", small_images=True, stem_padding={model.stem_padding}" if model.small_images else ""
+        made = f'build_encoder("{model.encoder}"{small})'
+        if not model.is_plain:
+            kinds = f', encoder_norm="{model.encoder_norm}", colours="{model.colours}"'
+            made = f'encoder_by_config(vicreg.config.ModelConfig("{model.encoder}"{small}{kinds}))'
         return [
-            f'encoder = vicreg.model.build_encoder("{model.encoder}"{small})',
+            f"encoder = vicreg.model.{made}",
             f'encoder.load_state_dict(safetensors.torch.load_file("{path}"))',
         ]
     lines = [f"model = torchvision.models.{model.encoder}({INCEPTION_OPTIONS if model.encoder in INCEPTIONS else ''})"]

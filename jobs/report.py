@@ -25,7 +25,14 @@ from jobs.planning.cli import LOG_WIDTH, user_errors
 from jobs.reporting import html_report
 from jobs.reporting.document import Block, Heading, Text, markdown, show
 from jobs.reporting.measured_run import Run, load_run, summary, what_is_missing
-from jobs.reporting.result_tables import matched_classes, measured_tables, other_settings, published, side_by_side
+from jobs.reporting.result_tables import (
+    experiment,
+    matched_classes,
+    measured_tables,
+    other_settings,
+    published,
+    side_by_side,
+)
 from slurm.requeue import StopFlag
 from slurm.task import Task
 
@@ -88,7 +95,7 @@ def say_written(paths: Sequence[Path], console: Console) -> None:
 
 def describe_run(run: Run) -> list[Block]:
     """The report of one run."""
-    blocks: list[Block] = [Heading(str(run.path)), Text(summary(run))]
+    blocks: list[Block] = [Heading(str(run.path)), Text(summary(run)), *experiment(run)]
     if run.finished and run.results:
         blocks += measured_tables(run)
         blocks += [Text(line) for line in (*matched_classes(run), *other_settings(run))]

@@ -28,17 +28,25 @@ FLOORS: dict[str, list[set[str]]] = {
     # From the ground up: a room or a wing of a folder imports only from lower floors of that folder.
     "border": [{"private_folder", "text"}, {"terminal"}],
     "vicreg": [
-        {"config", "kernels", "ranks"},
-        {"checkpoint", "config_json", "presets", "joint_views", "losses", "model", "schema", "views"},
-        {"data", "method"},
-        {"branches", "optim"},
+        {"checked", "kernels", "ranks"},
+        {"view_config"},
+        {"config"},
+        {"checkpoint", "config_json", "presets", "joint_views", "lab_colours", "losses", "patches", "schema", "views"},
+        {"model"},
+        {"data", "key_queue", "method"},
+        {"branches", "memory_bank", "moving_average", "one_network", "optim", "shared_terms"},
         {"methods"},
         {"cost", "exchange"},
         {"evals"},
         {"training"},
     ],
     "vicreg/ranks": [{"network"}, {"distributed"}, {"gradient_sum", "sync_batch_norm"}],
-    "vicreg/losses": [{"forms"}, {"correlation", "covariance"}, {"barlow_twins", "vicreg"}],
+    "vicreg/losses": [
+        {"forms", "written_gradient"},
+        {"contrastive", "correlation", "covariance"},
+        {"barlow_twins", "directions", "prediction", "prototypes", "sigreg", "variance_covariance"},
+        {"vicreg"},
+    ],
     "vicreg/optim": [{"lars_kernels", "schedule"}, {"lars"}, {"optimizers"}],
     "vicreg/views": [
         {"blur", "colour_kernels", "crop_kernels", "keyed_random", "resample"},
@@ -52,7 +60,10 @@ FLOORS: dict[str, list[set[str]]] = {
         {"beton_views"},
         {"loaders"},
     ],
-    "vicreg/methods": [{"barlow_twins", "vicreg"}],
+    "vicreg/methods": [
+        {"barlow_twins", "byol", "cmc", "cpc_v2", "moco_v2", "pirl", "sigreg", "simclr", "simsiam"}
+        | {"supcon", "supervised", "swav", "vicreg"}
+    ],
     "vicreg/cost": [{"loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
     "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
     "vicreg/evals": [
@@ -107,7 +118,11 @@ FLOORS: dict[str, list[set[str]]] = {
         {"pretrain"},
         {"import_encoder"},
     ],
-    "jobs/planning": [{"cli", "provenance", "recipes", "scaling", "subjects"}, {"run_folder"}, {"pieces", "plan"}],
+    "jobs/planning": [
+        {"cli", "provenance", "recipes", "scaling", "subjects"},
+        {"run_folder"},
+        {"ablations", "pieces", "plan"},
+    ],
     "jobs/reporting": [
         {"document", "figures", "training_lines"},
         {"measured_run", "page"},

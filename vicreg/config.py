@@ -6,84 +6,14 @@ the recipes of the methods depart from them by name. As JSON they travel by `con
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
-
-def require(condition: bool, name: str, value: object, allowed: str) -> None:
-    """Raise a ValueError that names the field, its value and what is allowed."""
-    if not condition:
-        raise ValueError(f"{name} is {value!r}, allowed: {allowed}")
-
-
-@dataclass(frozen=True)
-class ViewConfig:
-    """How views of one kind are made of an image; the operations run in the order of the fields."""
-
-    image_size: int = 0
-    """Side in pixels; 0 takes data.image_size."""
-    count: int = 1
-    """How many such views of each image."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Share of the image's area that a crop covers, smallest and largest."""
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Width over height of a crop, smallest and largest."""
-    rotation_deg: float = 0.0
-    """Rotation about the centre, drawn from (-x, x) degrees."""
-    hflip_p: float = 0.5
-    """Probability of a horizontal flip."""
-    jitter_p: float = 0.8
-    """Probability of colour jitter: the four changes below in random order."""
-    brightness: float = 0.4
-    """Brightness factor drawn from (1 - x, 1 + x)."""
-    contrast: float = 0.4
-    """Contrast factor drawn from (1 - x, 1 + x)."""
-    saturation: float = 0.2
-    """Saturation factor drawn from (1 - x, 1 + x)."""
-    hue: float = 0.1
-    """Hue shift drawn from (-x, x) turns of the colour wheel."""
-    grayscale_p: float = 0.2
-    """Probability of losing all colour."""
-    blur_p: float = 1.0
-    """Probability of a Gaussian blur."""
-    blur_sigma_px: tuple[float, float] = (0.1, 2.0)
-    """Standard deviation of the blur in pixels, smallest and largest."""
-    solarize_p: float = 0.0
-    """Probability of inverting every value of 128 and above."""
-
-    def __post_init__(self) -> None:
-        require(self.image_size == 0 or self.image_size >= 8, "image_size", self.image_size, "0, or 8 pixels or more")
-        require(self.count >= 0, "count", self.count, "0 (none) or more")
-        low, high = self.crop_scale
-        require(0 < low <= high <= 1, "crop_scale", self.crop_scale, "0 < smallest <= largest <= 1")
-        low, high = self.crop_ratio
-        require(0 < low <= high, "crop_ratio", self.crop_ratio, "0 < smallest <= largest")
-        low, high = self.blur_sigma_px
-        require(0 < low <= high, "blur_sigma_px", self.blur_sigma_px, "0 < smallest <= largest")
-        for name in ("hflip_p", "jitter_p", "grayscale_p", "blur_p", "solarize_p"):
-            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a probability from 0 to 1")
-        for name in ("brightness", "contrast", "saturation"):
-            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
-        require(0 <= self.hue <= 0.5, "hue", self.hue, "from 0 to 0.5 turns")
-        require(0 <= self.rotation_deg <= 180, "rotation_deg", self.rotation_deg, "from 0 to 180 degrees")
-
-
-def official_views() -> tuple[ViewConfig, ViewConfig]:
-    """The official code's asymmetric pair (BYOL's): the first always blurred, the second rarely, but solarised."""
-    return ViewConfig(), ViewConfig(blur_p=0.1, solarize_p=0.2)
-
-
-def paper_views() -> tuple[ViewConfig, ViewConfig]:
-    """The paper's text (appendix C.1): both views alike, with nearly the same average probabilities."""
-    view = ViewConfig(blur_p=0.5, solarize_p=0.1)
-    return view, view
-
-
-def each_view(views: tuple[ViewConfig, ...], image_size: int) -> tuple[ViewConfig, ...]:
-    """One entry for each view of an image, with its size: a view's place here is its number, which keys its draws."""
-    return tuple(
-        replace(view, image_size=view.image_size or image_size, count=1) for view in views for _ in range(view.count)
-    )
+from vicreg.checked import require as require
+from vicreg.view_config import ViewConfig as ViewConfig
+from vicreg.view_config import each_view as each_view
+from vicreg.view_config import official_views as official_views
+from vicreg.view_config import paper_views as paper_views
 
 
 @dataclass(frozen=True)
@@ -143,6 +73,15 @@ class ModelConfig:
     """Widths of the expander's layers; batch norm and ReLU after all but the last."""
     expander_bias: Literal["hidden", "all", "none"] = "hidden"
     """Which of the expander's linear layers have a bias: all but the last (official VICReg), all (solo-learn), none."""
+    expander_norm: Literal["hidden", "none", "all", "plain", "last"] = "hidden"
+    """Where the expander has batch norm: behind all layers but the last (VICReg), nowhere (MoCo), or behind the last
+    too, there with a scale and no shift (all; SimCLR) or with neither (plain; SimSiam), or only there (last)."""
+    unit_length: bool = False
+    """Embeddings divided by their length."""
+    encoder_norm: Literal["batch", "layer"] = "batch"
+    """layer: every batch norm of the encoder becomes a layer norm over channels and places (CPC v2)."""
+    colours: Literal["rgb", "lab"] = "rgb"
+    """lab: two encoders of that name, of which one sees L and one a and b of CIE Lab; features are both's (CMC)."""
     stem_padding: int = 1
     """Padding of the small images' stem: 1 keeps the image's size, 2 (solo-learn, eb_jepa) makes 34 x 34 of 32 x 32."""
     encoder_b: str = ""
@@ -153,6 +92,11 @@ class ModelConfig:
         widths = self.expander.split("-")
         ok = all(width.isdigit() and int(width) > 0 for width in widths)
         require(ok, "expander", self.expander, "positive widths joined by dashes, such as 8192-8192-8192")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the encoder is the network of its name: RGB images, its own norms."""
+        return self.colours == "rgb" and self.encoder_norm == "batch"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,15 @@ class TrainingData:
     num_classes: int
     """0 where the labels are no classes."""
 
+    def require_classes(self, method: str) -> int:
+        """The number of classes; ValueError where the data have none that a method could learn from."""
+        if self.num_classes < 2:
+            raise ValueError(
+                f"method.name is {method!r}, which learns from classes, but the training data have "
+                f"{self.num_classes or 'none'}; allowed: data with a class for each image, or a method without labels"
+            )
+        return self.num_classes
+
 
 UNKNOWN_DATA = TrainingData(num_samples=1, num_classes=2)
 """Where nothing is known of the data: sizes that every method can be built with."""
@@ -64,6 +73,8 @@ class ParameterGroup:
     """Whether there is weight decay."""
     adapted: bool = True
     """Whether LARS adapts the rate to the norms."""
+    rests_steps: int = 0
+    """So many first steps leave the parameters as they are: no gradient, no decay, no momentum."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ class Term:
     spans_decades: bool = False
     """Whether a curve may need a logarithmic axis."""
     collapsed_below: float = 0.0
-    """Values below this are said to be a collapse."""
+    """Values below this are said to be a collapse; 0: none are."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,8 @@ class Published:
     source: str
     expected: str
     pretrain: PretrainConfig
+    row: str = ""
+    """Its row in the VICReg paper's Table 1, by the name in `evals/protocols.py`; empty where it has none."""
 
 
 class Method(nn.Module, ABC):

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Literal
 
 import torchvision.models
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from vicreg.config import DataConfig, ModelConfig
+from vicreg.lab_colours import LabEncoder
 
 NARROW = "resnet10-narrow"
 IMAGENET_MEAN, IMAGENET_STD = DataConfig.mean, DataConfig.std
@@ -118,6 +119,16 @@ def _exchange_stem(encoder: nn.Module, name: str, padding: int) -> None:
     encoder.maxpool = nn.Identity()
 
 
+def layer_norms(network: nn.Module) -> None:
+    """Exchange every batch norm of a convolutional network for a layer norm over channels and places."""
+    for place, layer in list(network.named_modules()):
+        if isinstance(layer, nn.BatchNorm2d):
+            norm = nn.GroupNorm(1, layer.num_features)
+            if layer.affine:
+                norm.load_state_dict({"weight": layer.weight, "bias": layer.bias})  # residual branches may begin at 0
+            network.set_submodule(place, norm)
+
+
 def narrow_resnet(width: int = 16) -> ResNet:
     """A ResNet of four basic blocks with `width` to 8 x `width` channels (0.3 M parameters), for trying things out.
 
@@ -139,24 +150,56 @@ def narrow_resnet(width: int = 16) -> ResNet:
 
 
 def build_expander(
-    in_features: int, widths: str, bias: Literal["hidden", "all", "none"] = ModelConfig.expander_bias
+    in_features: int,
+    widths: str,
+    bias: Literal["hidden", "all", "none"] = ModelConfig.expander_bias,
+    norm: Literal["hidden", "none", "all", "plain", "last"] = ModelConfig.expander_norm,
 ) -> nn.Sequential:
     """Linear, batch norm and ReLU for all but the last of the dashed widths, then a linear layer.
 
-    `bias` says which of the linear layers have one. Layer names and shapes are the official code's `Projector`.
+    `bias` says which of the linear layers have one, `norm` where there is batch norm (`ModelConfig`). Layer names and
+    shapes are the official code's `Projector` where norm is "hidden".
     """
     sizes = [in_features, *map(int, widths.split("-"))]
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(sizes[:-1]):
-        layers += [nn.Linear(before, after, bias=bias != "none"), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
+        layers.append(nn.Linear(before, after, bias=bias != "none"))
+        layers += [nn.BatchNorm1d(after)] if norm not in ("none", "last") else []
+        layers.append(nn.ReLU(inplace=True))
     layers.append(nn.Linear(sizes[-2], sizes[-1], bias=bias == "all"))
+    if norm in ("all", "plain", "last"):
+        last = nn.BatchNorm1d(sizes[-1], affine=norm == "all")
+        if norm == "all":
+            last.bias.requires_grad_(False)
+        layers.append(last)
     return nn.Sequential(*layers)
+
+
+class UnitLength(nn.Module):
+    """Rows (B, D) divided by their length."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """See the class."""
+        return nn.functional.normalize(rows, dim=1)
+
+
+def encoder_by_config(config: ModelConfig) -> nn.Module:
+    """The encoder of a configuration, with random weights from torch's generator."""
+    encoder: nn.Module
+    if config.colours == "lab":
+        encoder = LabEncoder(*(encoder_by_config(replace(config, colours="rgb")) for _ in range(2)))
+    else:
+        encoder = build_encoder(config.encoder, config.small_images, config.stem_padding)
+    if config.encoder_norm == "layer":
+        layer_norms(encoder)
+    return encoder
 
 
 def build_model(config: ModelConfig) -> tuple[nn.Module, nn.Sequential]:
     """Encoder and expander of a configuration, with random weights from torch's generator."""
-    encoder = build_encoder(config.encoder, config.small_images, config.stem_padding)
-    return encoder, build_expander(num_features(encoder), config.expander, config.expander_bias)
+    encoder = encoder_by_config(config)
+    expander = build_expander(num_features(encoder), config.expander, config.expander_bias, config.expander_norm)
+    return encoder, expander.append(UnitLength()) if config.unit_length else expander
 
 
 def branch(config: ModelConfig, encoder: str = "") -> ModelConfig:

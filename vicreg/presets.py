@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from vicreg.config import (
     DataConfig,
     MethodConfig,
@@ -23,6 +26,17 @@ CIFAR10 = DataConfig(
     std=(0.2470, 0.2435, 0.2616),
 )
 
+CIFAR100 = replace(
+    CIFAR10,
+    train="data/cifar100/train.beton",
+    val="data/cifar100/val.beton",
+    mean=(0.5071, 0.4865, 0.4409),
+    std=(0.2673, 0.2564, 0.2762),
+)
+
+PLAIN_CROP = ViewConfig(jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
+"""Crop and flip, colours as they are: what supervised networks of ImageNet learn from."""
+
 DIGITS = DataConfig(
     train="data/digits/train.beton",
     val="data/digits/val.beton",
@@ -34,23 +48,52 @@ DIGITS = DataConfig(
 """scikit-learn's handwritten digits: real data without a download."""
 
 
-def solo_learn_cifar10(method: MethodConfig, views: tuple[ViewConfig, ...]) -> PretrainConfig:
-    """What solo-learn's CIFAR-10 runs of VICReg and Barlow Twins share (scripts/pretrain/cifar/*.yaml)."""
+def solo_learn_cifar(
+    method: MethodConfig,
+    views: tuple[ViewConfig, ...],
+    data: DataConfig = CIFAR10,
+    *,
+    optimizer: dict[str, Any] | None = None,
+    head_lr: float = 0.1,
+    **model: Any,
+) -> PretrainConfig:
+    """What solo-learn's CIFAR runs share (scripts/pretrain/cifar/*.yaml), those of VICReg and Barlow Twins at first.
+
+    optimizer, model: fields in which a method's run differs.
+    """
+    lars = OptimizerConfig(
+        base_lr=0.3,
+        weight_decay=1e-4,
+        trust_coefficient=0.02,
+        clip_lr=True,
+        warmup_start_lr=3e-5,
+        final_lr_ratio=0.0,
+    )
+    small = ModelConfig(
+        encoder="resnet18", small_images=True, stem_padding=2, expander="2048-2048-2048", expander_bias="all"
+    )
     return PretrainConfig(
         method,
-        data=CIFAR10,
+        data=data,
         views=views,
-        model=ModelConfig(
-            encoder="resnet18", small_images=True, stem_padding=2, expander="2048-2048-2048", expander_bias="all"
-        ),
-        optimizer=OptimizerConfig(
-            base_lr=0.3,
-            weight_decay=1e-4,
-            trust_coefficient=0.02,
-            clip_lr=True,
-            warmup_start_lr=3e-5,
-            final_lr_ratio=0.0,
-        ),
+        model=replace(small, **model),
+        optimizer=replace(lars, **(optimizer or {})),
         train=TrainConfig(epochs=1000, global_batch=256),
-        online=OnlineConfig(every_epochs=10, lr=0.1),
+        online=OnlineConfig(every_epochs=10, lr=head_lr),
     )
+
+
+SGD: dict[str, Any] = {"name": "sgd", "trust_coefficient": OptimizerConfig.trust_coefficient, "clip_lr": False}
+"""For solo-learn's runs that have no LARS."""
+
+
+def moco_v2_view(**changes: Any) -> ViewConfig:
+    """The view of MoCo v2 and SimSiam (their `main_moco.py`, `main_simsiam.py`), both views alike."""
+    view = ViewConfig(crop_scale=(0.2, 1.0), saturation=0.4, blur_p=0.5)
+    return replace(view, **changes)
+
+
+def simclr_view(**changes: Any) -> ViewConfig:
+    """SimCLR's view (paper, appendix A; color_jitter_strength 1), both views alike."""
+    view = ViewConfig(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_p=0.5)
+    return replace(view, **changes)

@@ -18,6 +18,7 @@ from jobs.reporting.measured_run import Run, say_length, summary, what_is_missin
 from jobs.reporting.page import Section, escape
 from jobs.reporting.result_tables import (
     data_set_name,
+    experiment,
     matched_classes,
     measured_tables,
     metric_names,
@@ -101,7 +102,7 @@ def _lead(run: Run) -> str:
             f"{escape(say_metric(metrics[0]))}</span> <small>{escape(others)}</small></li>"
         )
     shown = f'<ul class="tiles">{"".join(tiles)}</ul>' if tiles else ""
-    return f'<p class="lead">{escape(summary(run))}</p>\n{shown}'
+    return f'<p class="lead">{escape(summary(run))}</p>\n{page.blocks(experiment(run))}\n{shown}'
 
 
 def _results(run: Run) -> str:

@@ -35,6 +35,19 @@ def test_names_and_shapes_are_the_official_ones() -> None:
     assert {name: list(value.shape) for name, value in expander.state_dict().items()} == expected
 
 
+def test_where_the_expander_has_batch_norm() -> None:
+    kinds = {
+        norm: [type(layer).__name__ for layer in build_expander(8, "6-4", norm=norm)]
+        for norm in ("hidden", "none", "all", "plain")
+    }
+    assert kinds["hidden"] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+    assert kinds["none"] == ["Linear", "ReLU", "Linear"]
+    assert kinds["all"] == kinds["plain"] == [*kinds["hidden"], "BatchNorm1d"]
+    last = build_expander(8, "6-4", norm="all")[-1]
+    assert [(name, p.requires_grad) for name, p in last.named_parameters()] == [("weight", True), ("bias", False)]
+    assert not list(build_expander(8, "6-4", norm="plain")[-1].parameters())
+
+
 @pytest.mark.parametrize("name", ["resnet18", NARROW, "mobilenet_v3_small", "mobilenetv3_small_050", "test_vit"])
 def test_features_have_the_stated_size(name: str) -> None:
     encoder = build_encoder(name).eval()

@@ -16,7 +16,7 @@ from disk.whole_files import written
 from vicreg import checkpoint
 from vicreg.config import ModelConfig
 from vicreg.config_json import from_json, to_json
-from vicreg.model import build_encoder
+from vicreg.model import encoder_by_config
 from vicreg.schema import SCHEMA
 
 ENCODER_FILE = "encoder.pt"  # in a run folder, once the run is finished
@@ -116,7 +116,7 @@ def untrained_encoder(config: ModelConfig, seed: int) -> nn.Module:
     """The same encoder with random weights that depend on the seed alone, in eval mode on the CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_encoder(config.encoder, config.small_images, config.stem_padding).eval()
+        return encoder_by_config(config).eval()
 
 
 def checksum(encoder: nn.Module) -> str:

@@ -122,8 +122,10 @@ def _remove(path: Path) -> None:
 
 
 def _write_torchvision(trained: Trained, path: Path) -> None:
-    if not is_of_torchvision(trained.model.encoder):
-        raise ValueError(f"torchvision has no {trained.model.encoder}; allowed: --format {_others('torchvision')}")
+    model = trained.model
+    changed = "" if model.is_plain else f" with colours {model.colours} and encoder_norm {model.encoder_norm}"
+    if changed or not is_of_torchvision(model.encoder):
+        raise ValueError(f"torchvision has no {model.encoder}{changed}; allowed: --format {_others('torchvision')}")
     torch.save(trained.encoder.state_dict(), path)
 
 

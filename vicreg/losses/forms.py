@@ -62,6 +62,15 @@ class FormCost:
         waits = self.num_collectives * speeds.latency_us * 1e-6 * (ranks - 1).bit_length()
         return self.flops / (speeds.tflops * 1e12) + self.sent_bytes / (speeds.link_gb_s * 1e9) + waits
 
+    def followed_by(self, other: FormCost) -> FormCost:
+        """Both, one after the other."""
+        return FormCost(
+            self.flops + other.flops,
+            max(self.memory_bytes, other.memory_bytes),
+            self.sent_bytes + other.sent_bytes,
+            self.num_collectives + other.num_collectives,
+        )
+
 
 def ring_sum_bytes(nbytes: float, ranks: int) -> float:
     """What each rank sends when a ring sums a tensor: its part once for the sum and once for the result."""

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from vicreg.losses.covariance import FORMS
-from vicreg.losses.forms import DEFAULT_SPEEDS, cheapest, covariance_costs
+from vicreg.losses.variance_covariance import chosen_form, regularise
 from vicreg.ranks import distributed
 
 
@@ -34,13 +33,12 @@ class LossConfig:
     """Weight of the squared off-diagonal covariances."""
     variance_reduction: Literal["mean", "sum"] = "mean"
     """Over the two branches: mean as in the official code, sum as in the paper's equations (twice as large)."""
+    target_std: float = 1.0
+    """Standard deviation below which a dimension is pushed apart (gamma, paper, equation 1); 1 / sqrt(D) where
+    embeddings have unit length (appendix D.5)."""
     form: Literal["auto", "samples", "dimensions", "features"] = "auto"
     """How the covariance term is computed, with the same result: by N x N products of rows that everybody gets, D x D
     moments, or N x N products of columns that the ranks exchange. auto: the one expected to be fastest here."""
-
-
-EPSILON = 1e-4  # added to each variance before the root (paper, equation 1)
-TARGET_STD = 1.0  # gamma of the hinge (paper, equation 1)
 
 
 class _Loss(Function):
@@ -53,7 +51,8 @@ class _Loss(Function):
         invariance = distributed.sum_over_ranks(_square(grad_a)) / count
         grad_a.mul_(2.0 * config.invariance_weight / count)
         grad_b = grad_a.neg()
-        branches = [_regularise(z, grad, config, form) for z, grad in ((a, grad_a), (b, grad_b))]
+        weights = config.variance_weight * _share_of_variance(config), config.covariance_weight
+        branches = [regularise(z, grad, *weights, form, config.target_std) for z, grad in ((a, grad_a), (b, grad_b))]
         variance, covariance, std, rank = (first + second for first, second in zip(*branches, strict=True))
         variance = variance * _share_of_variance(config)
         loss = (
@@ -77,22 +76,6 @@ class _Loss(Function):
 PARTS = ("loss", "invariance", "variance", "covariance", "embedding_std", "effective_rank")
 
 
-def _regularise(z: Tensor, grad: Tensor, config: LossConfig, form: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Variance hinge, covariance term, mean std and effective rank of a branch (n x D); adds to its gradient."""
-    rows, dims = z.shape
-    total = rows * distributed.world_size()
-    centred = z - distributed.sum_over_ranks(z.sum(0)) / total
-    variance = distributed.sum_over_ranks(torch.linalg.vector_norm(centred, dim=0).square()) / (total - 1)
-    std = (variance + EPSILON).sqrt()
-    hinge = (TARGET_STD - std).clamp_min(0).mean()
-    weight = config.variance_weight * _share_of_variance(config) / (dims * (total - 1))
-    grad.addcmul_(centred, (std < TARGET_STD) / std, value=-weight)
-    scale = config.covariance_weight * 4.0 / (dims * (total - 1))
-    squares = FORMS[form](centred, variance, total, grad, scale)
-    covariance = (squares - variance.double().square().sum()) / dims
-    return hinge, covariance.to(z.dtype), std.mean(), _participation_ratio(variance, squares)
-
-
 def _share_of_variance(config: LossConfig) -> float:
     return 0.5 if config.variance_reduction == "mean" else 1.0
 
@@ -101,18 +84,6 @@ def _square(values: Tensor) -> Tensor:
     """The sum of squares, without a copy of them."""
     flat = values.view(-1)
     return torch.dot(flat, flat)
-
-
-def _participation_ratio(variance: Tensor, squares: Tensor) -> Tensor:
-    """(trace C)^2 / ||C||_F^2 from the variances and the sum of all squared entries of C; 0 where all rows are equal.
-
-    In terms of C's eigenvalues (sum l)^2 / sum l^2: d where d directions have equal variance and the others none, so
-    at most min(N - 1, D). Source: Rajan, Abbott, Sompolinsky, NeurIPS 2010 (N_eff); Gao et al., bioRxiv 214262, 2017
-    (participation ratio). It is not Roy and Vetterli's effective rank (the exponential of the spectrum's entropy),
-    which needs the eigenvalues themselves.
-    """
-    ratio = variance.double().sum().square() / squares
-    return torch.where(squares > 0, ratio, 0.0).to(variance.dtype)
 
 
 def vicreg_loss(a: Tensor, b: Tensor, config: LossConfig) -> dict[str, Tensor]:
@@ -134,9 +105,4 @@ def vicreg_loss(a: Tensor, b: Tensor, config: LossConfig) -> dict[str, Tensor]:
     with torch.autocast(a.device.type, enabled=False):
         if a.dtype in (torch.float16, torch.bfloat16):
             a, b = a.float(), b.float()
-        form: str = config.form
-        if form == "auto":
-            ranks = distributed.world_size()
-            costs = covariance_costs(len(a) * ranks, a.shape[1], ranks)
-            form = cheapest(costs, ranks, DEFAULT_SPEEDS[a.device.type])
-        return dict(zip(PARTS, _Loss.apply(a, b, config, form), strict=True))
+        return dict(zip(PARTS, _Loss.apply(a, b, config, chosen_form(config.form, a)), strict=True))

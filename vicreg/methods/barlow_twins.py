@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vicreg.branches import Branches, say_branches
 from vicreg.config import (
+    DataConfig,
     MethodConfig,
     ModelConfig,
     OptimizerConfig,
@@ -16,17 +17,22 @@ from vicreg.config import (
     ViewConfig,
 )
 from vicreg.losses.barlow_twins import LossConfig, barlow_twins_loss
-from vicreg.losses.forms import NUM_VIEWS, correlation_costs, ring_sum_bytes
+from vicreg.losses.forms import NUM_VIEWS, FormCost, correlation_costs, ring_sum_bytes
+from vicreg.losses.variance_covariance import SpreadConfig, add_spread, spread_costs
 from vicreg.method import Inputs, LossCost, ParameterGroup, Progress, Published, Term, TrainingData, usual_groups
-from vicreg.presets import solo_learn_cifar10
+from vicreg.presets import CIFAR10, CIFAR100, solo_learn_cifar
+from vicreg.shared_terms import REGULARISED
 
 LOSS_PASSES = 14
 """Times that the loss reads or writes an embedding of each view beside its products: a batch norm, both ways."""
 
 
 @dataclass(frozen=True)
-class Config(LossConfig, MethodConfig):
-    """Barlow Twins: weights and form of the loss, rate of biases (official code, `main.py`)."""
+class Config(SpreadConfig, LossConfig, MethodConfig):
+    """Barlow Twins: weights and form of the loss, rate of biases (official `main.py`), VICReg's terms if weighted.
+
+    Of the variance term beside this loss no number is published.
+    """
 
     name: str = "barlow_twins"
     bias_rate_factor: float = 0.0048 / 0.2
@@ -43,7 +49,9 @@ class BarlowTwins(Branches):
     def forward(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
         """See `Method`; the terms are `TERMS`."""
         embedded = self.embed(inputs.views)
-        return barlow_twins_loss(embedded.a, embedded.b, self.settings) | {"features": embedded.features}
+        terms = barlow_twins_loss(embedded.a, embedded.b, self.settings)
+        terms = add_spread(terms, embedded.a, embedded.b, self.settings, self.settings.form)
+        return terms | {"features": embedded.features}
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Biases and batch norm at a rate of their own."""
@@ -71,6 +79,7 @@ TERMS = {
         "Mean over dimensions, before they are standardised; near 0 is collapse.",
         collapsed_below=0.003,
     ),
+    **REGULARISED,
 }
 
 
@@ -87,11 +96,17 @@ def networks(config: PretrainConfig) -> str:
 
 def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
     """See `MethodFile`. At the end both embeddings are held, both as standardised, and both gradients."""
+    assert isinstance(config.method, Config)
     total, dims = config.train.global_batch, int(config.model.expander.split("-")[-1])
     own = total // ranks * dims
+    beside = spread_costs(config.method, total, dims, ranks, size)
+    nothing = FormCost(0.0, 0.0, 0.0, 0)
     return LossCost(
         title=f"cross-correlation of {total} x {dims}",
-        forms=correlation_costs(total, dims, ranks, size),
+        forms={
+            form: cost.followed_by(beside.get(form, nothing))
+            for form, cost in correlation_costs(total, dims, ranks, size).items()
+        },
         held_bytes=7 * own * size,
         sent_bytes=ring_sum_bytes((NUM_VIEWS * 4 + 1) * dims * size, ranks),
         moved_bytes=LOSS_PASSES * NUM_VIEWS * own * size,
@@ -107,11 +122,11 @@ def _imagenet(epochs: int) -> PretrainConfig:
     )
 
 
-def _cifar10() -> PretrainConfig:
+def _cifar(data: DataConfig) -> PretrainConfig:
     view = ViewConfig(crop_scale=(0.2, 1.0), blur_p=0.0)
     solarised = replace(view, solarize_p=0.2)
     settings = Config(redundancy_weight=0.005, loss_scale=0.1, bias_rate_factor=1.0)
-    return solo_learn_cifar10(settings, (view, solarised))
+    return solo_learn_cifar(settings, (view, solarised), data)
 
 
 RECIPES = {
@@ -120,16 +135,23 @@ RECIPES = {
         "LARS, rates 0.2 of weights and 0.0048 of biases and batch norm, 1000 epochs",
         expected="linear top-1 73.2 % (its paper, Table 1; the released encoder has 73.5 %)",
         pretrain=_imagenet(1000),
+        row="Barlow Twins",
     ),
     "barlow-twins-300ep": Published(
         source="Barlow Twins, official code: as the 1000-epoch run with 300 epochs",
         expected="linear top-1 71.4 % (official code)",
         pretrain=_imagenet(300),
+        row="Barlow Twins",
     ),
     "cifar10-barlow-twins": Published(
         source="solo-learn, scripts/pretrain/cifar/barlow.yaml: ResNet-18 for small images, batch 256, 1000 epochs, "
         "loss x 0.1; residual branches begin at zero here, not there",
         expected="92.10 % top-1 of an online linear head (solo-learn's README)",
-        pretrain=_cifar10(),
+        pretrain=_cifar(CIFAR10),
+    ),
+    "cifar100-barlow-twins": Published(
+        source="solo-learn, scripts/pretrain/cifar/barlow.yaml: as on CIFAR-10",
+        expected="70.90 % top-1 of an online linear head (solo-learn's README)",
+        pretrain=_cifar(CIFAR100),
     ),
 }

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vicreg.branches import Branches, say_branches
 from vicreg.config import (
+    DataConfig,
     MethodConfig,
     ModelConfig,
     OptimizerConfig,
@@ -18,7 +19,7 @@ from vicreg.config import (
 from vicreg.losses.forms import NUM_VIEWS, covariance_costs, ring_sum_bytes
 from vicreg.losses.vicreg import LossConfig, vicreg_loss
 from vicreg.method import Inputs, LossCost, Progress, Published, Term, TrainingData
-from vicreg.presets import DIGITS, solo_learn_cifar10
+from vicreg.presets import CIFAR10, CIFAR100, DIGITS, solo_learn_cifar
 
 LOSS_PASSES = 12
 """Times that the loss reads or writes an embedding of each view beside its products: differences, means, gradients."""
@@ -127,9 +128,9 @@ def _digits() -> PretrainConfig:
     )
 
 
-def _cifar10() -> PretrainConfig:
+def _cifar(data: DataConfig) -> PretrainConfig:
     view = ViewConfig(crop_scale=(0.2, 1.0), blur_p=0.0, solarize_p=0.1)
-    return solo_learn_cifar10(Config(variance_reduction="sum"), (view, view))
+    return solo_learn_cifar(Config(variance_reduction="sum"), (view, view), data)
 
 
 RECIPES = {
@@ -137,6 +138,7 @@ RECIPES = {
         source="official code and paper, section 4.2: ResNet-50, batch 2048, LARS, base rate 0.2, 1000 epochs",
         expected="linear top-1 73.2 %, top-5 91.1 % (paper, Table 1); 20-NN 64.5 %, 200-NN 62.8 % (Table 11)",
         pretrain=PretrainConfig(Config()),
+        row="VICReg",
     ),
     "imagenet-100ep": Published(
         source="paper, appendix C.4: as the 1000-epoch run with base rate 0.3 (batch 2048) and 100 epochs",
@@ -163,7 +165,12 @@ RECIPES = {
         source="solo-learn, scripts/pretrain/cifar/vicreg.yaml: ResNet-18 for small images, batch 256, 1000 epochs; "
         "residual branches begin at zero here, not there",
         expected="92.07 % top-1 of an online linear head (solo-learn's README); the offline linear is not published",
-        pretrain=_cifar10(),
+        pretrain=_cifar(CIFAR10),
+    ),
+    "cifar100": Published(
+        source="solo-learn, scripts/pretrain/cifar/vicreg.yaml: as on CIFAR-10",
+        expected="68.54 % top-1 of an online linear head (solo-learn's README)",
+        pretrain=_cifar(CIFAR100),
     ),
     "digits": Published(
         source="this project: 1,437 of scikit-learn's digits at 32 px, a ResNet of 0.3 M parameters",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ def build_optimizer(settings: OptimizerConfig, parts: Sequence[ParameterGroup]) 
             "rate_factor": part.rate_factor,
             "follows_schedule": part.follows_schedule,
             "adapted": part.adapted,
+            "rests_steps": part.rests_steps,
         }
         for part in parts
         if part.parameters
@@ -62,6 +64,20 @@ def set_rates(optimizer: torch.optim.Optimizer, rate: float, peak: float) -> Non
     """Every group's rate where the schedule is at `rate`."""
     for group in optimizer.param_groups:
         group["lr"] = group["rate_factor"] * (rate if group["follows_schedule"] else peak)
+
+
+@contextmanager
+def resting(optimizer: torch.optim.Optimizer, step: int) -> Iterator[None]:
+    """Groups that rest in this step have no gradient meanwhile, so that neither decay nor momentum moves them."""
+    groups = [group for group in optimizer.param_groups if step < group["rests_steps"]]
+    gradients = [(parameter, parameter.grad) for group in groups for parameter in group["params"]]
+    for parameter, _ in gradients:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -60,7 +60,9 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        output, mean, variance = _Normalise.apply(input, self.weight, self.bias, self.eps)
+        weight: Tensor = self.weight if self.affine else input.new_ones(self.num_features)
+        bias: Tensor = self.bias if self.affine else input.new_zeros(self.num_features)
+        output, mean, variance = _Normalise.apply(input, weight, bias, self.eps)
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -89,9 +91,11 @@ def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _converted(plain: nn.modules.batchnorm._BatchNorm) -> SyncBatchNorm:
-    if not (plain.affine and plain.track_running_stats and plain.momentum is not None):
-        raise ValueError(f"{plain} cannot be synchronised over CPU ranks, allowed: affine, with running statistics")
-    synced = SyncBatchNorm(plain.num_features, plain.eps, plain.momentum, dtype=plain.weight.dtype)
-    synced.load_state_dict(plain.state_dict())
-    synced.train(plain.training)
-    return synced
+    """The same layer over all ranks: its own parameters, learned or not, and its own statistics."""
+    if not (plain.track_running_stats and plain.momentum is not None):
+        raise ValueError(f"{plain} cannot be synchronised over CPU ranks, allowed: with running statistics")
+    synced = SyncBatchNorm(plain.num_features, plain.eps, plain.momentum, affine=plain.affine)
+    synced.weight, synced.bias = plain.weight, plain.bias
+    synced.running_mean, synced.running_var = plain.running_mean, plain.running_var
+    synced.num_batches_tracked = plain.num_batches_tracked
+    return synced.train(plain.training)

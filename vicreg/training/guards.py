@@ -95,6 +95,7 @@ class StepGuard:
     def watch_collapse(self, step: int, values: Mapping[str, float], terms: Mapping[str, Term]) -> None:
         """Warn once when a term says that the embeddings have collapsed."""
         for name, term in terms.items():
-            if name in values and values[name] < term.collapsed_below and not self._said_collapse and step > 0:
+            has_limit = name in values and term.collapsed_below > 0  # a similarity may well be below 0
+            if has_limit and values[name] < term.collapsed_below and not self._said_collapse and step > 0:
                 self._said_collapse = True
                 log.warning("the embeddings have collapsed: %s %.3g at step %d", name, values[name], step)

@@ -15,7 +15,7 @@ from vicreg.data.batches import Batch
 from vicreg.joint_views import separate_statistics
 from vicreg.method import UNKNOWN_DATA, Inputs, Method, Progress, TrainingData, usual_groups
 from vicreg.model import num_features
-from vicreg.optim.optimizers import build_optimizer, load_state, peak_rate, rate_at, set_rates
+from vicreg.optim.optimizers import build_optimizer, load_state, peak_rate, rate_at, resting, set_rates
 from vicreg.ranks import distributed
 from vicreg.ranks.gradient_sum import GradientSum
 from vicreg.ranks.sync_batch_norm import synchronise
@@ -140,7 +140,8 @@ class Learner:
         taken = self.guard.accept(gradients, self.statistics.floating(), inputs.samples)
         self.statistics.keep_if(taken)
         set_rates(self.optimizer, rate, peak_rate(self.config.optimizer, self.config.train.global_batch))
-        self._take(taken, progress, terms)
+        with resting(self.optimizer, progress.step):
+            self._take(taken, progress, terms)
         return {name: value.detach() for name, value in terms.items()}
 
     def _autocast(self) -> torch.autocast:

@@ -7,6 +7,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -37,6 +38,17 @@ def _trained(name: str, small_images: bool = False) -> Trained:
             buffer.normal_(generator=torch.Generator().manual_seed(0), std=0.1)
     data = DataConfig(image_size=SIZE, eval_resize=SIZE, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     return Trained(encoder, model, data, "a test")
+
+
+@pytest.mark.parametrize("changes", [{"colours": "lab"}, {"encoder_norm": "layer"}], ids=str)
+def test_an_encoder_that_is_not_the_network_of_its_name_goes_to_safetensors(tmp_path: Path, changes: Any) -> None:
+    model = replace(ModelConfig("resnet18"), **changes)
+    data = DataConfig(image_size=SIZE, eval_resize=SIZE)
+    trained = Trained(untrained_encoder(model, seed=2), model, data, "a test")
+    for name in ("torchvision", "timm"):
+        with pytest.raises(ValueError, match=r"allowed: --format .*safetensors"):
+            export(trained, name, tmp_path / name)
+    assert export(trained, "safetensors", tmp_path / "weights.safetensors").difference == 0.0
 
 
 def _assert_same(trained: Trained, features: Tensor, images: Tensor, tolerance: float = 1e-6) -> None:

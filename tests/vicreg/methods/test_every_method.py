@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.ranks import run_ranks
 from vicreg import checkpoint, methods
-from vicreg.config import ModelConfig, OptimizerConfig, PretrainConfig
+from vicreg.config import OptimizerConfig, PretrainConfig
 from vicreg.config_json import to_json
 from vicreg.cost.estimate import estimate
 from vicreg.cost.flops import step_flops
@@ -31,22 +31,35 @@ from vicreg.training.train import CHECKPOINTS, Outcome, train
 METHODS = methods.names()
 CPU = torch.device("cpu")
 BATCH, NUM_STEPS = 32, 5
+FEWER: dict[str, dict[str, float]] = {
+    "cpc_v2": {"grid": 3, "first_ahead": 1, "last_ahead": 2, "context_dims": 16},
+    "pirl": {"num_negatives": 300},
+    "cmc": {"num_negatives": 300},
+    "swav": {"num_prototypes": 40, "queue_from_epoch": 0.0, "rest_steps": 2},
+}
+"""What makes a step longer without making it another one."""
+GENTLER = {"lars": 1.0, "sgd": 0.1, "adamw": 1e-3}
 DATA = TrainingData(num_samples=1437, num_classes=10)
 
 
 def small(method: str, digits: Path, precision: str = "float32", **train: Any) -> PretrainConfig:
     """The method's first recipe on digits of 16 px with a narrow encoder."""
     config = next(iter(methods.load(method).RECIPES.values())).pretrain
-    views = tuple(dataclasses.replace(view, image_size=0 if view.image_size == 0 else 16) for view in config.views)
+    views = tuple(dataclasses.replace(view, image_size=0 if view.image_size == 0 else 8) for view in config.views)
     paths = {"train": str(digits / "train.beton"), "val": str(digits / "val.beton")}
+    # Among many rows of a random queue a difference in what was learned would not be seen.
+    shorter = {"queue_length": 16 * BATCH} if hasattr(config.method, "queue_length") else {}
     return dataclasses.replace(
         config,
+        method=dataclasses.replace(config.method, **(FEWER.get(method, {}) | shorter)),
         data=dataclasses.replace(DIGITS, image_size=16, eval_resize=16, **paths),
         views=views,
-        model=ModelConfig("resnet10-narrow", True, "48-48", expander_bias=config.model.expander_bias),
-        # Rounding grows with every step, and with its length.
+        model=dataclasses.replace(config.model, encoder="resnet10-narrow", small_images=True, expander="48-48"),
+        # Rounding grows with every step, and with its length, which AdamW does not take from the gradient.
         optimizer=dataclasses.replace(
-            config.optimizer, base_lr=0.004 if precision == "float32" else 0.1, warmup_epochs=0.0
+            config.optimizer,
+            base_lr=(0.001 if precision == "float32" else 0.1) * GENTLER[config.optimizer.name],
+            warmup_epochs=0.0,
         ),
         train=dataclasses.replace(
             config.train, epochs=1, global_batch=BATCH, precision=precision, log_every_steps=1, **train
@@ -96,21 +109,25 @@ def _apart(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
     return float((one - other).norm() / other.norm())
 
 
+def _all_learned(configs: list[PretrainConfig]) -> list[Any]:
+    return [_learned(config) for config in configs]
+
+
 @pytest.mark.parametrize("num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("float64", 1e-9)])
 @pytest.mark.parametrize("method", METHODS)
-def test_ranks_learn_what_one_process_learns(
-    digits_folder: Path, tmp_path: Path, method: str, precision: str, tolerance: float, num_ranks: int
-) -> None:
-    config = small(method, digits_folder, precision)
-    terms, gradient, state = _learned(config)
-    other_terms, other_gradient, other_state = run_ranks(_learned, num_ranks, tmp_path, config)
-    assert len(terms) == NUM_STEPS
-    for other, alone in zip(other_terms, terms, strict=True):
-        assert other["loss"] == pytest.approx(alone["loss"], rel=tolerance)
-    assert _apart(other_state, state) < tolerance
-    if precision == "float64":  # in float32 rounding alone moves a first gradient by 1e-3 of it, on any number of ranks
-        assert _apart(other_gradient, gradient) < tolerance
+def test_ranks_learn_what_one_process_learns(digits_folder: Path, tmp_path: Path, method: str, num_ranks: int) -> None:
+    tolerances = {"float32": 1e-5, "float64": 1e-9}
+    configs = [small(method, digits_folder, precision) for precision in tolerances]
+    on_ranks = run_ranks(_all_learned, num_ranks, tmp_path, configs)  # the start of a rank takes longer than its steps
+    for (precision, tolerance), config, others in zip(tolerances.items(), configs, on_ranks, strict=True):
+        terms, gradient, state = _learned(config)
+        other_terms, other_gradient, other_state = others
+        assert len(terms) == NUM_STEPS
+        for other, alone in zip(other_terms, terms, strict=True):
+            assert other["loss"] == pytest.approx(alone["loss"], rel=tolerance)
+        assert _apart(other_state, state) < tolerance
+        if precision == "float64":  # in float32 rounding alone moves a first gradient by 1e-3, on any number of ranks
+            assert _apart(other_gradient, gradient) < tolerance
 
 
 def _train(config: PretrainConfig, run: Path, until: int = 10**6) -> Outcome:
@@ -119,7 +136,9 @@ def _train(config: PretrainConfig, run: Path, until: int = 10**6) -> Outcome:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_stop_and_resume_end_in_the_same_bits(digits_folder: Path, tmp_path: Path, method: str) -> None:
+def test_stop_and_resume_end_in_the_same_bits_and_the_encoders_are_kept(
+    digits_folder: Path, tmp_path: Path, method: str
+) -> None:
     config = dataclasses.replace(small(method, digits_folder), optimizer=OptimizerConfig(base_lr=0.5))
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, global_batch=256))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -130,6 +149,8 @@ def test_stop_and_resume_end_in_the_same_bits(digits_folder: Path, tmp_path: Pat
     assert states[0]["step"] == states[1]["step"] == 5
     for part in ("method", "optimizer"):
         _assert_same(states[0][part], states[1][part], part)
+    for number, name in enumerate(_build(config).encoders):
+        assert load_encoder(encoder_path(whole, name if number else ""))
 
 
 def _assert_same(first: Any, second: Any, name: str) -> None:
@@ -163,8 +184,8 @@ def test_what_the_seam_asks_for_is_there(digits_folder: Path, tmp_path: Path, me
     features = terms.pop("features")
     assert not features.requires_grad
     assert len(features) % 8 == 0
-    assert list(terms) == list(file.TERMS)
-    assert next(iter(file.TERMS)) == "loss"
+    assert [name for name in file.TERMS if name in terms] == list(terms)  # a term without weight may be missing
+    assert next(iter(file.TERMS)) == next(iter(terms)) == "loss"
     assert all(value.ndim == 0 for value in terms.values())
     assert all(term.title and term.sentence.endswith(".") for term in file.TERMS.values())
     grouped = [parameter for group in built.parameter_groups() for parameter in group.parameters]
@@ -201,16 +222,8 @@ def test_nothing_of_a_step_that_is_left_out_stays(digits_folder: Path, method: s
     _assert_same(dict(learner.method.state_dict()), before, method)
     learner.learn(Inputs([torch.randn_like(v) for v in views], labels, labels), Progress(3, 10, 5))
     assert all(tensor.isfinite().all() for tensor in learner.method.state_dict().values())
-    assert not torch.equal(learner.method.state_dict()["encoder.conv1.weight"], before["encoder.conv1.weight"])
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_its_encoders_are_kept(digits_folder: Path, tmp_path: Path, method: str) -> None:
-    config = small(method, digits_folder)
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, global_batch=512))
-    assert _train(config, tmp_path / "run") is Outcome.FINISHED
-    for number, name in enumerate(_build(config).encoders):
-        assert load_encoder(encoder_path(tmp_path / "run", name if number else ""))
+    weight = next(name for name, _ in learner.method.named_parameters() if name.startswith("encoder."))
+    assert not torch.equal(learner.method.state_dict()[weight], before[weight])
 
 
 def test_an_unknown_method_is_refused_with_the_valid_names() -> None:

@@ -19,11 +19,12 @@ def _input(dims: int) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64) * 2 + 1
 
 
-def _outcome(dims: int) -> list[Tensor]:
+def _outcome(dims: int, affine: bool = True) -> list[Tensor]:
     torch.manual_seed(0)
-    plain: nn.Module = nn.BatchNorm1d(5) if dims == 2 else nn.BatchNorm2d(5)
+    plain: nn.Module = nn.BatchNorm1d(5, affine=affine) if dims == 2 else nn.BatchNorm2d(5, affine=affine)
     network = nn.Sequential(plain.double())
-    nn.init.uniform_(network[0].weight)
+    if affine:
+        nn.init.uniform_(network[0].weight)
     synchronise(network, torch.device("cpu"))
     share = 12 // distributed.world_size()
     mine = _input(dims)[distributed.rank() * share :][:share].clone().requires_grad_()
@@ -43,11 +44,27 @@ def _outcome(dims: int) -> list[Tensor]:
     ]
 
 
-@pytest.mark.parametrize("dims", [2, 4])
+def _outcomes() -> list[Tensor]:
+    return [tensor for dims, affine in [(2, True), (4, True), (2, False)] for tensor in _outcome(dims, affine)]
+
+
 @pytest.mark.parametrize("num_ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_equals_batch_norm_of_the_whole_batch(tmp_path: Path, dims: int, num_ranks: int) -> None:
-    for mine, reference in zip(run_ranks(_outcome, num_ranks, tmp_path, dims), _outcome(dims), strict=True):
+def test_equals_batch_norm_of_the_whole_batch(tmp_path: Path, num_ranks: int) -> None:
+    for mine, reference in zip(run_ranks(_outcomes, num_ranks, tmp_path), _outcomes(), strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-11, atol=1e-12)
+
+
+def _what_is_learned() -> list[bool]:
+    network = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, affine=False)).requires_grad_(False)
+    network.get_parameter("0.weight").requires_grad_()
+    synchronise(network, torch.device("cpu"))
+    assert all(type(layer) is SyncBatchNorm for layer in network)
+    return [parameter.requires_grad for parameter in network.parameters()]
+
+
+def test_what_is_not_learned_stays_so(tmp_path: Path) -> None:
+    """The batch norms of a teacher are synchronised too, and do not become the optimizer's."""
+    assert run_ranks(_what_is_learned, 2, tmp_path) == [True, False]
 
 
 def test_a_single_rank_keeps_torchs_layers() -> None:

@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 
-from vicreg.methods import vicreg
+from vicreg.methods import simsiam, vicreg
 from vicreg.training.guards import StepGuard, TrainingDiverged
 
 TERMS = {"loss": torch.tensor(float("nan"))}
@@ -62,6 +62,11 @@ def test_gives_up_after_too_many_in_a_row() -> None:
         guard.accept(gradients, [], SAMPLES)
     with pytest.raises(TrainingDiverged, match=r"2 steps in a row .* lower base_lr"):
         guard.check(2, TERMS)
+
+
+def test_a_number_below_0_is_no_collapse_where_there_is_no_limit(caplog: pytest.LogCaptureFixture) -> None:
+    StepGuard(5, torch.device("cpu")).watch_collapse(6, {"loss": -0.9}, simsiam.TERMS)
+    assert not caplog.text
 
 
 def test_collapse_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,28 +9,32 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import ResNet
 
 from tests.ranks import run_ranks
-from vicreg import methods
-from vicreg.config import ModelConfig, PretrainConfig
+from vicreg import methods, model
+from vicreg.config import PretrainConfig
 from vicreg.method import Inputs, Progress, TrainingData
+from vicreg.model import narrow_resnet
 from vicreg.ranks import distributed
 from vicreg.training import learner as learning
 from vicreg.training.learner import Learner
 
 BATCH = 12
 CPU = torch.device("cpu")
-WITH_BATCH_NORM, WITHOUT = "resnet10-narrow", "test_convnext"
+NARROW = "resnet10-narrow"
 State = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
 
 
-def _config(method: str, micro_batch: int, encoder: str = WITHOUT) -> PretrainConfig:
+def _config(method: str, micro_batch: int) -> PretrainConfig:
     config = next(iter(methods.load(method).RECIPES.values())).pretrain
+    shorter = {"queue_length": 4 * BATCH} if hasattr(config.method, "queue_length") else {}
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, image_size=32, eval_resize=32),
-        views=tuple(dataclasses.replace(view, image_size=0) for view in config.views),
-        model=ModelConfig(encoder, encoder == WITH_BATCH_NORM, "16-16", config.model.expander_bias),
+        data=dataclasses.replace(config.data, image_size=16, eval_resize=16),
+        views=tuple(dataclasses.replace(view, image_size=view.image_size and 16) for view in config.views),
+        method=dataclasses.replace(config.method, **shorter),
+        model=dataclasses.replace(config.model, encoder=NARROW, small_images=True, expander="16-16"),
         train=dataclasses.replace(config.train, global_batch=BATCH, precision="float64", micro_batch=micro_batch),
     )
 
@@ -66,19 +70,36 @@ def _assert_same(found: State, expected: State, tolerance: float = 1e-6) -> None
             )
 
 
+def _without_batch_norm() -> ResNet:
+    """The narrow encoder with another norm: its images do not see each other."""
+    network = narrow_resnet()
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.BatchNorm2d):
+            network.set_submodule(name, nn.GroupNorm(1, layer.num_features))
+    return network
+
+
 @pytest.mark.parametrize("method", methods.names())
-def test_a_step_is_the_whole_batchs(method: str) -> None:
+def test_a_step_is_the_whole_batchs(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "narrow_resnet", _without_batch_norm)
     whole = _after_a_step(_config(method, 0))
     _assert_same(_after_a_step(_config(method, 5)), whole)
 
 
+def _after_a_step_without_batch_norm(config: PretrainConfig) -> State:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(model, "narrow_resnet", _without_batch_norm)
+        return _after_a_step(config)
+
+
 def test_on_two_ranks(tmp_path: Path) -> None:
-    _assert_same(run_ranks(_after_a_step, 2, tmp_path, _config("vicreg", 4)), _after_a_step(_config("vicreg", 0)))
+    whole = _after_a_step_without_batch_norm(_config("vicreg", 0))
+    _assert_same(run_ranks(_after_a_step_without_batch_norm, 2, tmp_path, _config("vicreg", 4)), whole)
 
 
 def test_batch_norm_sees_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the parts had passed one after the other with their graphs: in gradients and running statistics too."""
-    in_parts = _after_a_step(_config("vicreg", 4, WITH_BATCH_NORM))
+    in_parts = _after_a_step(_config("vicreg", 4))
 
     class WithGraphs:
         def __init__(self, encoders: Any, size: int, statistics: object) -> None:
@@ -94,7 +115,7 @@ def test_batch_norm_sees_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
 
     monkeypatch.setattr(learning, "MicroBatches", WithGraphs)
-    _assert_same(in_parts, _after_a_step(_config("vicreg", 4, WITH_BATCH_NORM)), 1e-9)
+    _assert_same(in_parts, _after_a_step(_config("vicreg", 4)), 1e-9)
 
 
 def test_dropout_is_the_same_in_both_passes() -> None:

@@ -51,7 +51,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"loaders"},
     ],
     "vicreg/methods": [{"barlow_twins", "vicreg"}],
-    "vicreg/cost": [{"loss_form"}, {"estimate"}, {"flops"}, {"prediction"}],
+    "vicreg/cost": [{"loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
     "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
     "vicreg/evals": [
         {"features", "heads", "one_vs_rest", "protocols", "results", "work"},
@@ -60,6 +60,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "vicreg/training": [
         {"guards", "metrics", "online_head", "running_statistics"},
+        {"micro_batches"},
         {"learner"},
         {"online_probe", "saver"},
         {"train"},
@@ -74,7 +75,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "dataprep/writing": [
         {"images"},
         {"sample_encoding"},
-        {"beton_file", "encoder_pool", "encoder_process", "raw_source"},
+        {"beton_file", "channel_statistics", "encoder_pool", "encoder_process", "raw_source"},
         {"write_plan"},
         {"manifest"},
         {"writer"},
@@ -82,8 +83,10 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "dataprep/sources": [
         {"published"},
+        {"own_images", "tar_members"},
         {"cifar10_batches", "digits", "imagenet_tars", "inat18", "places205", "voc07"},
-        {"class_folders"},
+        {"class_folders", "file_list", "parquet_table", "tar_shards"},
+        {"anywhere"},
         {"options"},
     ],
     "slurm": [

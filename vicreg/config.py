@@ -206,6 +206,9 @@ class TrainConfig:
     """Passes over the training set."""
     global_batch: int = 2048
     """Images per step over all ranks; every rank takes an equal part."""
+    micro_batch: int = 0
+    """Images that a rank passes through an encoder at once, where its part of the batch does not fit in memory: loss
+    and gradient are the whole batch's, for a third more arithmetic; an encoder's batch norm sees this many. 0: all."""
     precision: Literal["auto", "float32", "bf16", "fp16", "float64"] = "auto"
     """Arithmetic of encoder and expander; the loss is float32 or better. auto: bf16 on GPUs, float32 on CPUs."""
     channels_last: bool = True
@@ -240,6 +243,9 @@ class TrainConfig:
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(self.max_rollbacks >= 0, "max_rollbacks", self.max_rollbacks, "0 or more")
         require(self.global_batch >= 2, "global_batch", self.global_batch, "2 or more (the loss needs a variance)")
+        require(
+            self.micro_batch == 0 or self.micro_batch >= 2, "micro_batch", self.micro_batch, "0 (none), or 2 or more"
+        )
         require(self.checkpoint_every_steps >= 0, "checkpoint_every_steps", self.checkpoint_every_steps, "0 or more")
         require(self.checkpoint_every_min > 0, "checkpoint_every_min", self.checkpoint_every_min, "above 0")
 

@@ -24,6 +24,7 @@ from vicreg import methods
 from vicreg.config import PretrainConfig
 from vicreg.config_json import flat, to_json
 from vicreg.cost.estimate import Cost, estimate
+from vicreg.cost.fitting import cure
 from vicreg.data.batches import num_classes
 from vicreg.losses.forms import NUM_VIEWS
 from vicreg.method import UNKNOWN_DATA, TrainingData
@@ -185,8 +186,8 @@ def check_model(
         return needs, Check("model", True, said)
     has = f"{cluster.gpu_memory_gb:g} GB of a GPU of {cluster.name}"
     if needs.memory_bytes > memory_bytes:
-        cure = "use more GPUs, a smaller batch, or another profile if gpu_memory_gb is wrong"
-        return needs, Check("model", False, f"{said}, allowed: the {has}; {cure}")
+        fits = f"take {cure(config, ranks, memory_bytes, on_gpu, data)}, or another profile if gpu_memory_gb is wrong"
+        return needs, Check("model", False, f"{said}, allowed: the {has}; {fits}")
     return needs, Check("model", True, f"{said}, of the {has}")
 
 
@@ -210,7 +211,7 @@ def check_data(config: PretrainConfig) -> tuple[Beton | None, Check]:
 
 def training_data(beton: Beton | None) -> TrainingData:
     """What a method may know of the data, as far as it is known now."""
-    return TrainingData(beton.num_samples, num_classes(beton.labels)) if beton else UNKNOWN_DATA
+    return TrainingData(beton.num_samples, num_classes(beton)) if beton else UNKNOWN_DATA
 
 
 def say_model(config: PretrainConfig) -> str:

@@ -23,7 +23,8 @@ from vicreg import methods
 from vicreg.config import PretrainConfig, require
 from vicreg.cost.loss_form import form_cost, form_of, loss_cost
 from vicreg.losses.forms import DEFAULT_SPEEDS, Speeds, ring_sum_bytes
-from vicreg.method import UNKNOWN_DATA, Method, TrainingData
+from vicreg.method import UNKNOWN_DATA, Method, Pass, TrainingData
+from vicreg.model import num_features
 
 MOMENTA = {"lars": 1, "adamw": 2, "sgd": 1}  # tensors like the parameter that the optimizer keeps for each
 
@@ -91,7 +92,8 @@ def estimate(
     size = weights.itemsize
     method = method_without_storage(config, weights, data)
     rows = global_batch // world_size
-    fixed, each = _activations_line(config, half, on_gpu, data)
+    num_parts = -(-rows // config.train.micro_batch) if config.train.micro_batch else 1
+    kept = _kept_activations(config, half, on_gpu, data)
     speeds = speeds or DEFAULT_SPEEDS["cuda" if on_gpu else "cpu"]
     loss, form = loss_cost(config, world_size, size), form_cost(config, world_size, speeds, size)
     learned_bytes = sum(p.nbytes for p in learned_parameters(method))
@@ -103,14 +105,14 @@ def estimate(
         weights_bytes=weights_bytes,
         gradients_bytes=learned_bytes,
         optimizer_bytes=optimizer_bytes,
-        activations_bytes=fixed + rows * each,
+        activations_bytes=kept.peak_bytes(rows, config.train.micro_batch),
         loss_form=form_of(config, world_size, speeds),
         loss_bytes=round(loss.held_bytes + form.memory_bytes),
         batch_bytes=rows * values_per_image * (size + torch.uint8.itemsize),
         checkpoint_bytes=weights_bytes + optimizer_bytes,
         gradient_traffic_bytes=round(ring_sum_bytes(learned_bytes, world_size)),
         embedding_traffic_bytes=round(loss.sent_bytes + form.sent_bytes),
-        batch_norm_traffic_bytes=round(_batch_norm_traffic(method, world_size, size, on_gpu)),
+        batch_norm_traffic_bytes=round(_batch_norm_traffic(method, world_size, size, on_gpu, num_parts)),
     )
 
 
@@ -149,17 +151,58 @@ def learned_parameters(method: Method) -> list[nn.Parameter]:
     return [parameter for parameter in method.parameters() if parameter.requires_grad]
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """Bytes that are kept for the backward pass."""
+
+    fixed: int
+    """Of no image: weights cast to half precision."""
+    each: int
+    """Of each image, all views through all networks."""
+    each_encoder: int
+    """The part of it that the encoders keep."""
+    each_call: int
+    """The part of that of the call of an encoder that keeps most."""
+    each_features: int
+    """Features of each image, all views."""
+
+    def peak_bytes(self, rows: int, micro_batch: int) -> int:
+        """Of a step on `rows` images, where encoders take `micro_batch` of them at once; 0: all."""
+        if not 0 < micro_batch < rows:
+            return self.fixed + rows * self.each
+        behind = rows * (self.each - self.each_encoder)  # gone when the parts pass for the second time
+        return self.fixed + 2 * rows * self.each_features + max(behind, micro_batch * self.each_call)
+
+
 @functools.cache
-def _activations_line(
-    config: PretrainConfig, half: torch.dtype | None, on_gpu: bool, data: TrainingData
-) -> tuple[int, int]:
-    """Bytes kept for the backward pass of no image (weights cast to half precision), and of each more."""
+def _kept_activations(config: PretrainConfig, half: torch.dtype | None, on_gpu: bool, data: TrainingData) -> _Kept:
     method = method_without_storage(config, _dtypes(config.train.precision, on_gpu)[0], data)
-    two, three = (_kept_bytes(method, config, count, half, on_gpu) for count in (2, 3))  # batch norm wants two
-    return 3 * two - 2 * three, three - two
+    two, three = (
+        _kept_bytes(method, config, count, half, on_gpu, method.passes()) for count in (2, 3)
+    )  # batch norm wants two
+    encoders = encoder_passes(method)
+    calls = [[_kept_bytes(method, config, count, half, on_gpu, [way]) for count in (2, 3)] for way in encoders]
+    of_call = [three - two for two, three in calls]
+    size = (half or next(method.parameters()).dtype).itemsize
+    features = sum(num_features(way.network) for way in encoders) * size
+    return _Kept(3 * two - 2 * three, three - two, sum(of_call), max(of_call, default=0), features)
 
 
-def _kept_bytes(method: Method, config: PretrainConfig, rows: int, half: torch.dtype | None, on_gpu: bool) -> int:
+def encoder_passes(method: Method) -> list[Pass]:
+    """The encoders' parts of the passes that have a gradient: what micro-batches pass twice."""
+    encoders = list(method.encoders.values())
+    return [
+        Pass(encoder, way.view)
+        for way in method.passes()
+        if way.has_gradient
+        for encoder in encoders
+        if any(module is encoder for module in way.network.modules())
+    ]
+
+
+def _kept_bytes(
+    method: Method, config: PretrainConfig, rows: int, half: torch.dtype | None, on_gpu: bool, passes: list[Pass]
+) -> int:
     device = torch.device("cuda" if on_gpu else "cpu")
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
     kept: dict[int, torch.UntypedStorage] = {}
@@ -176,7 +219,7 @@ def _kept_bytes(method: Method, config: PretrainConfig, rows: int, half: torch.d
             for side in (view.image_size for view in config.each_view)
         ]
         with torch.autograd.graph.saved_tensors_hooks(keep, _never), _autocast(device, half):
-            for way in method.passes():
+            for way in passes:
                 with torch.set_grad_enabled(way.has_gradient):
                     functional_call(way.network, named(way.network, fakes), views[way.view])
         counted_elsewhere = {t.untyped_storage()._cdata for t in [*fakes.values(), *views]}
@@ -224,14 +267,21 @@ def _all_gather(total_bytes: float, ranks: int) -> float:
     return (ranks - 1) / ranks * total_bytes
 
 
-def _batch_norm_traffic(method: Method, ranks: int, size: int, on_gpu: bool) -> float:
+def _batch_norm_traffic(method: Method, ranks: int, size: int, on_gpu: bool, num_parts: int) -> float:
     """Forward mean and spread of each channel, backward two sums of gradients, for each view.
 
-    torch's batch norm on GPUs gathers the former with a count, ours on CPUs without.
+    torch's batch norm on GPUs gathers the former with a count, ours on CPUs without. In an encoder whose images pass in
+    several parts for each of these, and forward twice.
     """
+    in_parts = (
+        {layer for encoder in method.encoders.values() for layer in encoder.modules()} if num_parts > 1 else set()
+    )
     sent = 0.0
     for way in method.passes():
-        channels = [layer.num_features for layer in way.network.modules() if isinstance(layer, _BatchNorm)]
-        sent += _all_gather(ranks * sum(2 * count + on_gpu for count in channels) * size, ranks)
-        sent += ring_sum_bytes(2 * sum(channels) * size, ranks) if way.has_gradient else 0.0
+        for layer in way.network.modules():
+            if isinstance(layer, _BatchNorm):
+                parts = num_parts if layer in in_parts and way.has_gradient else 1
+                forward = _all_gather(ranks * (2 * layer.num_features + on_gpu) * size, ranks)
+                backward = ring_sum_bytes(2 * layer.num_features * size, ranks) if way.has_gradient else 0.0
+                sent += parts * ((2 if parts > 1 else 1) * forward + backward)
     return sent

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from vicreg.config import PretrainConfig
-from vicreg.cost.estimate import fake_tensors, method_without_storage, named
+from vicreg.cost.estimate import encoder_passes, fake_tensors, method_without_storage, named
 from vicreg.method import UNKNOWN_DATA, TrainingData
 
 PEAK_TFLOPS = {  # dense, of bf16 or fp16 with float32 sums; by NVIDIA's data sheets
@@ -49,6 +49,11 @@ def step_flops(config: PretrainConfig, rows: int, data: TrainingData = UNKNOWN_D
                 embedding = functional_call(way.network, named(way.network, fakes), torch.empty(probe, 3, side, side))
             if way.has_gradient:
                 embedding.sum().backward()
+        if 0 < config.train.micro_batch < rows:
+            for way in encoder_passes(method):  # whose features are computed once more, without a graph
+                side = config.each_view[way.view].image_size
+                with torch.no_grad():
+                    functional_call(way.network, named(way.network, fakes), torch.empty(probe, 3, side, side))
     total: int = counter.get_total_flops()
     return rows * total / probe
 

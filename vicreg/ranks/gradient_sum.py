@@ -22,7 +22,8 @@ class GradientSum:
     being known on every rank, the sum (not the mean) over the ranks is its gradient.
     """
 
-    def __init__(self, module: nn.Module, bucket_mb: float = 25.0) -> None:
+    def __init__(self, module: nn.Module, bucket_mb: float = 25.0, overlaps: bool = True) -> None:
+        """overlaps: whether each parameter's gradient is whole after one backward pass, and may be sent meanwhile."""
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self._buckets: list[Tensor] = []
         self._members: list[int] = []
@@ -41,7 +42,7 @@ class GradientSum:
                 start += parameter.numel()
             self._buckets.append(bucket)
             self._members.append(len(group))
-        if distributed.world_size() > 1:
+        if overlaps and distributed.world_size() > 1:
             for parameter in self.parameters:
                 parameter.register_post_accumulate_grad_hook(self._arrived)
         self.clear()

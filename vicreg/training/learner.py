@@ -20,6 +20,7 @@ from vicreg.ranks import distributed
 from vicreg.ranks.gradient_sum import GradientSum
 from vicreg.ranks.sync_batch_norm import synchronise
 from vicreg.training.guards import StepGuard
+from vicreg.training.micro_batches import MicroBatches
 from vicreg.training.online_head import OnlineHead
 from vicreg.training.running_statistics import RunningStatistics
 from vicreg.views.augment import augment
@@ -42,6 +43,8 @@ class Learner:
     dtype: torch.dtype
     online: OnlineHead | None
     """What learns beside the method, where the configuration measures online."""
+    micro_batches: MicroBatches | None
+    """Where encoders take less than a rank's batch at a time."""
     stand_ins: int = 0
     """For how many samples that could not be decoded others have stood in, over all steps and ranks."""
 
@@ -58,27 +61,40 @@ class Learner:
         if config.train.channels_last:
             method.to(memory_format=torch.channels_last)
         synchronise(method, device)
+        micro_batch = config.train.micro_batch
+        require(
+            not (micro_batch and config.train.joint_views),
+            "micro_batch",
+            micro_batch,
+            "0 with joint_views: one of both",
+        )
         if config.train.joint_views:
             separate_statistics(method, len(config.each_view))
         if config.train.compile:
             kernels.require_executable_folder()
             for network in method.children():
-                network.compile()
+                # A compiled forward can be called in parts; a compiled module would compile the parts' bookkeeping too.
+                if micro_batch and network in method.encoders.values():
+                    network.forward = torch.compile(network.forward)
+                else:
+                    network.compile()
         groups = method.parameter_groups()
         learned = {parameter for group in groups for parameter in group.parameters}
         for parameter in method.parameters():
             parameter.requires_grad_(parameter in learned)
+        statistics = RunningStatistics(method)
         return cls(
             config=config,
             device=device,
             method=method.train(),
             optimizer=build_optimizer(config.optimizer, groups),
             scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
-            gradients=GradientSum(method),
-            statistics=RunningStatistics(method),
+            gradients=GradientSum(method, overlaps=not micro_batch),
+            statistics=statistics,
             guard=StepGuard(config.train.max_skipped_steps, device),
             dtype=dtype,
             online=_online_head(config, method, data.num_classes) if config.online.every_epochs else None,
+            micro_batches=MicroBatches(method.encoders.values(), micro_batch, statistics) if micro_batch else None,
         )
 
     @property
@@ -107,11 +123,14 @@ class Learner:
         """A step on views that are ready for the networks."""
         self.gradients.clear()
         self.statistics.remember()
-        half = self.dtype in (torch.float16, torch.bfloat16)
-        with torch.autocast(self.device.type, self.dtype if half else torch.float16, enabled=half):
+        if self.micro_batches:
+            self.micro_batches.begin()
+        with self._autocast():
             terms = self.method(inputs, progress)
         features = terms.pop("features")
         self.scaler.scale(terms["loss"]).backward()
+        if self.micro_batches:
+            self.micro_batches.finish(self._autocast)
         self.gradients.finish()
         self.scaler.unscale_(self.optimizer)
         rate = self.rate(progress)
@@ -123,6 +142,10 @@ class Learner:
         set_rates(self.optimizer, rate, peak_rate(self.config.optimizer, self.config.train.global_batch))
         self._take(taken, progress, terms)
         return {name: value.detach() for name, value in terms.items()}
+
+    def _autocast(self) -> torch.autocast:
+        half = self.dtype in (torch.float16, torch.bfloat16)
+        return torch.autocast(self.device.type, self.dtype if half else torch.float16, enabled=half)
 
     def _take(self, taken: Tensor, progress: Progress, terms: dict[str, Tensor]) -> None:
         """The optimizers' steps, unless the gradients are not finite; a GPU finds that out by itself."""

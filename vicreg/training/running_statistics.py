@@ -37,6 +37,15 @@ class RunningStatistics:
         for before, held in zip(self._before, self._held, strict=True):
             before.copy_(held)
 
+    def copies(self) -> list[Tensor]:
+        """What they are now."""
+        return [held.clone() for held in self._held]
+
+    def put_back(self, copies: list[Tensor]) -> None:
+        """What they were."""
+        for held, copy in zip(self._held, copies, strict=True):
+            held.copy_(copy)
+
     def floating(self) -> list[Tensor]:
         """Those whose values may become non-finite."""
         return [held for held in self._held if held.is_floating_point()]

@@ -17,12 +17,13 @@ from rich.console import Console
 from vicreg import checkpoint, methods
 from vicreg.config import PretrainConfig
 from vicreg.config_json import differing_fields, to_json
+from vicreg.cost.fitting import cure
 from vicreg.cost.flops import peak_flops, step_flops
 from vicreg.cost.loss_form import with_cheapest_form
 from vicreg.data.loaders import Batch, ViewLoader, open_views
 from vicreg.exchange.encoder_file import encoder_path, save_encoder
 from vicreg.losses.forms import known_speeds
-from vicreg.method import Progress, TrainingData
+from vicreg.method import UNKNOWN_DATA, Progress, TrainingData
 from vicreg.model import branch
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
@@ -35,6 +36,10 @@ from vicreg.training.saver import Saver
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
+
+
+class GpuFull(RuntimeError):
+    """A step needs more memory than the GPU has; the message says what fits."""
 
 
 class Outcome(Enum):
@@ -66,6 +71,8 @@ def train(
     for rollbacks in range(config.train.max_rollbacks + 1):
         try:
             return _train(config, run, placement, should_stop, console, train_beton, position)
+        except torch.OutOfMemoryError as error:
+            raise GpuFull(_say_what_fits(config, placement, error)) from error
         except TrainingDiverged as error:
             if error.position is None:
                 raise
@@ -74,6 +81,13 @@ def train(
             log.warning("%s; going back to the last checkpoint, and on with the data behind these", error)
             position = error.position + 1
     raise AssertionError("the loop returns or raises")
+
+
+def _say_what_fits(config: PretrainConfig, placement: Placement, error: torch.OutOfMemoryError) -> str:
+    memory_bytes = torch.cuda.get_device_properties(distributed.device_for(placement)).total_memory
+    fits = cure(config, placement.world_size, memory_bytes, on_gpu=True, data=UNKNOWN_DATA)
+    rows = config.train.global_batch // placement.world_size
+    return f"{rows} images on each GPU of {memory_bytes / 1e9:.0f} GB are too many; allowed: {fits} ({error})"
 
 
 def _train(

@@ -114,7 +114,7 @@ WRONG = [
     (["--nodes", "0"], "nodes is 0, allowed: 1 or more"),
     (["--cluster", "nosuch"], "cluster is 'nosuch', allowed: slurm, local, mysite, or add a table [nosuch]"),
     (["--model.encoder", "resnet51"], "encoder is 'resnet51', allowed:"),
-    (["--nodes", "1", "--gpus", "1"], "the 80 GB of a GPU of mysite; use more GPUs, a smaller batch"),
+    (["--nodes", "1", "--gpus", "1"], "the 80 GB of a GPU of mysite; take --train.micro-batch 512, by the estimate"),
     (["--stage-data"], "stage-data needs node_local_folder in clusters.toml, table [mysite]"),
 ]
 

@@ -200,6 +200,33 @@ def _peak_bytes(job: Callable[[], object]) -> int:
     return max(itertools.accumulate(size for _, size in sorted(sizes)))
 
 
+@pytest.mark.parametrize("expander", ["24-16", "4096-4096"])
+def test_micro_batches_keep_one_part_or_what_stands_behind(expander: str) -> None:
+    """The features of all images with their gradients, and more of: a part of one view, the expander's of all."""
+    config = _config("resnet18", expander=expander, global_batch=32)
+    learner = Learner.build(config, CPU)
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    known = {t.untyped_storage().data_ptr() for t in [*learner.method.parameters(), *learner.method.buffers()]}
+    part = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        learner.method.encoder(part)
+    of_part = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in known) - part.nbytes
+    features = 2 * 32 * 512 * 4
+    behind = sum(2 * 32 * int(width) * 4 * 3 for width in expander.split("-")[:-1])  # linear, batch norm, ReLU
+    whole, in_parts = (
+        estimate(dataclasses.replace(config, train=dataclasses.replace(config.train, micro_batch=size)), 1, False)
+        for size in (0, 4)
+    )
+    assert in_parts.activations_bytes == pytest.approx(2 * features + max(of_part, behind), rel=0.1)
+    assert in_parts.activations_bytes < whole.activations_bytes / 5
+    assert in_parts.memory_bytes < whole.memory_bytes
+
+
 @pytest.mark.parametrize(
     ("rows", "dims", "ranks"), [(96, 384, 1), (96, 1024, 4), (16, 2048, 32), (128, 96, 4), (64, 512, 8), (12, 512, 64)]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 from vicreg.method import Term
 
 log = logging.getLogger(__name__)
+
+LARGEST_VALUE = 1e4
+"""Of a view: far beyond every normalised pixel."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -32,6 +36,7 @@ class StepGuard:
         self._said_collapse = False
         self._counts = torch.zeros(3, dtype=torch.int64, device=device)  # skipped, now in a row, at most in a row
         self._bad_samples = torch.zeros(0, dtype=torch.int64, device=device)
+        self._suspects = torch.zeros(0, dtype=torch.bool, device=device)  # of them, those with odd views
 
     @property
     def skipped(self) -> int:
@@ -48,11 +53,13 @@ class StepGuard:
         self._counts.copy_(torch.tensor([skipped, in_a_row, in_a_row]))
         self._said_skipped = skipped
 
-    def accept(self, gradients: Sequence[Tensor], statistics: Sequence[Tensor], samples: Tensor) -> Tensor:
+    def accept(
+        self, gradients: Sequence[Tensor], statistics: Sequence[Tensor], samples: Tensor, views: Sequence[Tensor] = ()
+    ) -> Tensor:
         """Whether to take the step, bool () on the gradients' device: all gradients and running statistics are finite.
 
-        A huge value may leave an infinite variance behind although all gradients are finite. `samples` are those of
-        this rank, to be named if the step is left out.
+        A huge value may leave an infinite variance behind although all gradients are finite. `samples` (B,) are those
+        of this rank, to be named if the step is left out: of those whose views (each (B, ...)) tell, these alone.
         """
         finite = torch.isfinite(torch.stack(torch._foreach_norm(list(gradients)))).all()
         for values in statistics:
@@ -61,10 +68,20 @@ class StepGuard:
         total += ~finite
         in_a_row.add_(1).mul_(~finite)
         torch.maximum(most, in_a_row, out=most)
-        if self._bad_samples.shape != samples.shape:
-            self._bad_samples = torch.zeros_like(samples)
-        self._bad_samples.copy_(torch.where(finite, self._bad_samples, samples))
+        if finite.is_cuda or not finite:  # a GPU is not asked
+            self._remember(finite, samples, views)
         return finite
+
+    def _remember(self, finite: Tensor, samples: Tensor, views: Sequence[Tensor]) -> None:
+        """Keep the samples of a step that is left out, and which of them have views that no photo has."""
+        suspects = torch.zeros_like(samples, dtype=torch.bool)
+        for view in views:
+            largest = torch.linalg.vector_norm(view, math.inf, tuple(range(1, view.ndim)))
+            suspects |= ~(largest < LARGEST_VALUE)
+        if self._bad_samples.shape != samples.shape:
+            self._bad_samples, self._suspects = torch.zeros_like(samples), torch.zeros_like(suspects)
+        self._bad_samples.copy_(torch.where(finite, self._bad_samples, samples))
+        self._suspects.copy_(torch.where(finite, self._suspects, suspects))
 
     def check(self, step: int, terms: Mapping[str, Tensor]) -> None:
         """Say which steps up to `step` were left out since the last time, and this rank's samples of the last of them.
@@ -75,14 +92,11 @@ class StepGuard:
         if skipped > self._said_skipped:
             number, values = skipped - self._said_skipped, ", ".join(f"{n} {v.item():.4g}" for n, v in terms.items())
             which = f"step {step}" if number == 1 else f"{number} steps up to {step}"
-            samples = " ".join(map(str, self._bad_samples.tolist()))
             log.warning(
-                "%s left out: a gradient or a statistic of batch norm is not finite, and nothing of it stays (%s); "
-                "samples%s of this rank: %s",
+                "%s left out: a gradient or a statistic of batch norm is not finite, and nothing of it stays (%s); %s",
                 which,
                 values,
-                "" if number == 1 else " of the last",
-                samples,
+                self._said_samples("" if number == 1 else " of the last"),
             )
             self._said_skipped = skipped
         if most >= self.max_skipped:
@@ -91,6 +105,14 @@ class StepGuard:
                 "checkpoint is from before, look at the samples that the log names, lower base_lr or use precision "
                 "float32"
             )
+
+    def _said_samples(self, of_what: str) -> str:
+        """The samples of this rank to look at, and how they are known."""
+        bad = self._bad_samples[self._suspects] if self._suspects.any() else self._bad_samples
+        names = " ".join(map(str, bad.tolist()))
+        if self._suspects.any():
+            return f"samples{of_what} of this rank with views that are not finite, or beyond all pixels: {names}"
+        return f"no view{of_what} of this rank tells which sample it is; all of them: {names}"
 
     def watch_collapse(self, step: int, values: Mapping[str, float], terms: Mapping[str, Term]) -> None:
         """Warn once when a term says that the embeddings have collapsed."""

@@ -137,7 +137,7 @@ class Learner:
         if self.online:
             self.online.learn(features, inputs.labels, rate * self.config.online.lr / self.config.optimizer.base_lr)
         gradients = [parameter.grad for parameter in self.gradients.parameters if parameter.grad is not None]
-        taken = self.guard.accept(gradients, self.statistics.floating(), inputs.samples)
+        taken = self.guard.accept(gradients, self.statistics.floating(), inputs.samples, inputs.views)
         self.statistics.keep_if(taken)
         set_rates(self.optimizer, rate, peak_rate(self.config.optimizer, self.config.train.global_batch))
         with resting(self.optimizer, progress.step):

@@ -37,10 +37,27 @@ def test_says_what_was_left_out_once(caplog: pytest.LogCaptureFixture) -> None:
                 guard.check(step, TERMS)
                 guard.check(step, TERMS)
     assert [record.getMessage() for record in caplog.records] == [
-        f"step 0 left out: {WHY} (loss nan); samples of this rank: 4 17",
-        f"2 steps up to 4 left out: {WHY} (loss nan); samples of the last of this rank: 40 170",
+        f"step 0 left out: {WHY} (loss nan); no view of this rank tells which sample it is; all of them: 4 17",
+        f"2 steps up to 4 left out: {WHY} (loss nan); no view of the last of this rank tells which sample it is; "
+        "all of them: 40 170",
     ]
     assert guard.skipped == 8
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e30])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_names_the_samples_whose_views_tell(
+    caplog: pytest.LogCaptureFixture, value: float, layout: torch.memory_format
+) -> None:
+    guard = StepGuard(max_skipped=9, device=CPU)
+    views = [torch.randn(3, 3, 4, 4).contiguous(memory_format=layout) for _ in range(2)]
+    views[1][2, 1, 3, 0] = value
+    with caplog.at_level(logging.WARNING):
+        guard.accept(BAD, [], torch.tensor([4, 17, 23]), views)
+        guard.accept(GOOD, [], torch.tensor([1, 2, 3]), views[:1])
+        guard.check(1, TERMS)
+    [record] = caplog.records
+    assert record.getMessage().endswith("of this rank with views that are not finite, or beyond all pixels: 23")
 
 
 def test_a_row_goes_on_after_a_resume() -> None:

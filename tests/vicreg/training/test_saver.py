@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from disk import whole_files
 from tests.vicreg.photos import ROOT
 from vicreg import checkpoint
 from vicreg.config import PretrainConfig
@@ -77,13 +78,13 @@ def test_the_end_is_saved_once_and_only_on_rank_0(tmp_path: Path) -> None:
 @pytest.fixture
 def slow_disk(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Nothing gets to the disk before this is set."""
-    may_write, flush = threading.Event(), checkpoint._flush
+    may_write, flush = threading.Event(), whole_files._flush
 
-    def wait_and_flush(descriptor: int) -> None:
+    def wait_and_flush(path: Path) -> None:
         assert may_write.wait(30)
-        flush(descriptor)
+        flush(path)
 
-    monkeypatch.setattr(checkpoint, "_flush", wait_and_flush)
+    monkeypatch.setattr(whole_files, "_flush", wait_and_flush)
     return may_write
 
 
@@ -109,10 +110,10 @@ def test_a_failed_write_is_told_at_the_next_step(tmp_path: Path, monkeypatch: py
     saver = _saver(tmp_path, 1)
     saver.finish(1)
 
-    def full(descriptor: int) -> None:
+    def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_flush", full)
+    monkeypatch.setattr(whole_files, "_flush", full)
     saver.save_if_due(2)
     saver.wait()
     for told in (saver.save_if_due, saver.finish):
@@ -162,13 +163,13 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path: Path) -> No
     script = """
 import os, signal, sys, threading
 from pathlib import Path
+from disk import whole_files
 from tests.vicreg.training.test_saver import _saver
-from vicreg import checkpoint
 run = Path(sys.argv[1])
 saver = _saver(run, 1)
 saver.finish(1)
 begun = threading.Event()
-checkpoint._flush = lambda descriptor: (begun.set(), threading.Event().wait())
+whole_files._flush = lambda path: (begun.set(), threading.Event().wait())
 saver.save_if_due(2)
 begun.wait()
 os.kill(os.getpid(), signal.SIGKILL)

@@ -30,6 +30,8 @@ from jobs.planning.cli import (
     PlaceOptions,
     configure_logging,
     placement_of,
+    read_config,
+    read_run_file,
     user_errors,
 )
 from jobs.planning.pieces import Choice, find_due, read_run, split_by_data
@@ -190,12 +192,12 @@ def write_run_config(run: Path, recipe: str, config: PretrainConfig, imported: d
     """
     path = run / CONFIG_FILE
     if path.exists():
-        there = json.loads(path.read_text())
+        there = read_run_file(run)
         if "imported" in there:
             raise ValueError(
                 f"{run} holds an imported encoder, which is not trained on; choose another folder with --run"
             )
-        before = methods.read_config(there["pretrain"], there.get("schema", 1))
+        before = read_config(run, there)
         changed = differing_fields(to_json(before), to_json(config))
         if changed:
             raise ValueError(
@@ -231,8 +233,7 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
         distributed.connected(placement, task.rendezvous, task.rendezvous_timeout_s),
         closing(Watchdog(task)) as watchdog,
     ):
-        content: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
-        config = methods.read_config(content["pretrain"], content.get("schema", 1))
+        config = read_config(folder, read_run_file(folder))
         if config.train.compile:  # torch would run what lies under a name in /tmp that everybody can take
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(temporary_folder("compiled")))
         pulse = Pulse(job_folder, num_steps(config))

@@ -1,4 +1,5 @@
 """What a job tells of itself in its folder: each attempt in attempts.jsonl, how far it is in heartbeat.json.
+from border.documents import checked, parse_json
 
 The files are written whole or by single short appends, so that anybody may read them at any time, without a scheduler.
 """
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+from border.documents import checked, parse_json
 
 ATTEMPTS_FILE = "attempts.jsonl"
 HEARTBEAT_FILE = "heartbeat.json"
@@ -107,8 +110,8 @@ class Heartbeat:
 def read_heartbeat(folder: Path) -> Heartbeat | None:
     """The latest heartbeat, or None if there is none."""
     try:
-        return Heartbeat(**json.loads((folder / HEARTBEAT_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return parse_json((folder / HEARTBEAT_FILE).read_bytes(), Heartbeat)
+    except (OSError, ValueError):
         return None
 
 
@@ -155,8 +158,8 @@ def _append(path: Path, content: dict[str, Any]) -> None:
 
 def _parse(line: str) -> Attempt | None:
     try:
-        content = json.loads(line)
-        known = {field.name: content[field.name] for field in fields(Attempt)}
-        return Attempt(**{**known, "nodes": tuple(known["nodes"])})
-    except (ValueError, KeyError, TypeError):
+        content = parse_json(line, dict[str, Any])
+        attempt: Attempt = checked({field.name: content[field.name] for field in fields(Attempt)}, Attempt, "it")
+        return attempt
+    except (ValueError, KeyError):
         return None

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from border.documents import parse_json
 from border.private_folder import private_folder
 from border.terminal import complain, log_to
 from slurm.cluster import expand_path
@@ -90,12 +91,12 @@ def _bring(source: Path, place: Path) -> None:
 def _is_there(source: Path, target: Path) -> bool:
     """Whether the record beside a copy says that it is one of the source as it is now, and the copy has its size."""
     try:
-        record = json.loads(_record_path(target).read_text(encoding="utf-8"))
+        record = parse_json(_record_path(target).read_bytes(), dict[str, Any])
         size_bytes = target.stat().st_size
     except (OSError, ValueError):
         return False
     now = _identity(source)
-    return isinstance(record, dict) and size_bytes == now["size"] and now.items() <= record.items()
+    return size_bytes == now["size"] and now.items() <= record.items()
 
 
 def _identity(source: Path) -> dict[str, Any]:

@@ -1,4 +1,6 @@
 """The complete state of a run on disk: written whole or not at all, checked when read, the newest valid one wins.
+from border.text import visible
+from border.documents import read_json
 
 A checkpoint is a folder `step_NNNNNNNN` with `state.pt` (model, optimizer, scaler, position) and `manifest.json` (size
 and SHA-256 of it). Order, augmentation and the randomness inside the model are functions of seed, step and rank
@@ -14,10 +16,13 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
+
+from border.documents import read_json
+from border.text import visible
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +81,13 @@ def require_finite(state: Any, name: str = "") -> None:
         raise ValueError(f"{name} has values that are not finite; the run has diverged, and is not saved like this")
 
 
+class Manifest(TypedDict):
+    """What is written of a state beside it."""
+
+    size: int
+    sha256: str
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """All finished checkpoints, oldest first."""
     return sorted(folder.glob("step_????????"))
@@ -84,8 +96,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def load(path: Path) -> dict[str, Any]:
     """The state in a checkpoint, on the CPU; CheckpointError when it is not what was written."""
     try:
-        manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
-        written, sha256 = int(manifest["size"]), str(manifest["sha256"])
+        manifest = read_json(path / MANIFEST_FILE, Manifest, "the checkpoint before it may be whole")
+        written, sha256 = manifest["size"], manifest["sha256"]
         size = (path / STATE_FILE).stat().st_size
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path} is incomplete: {error}") from error
@@ -93,7 +105,14 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path / STATE_FILE} has {size} bytes, written were {written}")
     if _sha256(path / STATE_FILE) != sha256:
         raise CheckpointError(f"{path / STATE_FILE} is damaged: its SHA-256 is not the one that was written")
-    state: dict[str, Any] = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # on what is not its own, torch's reader raises whatever it runs into
+        raise CheckpointError(f"{path / STATE_FILE} holds no state: {visible(error)[:200]}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path / STATE_FILE} holds a {type(state).__name__}, and no state")
     return state
 
 

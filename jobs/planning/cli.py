@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
+from border.documents import read_json
 from border.terminal import Terminal, log_to
 from border.text import visible, visible_lines
 from slurm import cluster
@@ -26,6 +27,7 @@ from slurm.owner import Superseded
 from slurm.task import Task
 
 if TYPE_CHECKING:  # torch takes two seconds to import, and not every command needs it
+    from vicreg.config import PretrainConfig
     from vicreg.ranks.distributed import Placement
 
 TRACEBACK_VARIABLE = "VICREG_TRACEBACK"
@@ -33,6 +35,32 @@ CONFIG_FILE = "config.json"  # in a run folder: what was asked for, resolved
 TITLE_WIDTH = 10  # columns of a summary's titles
 LOG_WIDTH = 160  # columns of what goes to a log
 INTERRUPTED_EXIT_CODE = 130  # as shells have it: 128 + SIGINT
+
+
+class RunFile(TypedDict):
+    """What every config.json of a run folder has; provenance stands beside it."""
+
+    pretrain: dict[str, Any]
+    schema: NotRequired[int]
+    recipe: NotRequired[str]
+    imported: NotRequired[dict[str, Any]]
+    commit: NotRequired[str | None]
+    versions: NotRequired[dict[str, Any]]
+
+
+def read_run_file(run: Path) -> RunFile:
+    """A run folder's config.json; ValueError with the cure for a damaged one."""
+    return read_json(run / CONFIG_FILE, RunFile, "start the run anew")
+
+
+def read_config(run: Path, content: RunFile) -> PretrainConfig:
+    """The configuration in a run folder's config.json; ValueError that names the file where there is none."""
+    from vicreg import methods
+
+    try:
+        return methods.read_config(content["pretrain"], content.get("schema", 1))
+    except ValueError as error:
+        raise ValueError(f"{run / CONFIG_FILE}: {error}") from error
 
 
 @contextmanager

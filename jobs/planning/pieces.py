@@ -7,7 +7,6 @@ that evaluations of the same encoder share its features.
 from __future__ import annotations
 
 import importlib
-import json
 import platform
 import time
 from dataclasses import dataclass, field, replace
@@ -24,11 +23,10 @@ from torch import nn
 from border.text import shell_command
 from dataprep.beton.subset import subset_path
 from jobs.planning import recipes
-from jobs.planning.cli import CONFIG_FILE
+from jobs.planning.cli import CONFIG_FILE, read_config, read_run_file
 from jobs.planning.subjects import LAST, build_encoder, subjects
 from slurm.attempts import Pulse
 from slurm.requeue import StopFlag
-from vicreg import methods
 from vicreg.config import DataConfig, PretrainConfig
 from vicreg.config_json import from_json, to_json
 from vicreg.evals import features, results
@@ -93,12 +91,10 @@ def read_run(run: Path) -> tuple[PretrainConfig, str]:
         raise ValueError(
             f"{run} is no run folder (it has no {CONFIG_FILE}); make one with jobs/pretrain.py --run {run}"
         )
-    try:
-        content = json.loads((run / CONFIG_FILE).read_text(encoding="utf-8"))
-        config, recipe = methods.read_config(content["pretrain"], content.get("schema", 1)), str(content["recipe"])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{run / CONFIG_FILE} is damaged ({error!r}); start the run anew") from error
-    return config, recipe
+    content = read_run_file(run)
+    if "recipe" not in content:
+        raise ValueError(f"{run / CONFIG_FILE} is damaged (it lacks recipe); start the run anew")
+    return read_config(run, content), content["recipe"]
 
 
 def require_finished(run: Path, recipe: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import statistics
@@ -12,8 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from border.documents import parse_json
 from border.text import shell_command
-from jobs.planning.cli import CONFIG_FILE
+from jobs.planning.cli import read_run_file
 from jobs.planning.pieces import Choice, Piece, plan, read_run
 from jobs.reporting.document import Block, Code, Text
 from vicreg.config import PretrainConfig
@@ -117,7 +117,7 @@ def load_run(path: Path) -> Run:
     places = {key: number for number, key in enumerate(asked)}
     found = dict(sorted(found.items(), key=lambda pair: places.get(pair[0], len(places))))
     lines, unread = _training_lines(path / METRICS_FILE)
-    origin = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    origin = dict(read_run_file(path))
     return Run(path, config, recipe, finished, pieces, found, outdated, damaged + unread, lines, origin)
 
 
@@ -156,7 +156,7 @@ def _training_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     unread = 0
     for text in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
         try:
-            line = json.loads(text)
+            line = parse_json(text, dict[str, Any])
         except ValueError:
             line = None
         if isinstance(line, dict) and all(isinstance(line.get(name), int) for name in ("step", "epoch")):

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from border.documents import parse_json
 from vicreg.method import Term
 
 METRICS_FILE = "metrics.jsonl"
@@ -25,8 +26,16 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     path = run / METRICS_FILE
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")[:-1]  # what follows the last newline is an unfinished line
-    return [json.loads(line) for line in lines]
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is an unfinished line
+    name = f"a line of {path} (take it out, or start the run anew)"
+    return [dict(parse_json(line, Line, name)) for line in lines]
+
+
+class Line(TypedDict):
+    """What every line of the metrics has."""
+
+    step: int
+    elapsed_s: float
 
 
 class Metrics:

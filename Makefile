@@ -23,7 +23,8 @@ $(INSTALLED): setup.cfg pyproject.toml requirements.lock system_packages.sh
 	@./system_packages.sh $(PYTHON)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing what requirements.lock pins into .venv (torch with CUDA: 6 GB, a minute or two)"
-	@$(INSTALL) --require-hashes --constraint requirements.lock "$$(grep -o '^setuptools==[^ ]*' requirements.lock)"
+	@sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock > .venv/build.lock # FFCV is built with it, so it comes first
+	@$(INSTALL) --require-hashes --requirement .venv/build.lock
 	@$(INSTALL) --require-hashes --no-build-isolation --requirement requirements.lock
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@

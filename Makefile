@@ -8,6 +8,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SLOW ?=
 PHOTOS ?=
 .DELETE_ON_ERROR:
@@ -18,11 +19,14 @@ help:
 
 setup: $(INSTALLED)
 
-$(INSTALLED): setup.cfg pyproject.toml constraints.txt system_packages.sh
+$(INSTALLED): setup.cfg pyproject.toml requirements.lock system_packages.sh
 	@./system_packages.sh $(PYTHON)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing what constraints.txt pins into .venv (torch with CUDA: 6 GB, a minute or two)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,tensorboard]'
+	@echo "installing what requirements.lock pins into .venv (torch with CUDA: 6 GB, a minute or two)"
+	@sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock > .venv/build.lock # FFCV is built with it, so it comes first
+	@$(INSTALL) --require-hashes --requirement .venv/build.lock
+	@$(INSTALL) --require-hashes --no-build-isolation --requirement requirements.lock
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: setup

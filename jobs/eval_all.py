@@ -168,7 +168,7 @@ def show_scripts(run: Path, chain_members: list[Member], cluster: Cluster, conso
         folder = chain.job_folder(run, member.spec.name)
         if cluster.scheduler == "slurm":
             script = executor.sbatch_script(executor.for_cluster(member.spec, cluster), folder, cluster)
-            console.print(*script.splitlines(), sep="\n", soft_wrap=True, highlight=False)
+            console.print(*script.split("\n"), sep="\n", soft_wrap=True, highlight=False)
         else:
             console.print(f"on this machine: {member.spec.num_ranks} ranks, {member.spec.arguments}", soft_wrap=True)
     return 0

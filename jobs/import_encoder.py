@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ from border.text import shell_command
 from disk.closed_pipe import quietly
 from disk.whole_files import partial_path, publish
 from jobs.planning import recipes
-from jobs.planning.cli import CONFIG_FILE, show_commands, show_summary, user_errors
+from jobs.planning.cli import read_run_file, show_commands, show_summary, user_errors
 from jobs.planning.run_folder import is_finished, write_config
 from jobs.planning.subjects import open_residuals
 from jobs.pretrain import at_home
@@ -199,7 +199,7 @@ def write_run(run: Path, recipe: str, config: PretrainConfig, found: Import) -> 
     """Make the run folder, complete or not at all; False where it is there already, ValueError where another one is."""
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         try:
-            there = json.loads((run / CONFIG_FILE).read_text(encoding="utf-8"))
+            there: Mapping[str, Any] = read_run_file(run)
         except (OSError, ValueError):
             there = {}
         same = _weights_of(there.get("imported", {})) == _weights_of(found.origin)

@@ -1,4 +1,5 @@
 """What a job tells of itself in its folder: each attempt in attempts.jsonl, how far it is in heartbeat.json.
+from border.documents import checked, parse_json
 
 The files are written whole or by single short appends, so that anybody may read them at any time, without a scheduler.
 """
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from border.documents import checked, parse_json
 from disk.whole_files import room_for, write_text
 
 ATTEMPTS_FILE = "attempts.jsonl"
@@ -111,8 +113,8 @@ class Heartbeat:
 def read_heartbeat(folder: Path) -> Heartbeat | None:
     """The latest heartbeat, or None if there is none."""
     try:
-        return Heartbeat(**json.loads((folder / HEARTBEAT_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return parse_json((folder / HEARTBEAT_FILE).read_bytes(), Heartbeat)
+    except (OSError, ValueError):
         return None
 
 
@@ -147,8 +149,10 @@ def _append(path: Path, content: dict[str, Any]) -> None:
 
 def _parse(line: str) -> Attempt | None:
     try:
-        content = json.loads(line)
+        content = parse_json(line, dict[str, Any])
+        # Fields that came later may be missing.
         known = {field.name: content[field.name] for field in fields(Attempt) if field.name in content}
-        return Attempt(**{**known, "nodes": tuple(known["nodes"])})
-    except (ValueError, KeyError, TypeError):  # fields that came later may be missing
+        attempt: Attempt = checked(known, Attempt, "it")
+        return attempt
+    except ValueError:
         return None

@@ -12,8 +12,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from border.documents import checked, parse_json
 from disk.whole_files import write_text
 from slurm import executor, owner, scheduler
 from slurm.calls import SchedulerError
@@ -61,11 +62,12 @@ def job_folder(run: Path, name: str) -> Path:
 def read_jobs(run: Path) -> dict[str, Submitted]:
     """The newest submission of each of a run's jobs, in the order in which they were submitted."""
     try:
-        entries = json.loads((run / JOBS_FILE).read_text(encoding="utf-8"))
-        return {entry["name"]: Submitted(**entry, is_new=False) for entry in entries}
+        entries = parse_json((run / JOBS_FILE).read_bytes(), list[dict[str, Any]])
+        found = [checked(entry | {"is_new": False}, Submitted, "an entry") for entry in entries]
+        return {entry.name: entry for entry in found}
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, KeyError) as error:
+    except ValueError as error:
         raise ValueError(
             f"{run / JOBS_FILE} is damaged ({error}); look for its jobs with squeue, then remove it"
         ) from error

@@ -13,13 +13,13 @@ import os
 import re
 import shutil
 import socket
-import tomllib
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from border.documents import parse_toml
 from slurm.calls import FLAGS_AS_VARIABLES as FLAGS
 
 FILE_VARIABLE = "VICREG_CLUSTERS"  # names the file with the profiles
@@ -193,14 +193,12 @@ def _find_file() -> Path | None:
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     """The tables of a file, one per cluster."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = parse_toml(path.read_bytes())
     except FileNotFoundError:
         cure = f"correct the name, or unset {FILE_VARIABLE} if it stands there"
         raise ValueError(f"{path}: no such file with profiles of clusters; {cure}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: not valid TOML: {error}; text needs quotes, and each key its own line") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; text needs quotes, and each key its own line") from None
     for key, value in tables.items():
         cure = f'a table per cluster; put it under a line such as ["{key}"] or [slurm]'
         _require(isinstance(value, dict), f"{path}: {key}", value, cure)
@@ -224,11 +222,11 @@ def _checked_types(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checked_type(key: str, value: Any, hint: Any) -> Any:
     if hint is float:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_number = isinstance(value, float) or _is_whole(value)
         _require(is_number, key, value, "a number, without quotes")
         return float(value)
     if hint is int:
-        _require(isinstance(value, int) and not isinstance(value, bool), key, value, "a whole number, without quotes")
+        _require(_is_whole(value), key, value, "a whole number, without quotes")
         return value
     origin = typing.get_origin(hint)
     if origin is tuple:
@@ -239,6 +237,10 @@ def _checked_type(key: str, value: Any, hint: Any) -> Any:
         return {name: _checked_type(f"{key}.{name}", entry, str) for name, entry in value.items()}
     _require(isinstance(value, str), key, value, "text in quotes")
     return value
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**15
 
 
 def _time_s(text: str) -> int:

@@ -17,10 +17,12 @@ import time
 import uuid
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from border.documents import parse_json
 from slurm import attempts, owner
 from slurm.attempts import FAILED, FINISHED, STOPPED, Attempt
 from slurm.owner import Claim
@@ -172,7 +174,7 @@ def _end(ranks: list[subprocess.Popen[bytes]]) -> None:
 def _run_rank(function: str, arguments: str, task: str) -> None:
     """Body of a rank's process; it is told to stop when the launching process dies."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    run(Task(**json.loads(task)), function, json.loads(arguments))
+    run(parse_json(task, Task), function, parse_json(arguments, dict[str, Any]))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from border.documents import parse_json
 from disk.whole_files import write_text
 
 log = logging.getLogger(__name__)
@@ -177,8 +178,8 @@ def _make(path: Path, name: str) -> bool:
 def _read(path: Path) -> Holder | None:
     """The holder of a claim; None when it was released, or is not whole yet."""
     try:
-        return Holder(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        return parse_json(path.read_bytes(), Holder)
+    except (OSError, ValueError):
         return None
 
 

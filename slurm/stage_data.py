@@ -26,6 +26,7 @@ from typing import Any
 if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from border.documents import parse_json
 from border.private_folder import private_folder
 from border.terminal import complain, log_to
 from disk.whole_files import publish, write_text
@@ -94,12 +95,12 @@ def _bring(source: Path, place: Path) -> None:
 def _is_there(source: Path, target: Path) -> bool:
     """Whether the record beside a copy says that it is one of the source as it is now, and the copy has its size."""
     try:
-        record = json.loads(_record_path(target).read_text(encoding="utf-8"))
+        record = parse_json(_record_path(target).read_bytes(), dict[str, Any])
         size_bytes = target.stat().st_size
     except (OSError, ValueError):
         return False
     now = _identity(source)
-    return isinstance(record, dict) and size_bytes == now["size"] and now.items() <= record.items()
+    return size_bytes == now["size"] and now.items() <= record.items()
 
 
 def _identity(source: Path) -> dict[str, Any]:

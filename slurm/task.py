@@ -23,6 +23,7 @@ from typing import Any
 if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from border.documents import checked, parse_json, read_json
 from border.terminal import complain
 from disk.whole_files import write_text
 from slurm.owner import Claim
@@ -123,7 +124,7 @@ class JobSpec:
     @classmethod
     def read(cls, folder: Path) -> JobSpec:
         """The job of a folder."""
-        return cls(**json.loads((folder / JOB_FILE).read_text(encoding="utf-8")))
+        return read_json(folder / JOB_FILE, cls, "start the job anew")
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,8 @@ def read_notes(start_folder: Path, kind: str) -> list[Note]:
     """The notes of one kind (ERROR, SIGNAL, LEFT) of a start, earliest first."""
     found = []
     for path in start_folder.glob(f"{kind}_*.json"):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found.append(Note(rank=int(path.stem.split("_")[1]), **content))
+        content = read_json(path, dict[str, Any], "remove it")
+        found.append(checked({"rank": int(path.stem.split("_")[1])} | content, Note, str(path)))
     return sorted(found, key=lambda note: note.time)
 
 
@@ -222,7 +223,7 @@ def main(job_folder: Path, start_folder: Path) -> int:
     """Body of a rank that srun has started; returns the exit code."""
     environment = os.environ
     spec = JobSpec.read(job_folder)
-    hosts = json.loads(environment[HOSTS_VARIABLE])
+    hosts = parse_json(environment[HOSTS_VARIABLE], list[str], HOSTS_VARIABLE)
     copies = {name: str(stage(Path(source), Path(spec.stage_folder))) for name, source in (spec.stage or {}).items()}
     task = Task(
         rank=int(environment["SLURM_PROCID"]),

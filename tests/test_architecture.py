@@ -26,7 +26,7 @@ MAY_IMPORT = {
 }
 FLOORS: dict[str, list[set[str]]] = {
     # From the ground up: a room or a wing of a folder imports only from lower floors of that folder.
-    "border": [{"private_folder", "text"}, {"terminal"}],
+    "border": [{"documents", "private_folder", "text"}, {"terminal"}],
     "vicreg": [
         {"checked", "kernels", "ranks"},
         {"view_config"},
@@ -144,6 +144,17 @@ ONLY_IN = {
     },
     "ffcv": {"vicreg/data/decode.py", "dataprep", "benchmarks"},
 }
+READS_DOCUMENTS = {
+    "json.load": set(),
+    "json.loads": set(),
+    "tomllib": set(),
+    "yaml": set(),
+    "csv": {"dataprep/sources/file_list.py"},
+    "pickle": {"dataprep/sources/cifar10_batches.py", "vicreg/exchange/encoder_file.py"},
+    "torch.load": {"vicreg/checkpoint.py", "vicreg/exchange/encoder_file.py", "vicreg/exchange/foreign_formats.py"},
+    "safetensors": {"vicreg/exchange/foreign_checkpoints.py", "vicreg/exchange/foreign_formats.py"},
+}
+"""What takes a foreign file apart, and the only files beside border/ that use it: tests/test_readers.py has them."""
 ONLY_BORDER_CALLS = ("Console", "basicConfig", "Formatter", "from_markup", "stdout.write", "stderr.write")
 """Beside print, ends of the calls by which text leaves the suite; any but border/terminal.py would let a name in it
 steer a terminal. Benchmarks print figures of their own."""
@@ -247,7 +258,10 @@ def test_text_and_foreign_files_cross_the_border_in_one_place(path: Path) -> Non
     bad = [name for name in called if any(f".{name}".endswith(f".{end}") for end in ONLY_BORDER_CALLS)]
     bad += [name for name in called if name == "print"]
     assert not bad, f"{path} calls {bad}; see border/"
-    assert "rich.markup.escape" not in _imports(path)
+    imports = _imports(path)
+    assert "rich.markup.escape" not in imports
+    read = [name for name in READS_DOCUMENTS for used in [*imports, *called] if _is_or_under(used, name)]
+    assert not [name for name in read if _place(path) not in READS_DOCUMENTS[name]], f"{path}: see border/documents.py"
 
 
 def test_ffcv_is_imported_lazily() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -59,13 +61,27 @@ def test_an_old_python_is_refused(bare_path: Path) -> None:
 
 
 def test_every_requirement_is_pinned() -> None:
-    import configparser
-    import re
-
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     extras = config["options.extras_require"]
     wanted = "\n".join([config["options"]["install_requires"], extras["dev"], extras["tensorboard"]])
     names = {re.split(r"[<>=]", line)[0].strip().lower() for line in wanted.splitlines() if line.strip()}
-    pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
-    assert names <= pinned
+    assert names <= {line.split("==")[0].lower() for line in _pins()}
+
+
+def _pins() -> list[str]:
+    """name==version --hash=... --hash=..., a line each."""
+    text = (ROOT / "requirements.lock").read_text()
+    return text.replace("\\\n", " ").splitlines()
+
+
+def test_every_pin_has_hashes_and_names_no_place() -> None:
+    assert len(_pins()) > 50
+    assert not [line for line in _pins() if not re.fullmatch(r"[\w.-]+==[\w.!+]+( +--hash=sha256:[0-9a-f]{64})+", line)]
+
+
+def test_setup_installs_nothing_without_its_hash() -> None:
+    installs = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("\t@$(INSTALL) ")]
+    assert len(installs) == 3
+    assert all("--require-hashes" in line or "--no-deps" in line for line in installs)
+    assert all("--no-build-isolation" in line for line in installs[1:])

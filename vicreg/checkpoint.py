@@ -14,11 +14,13 @@ import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
+from border.documents import read_json
+from border.text import visible
 from disk.whole_files import partial_path, publish, room_for, write_text
 
 log = logging.getLogger(__name__)
@@ -84,6 +86,13 @@ def require_finite(state: Any, name: str = "") -> None:
         raise ValueError(f"{name} has values that are not finite; the run has diverged, and is not saved like this")
 
 
+class Manifest(TypedDict):
+    """What is written of a state beside it."""
+
+    size: int
+    sha256: str
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """All finished checkpoints, oldest first."""
     return sorted(folder.glob("step_????????"))
@@ -95,9 +104,10 @@ def load(path: Path) -> dict[str, Any]:
     A manifest that cannot be read is written again where the state itself, whose parts have checksums too, is whole.
     """
     try:
-        size, sha256 = _read_manifest(path)
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        return _load_without_manifest(path, f"{path / MANIFEST_FILE} cannot be read ({error!r})")
+        manifest = read_json(path / MANIFEST_FILE, Manifest, "its state may be whole")
+    except (OSError, ValueError) as error:
+        return _load_without_manifest(path, str(error))
+    size, sha256 = manifest["size"], manifest["sha256"]
     try:
         found = (path / STATE_FILE).stat().st_size
         if found != size:
@@ -109,13 +119,15 @@ def load(path: Path) -> dict[str, Any]:
     return _load_state(path)
 
 
-def _read_manifest(path: Path) -> tuple[int, str]:
-    manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
-    return int(manifest["size"]), str(manifest["sha256"])
-
-
 def _load_state(path: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # on what is not its own, torch's reader raises whatever it runs into
+        raise CheckpointError(f"{path / STATE_FILE} holds no state: {visible(error)[:200]}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path / STATE_FILE} holds a {type(state).__name__}, and no state")
     return state
 
 

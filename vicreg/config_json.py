@@ -7,13 +7,13 @@ import json
 import typing
 from typing import Any, TypeVar
 
+from border.documents import checked, parse_json
 from vicreg.config import require
 
 
 def to_json(config: Any) -> dict[str, Any]:
     """A configuration as a JSON-able dictionary (tuples become lists)."""
-    result: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
-    return result
+    return parse_json(json.dumps(dataclasses.asdict(config)), dict[str, Any])
 
 
 T = TypeVar("T")
@@ -24,19 +24,21 @@ def from_json(kind: type[T], values: dict[str, Any], **kinds: type) -> T:
 
     kinds: types of fields that a value decides, such as a method's own `Config`.
     """
+    require(isinstance(values, dict), kind.__name__, values, "an object")
     hints = typing.get_type_hints(kind) | kinds
     unknown = sorted(values.keys() - hints.keys())
     require(not unknown, kind.__name__, unknown, f"the fields {', '.join(hints)}")
-    return kind(**{name: _from_json(hints[name], value) for name, value in values.items()})
+    return kind(**{name: _from_json(hints[name], value, f"{kind.__name__}.{name}") for name, value in values.items()})
 
 
-def _from_json(hint: Any, value: Any) -> Any:
+def _from_json(hint: Any, value: Any, name: str) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_json(hint, value)
     if typing.get_origin(hint) is tuple:
         kind = typing.get_args(hint)[0]
-        return tuple(_from_json(kind, entry) for entry in value)
-    return value
+        require(isinstance(value, list | tuple), name, value, "a list")
+        return tuple(_from_json(kind, entry, f"an entry of {name}") for entry in value)
+    return checked(value, hint, name)
 
 
 MAY_CHANGE = frozenset(

@@ -6,7 +6,6 @@ written by another process, perhaps on another disk, so nothing of it is believe
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from border.documents import parse_json
 from dataprep.beton.bytes import REWRITE, BetonError
 
 MANIFEST_SCHEMA = 1
@@ -40,13 +40,11 @@ def read_manifest(beton: Path, path: Path | None = None) -> dict[str, Any]:
                     head.append(b'"samples": []}')
                     break
                 head.append(line)
-        manifest: dict[str, Any] = json.loads(b"".join(head).decode("utf-8"))
+        manifest = parse_json(b"".join(head), dict[str, Any])
     except FileNotFoundError as error:
         raise BetonError(f"{path}: no such file; a beton written by this suite has its manifest beside it") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise _damaged(path, error) from error
-    if not isinstance(manifest, dict):
-        raise _damaged(path, f"it holds a {type(manifest).__name__}, expected an object")
     if manifest.get("schema") != MANIFEST_SCHEMA:
         found = manifest.get("schema")
         raise BetonError(f"{path}: manifest schema is {found!r}, this version reads {MANIFEST_SCHEMA}; {REWRITE}")
@@ -81,10 +79,8 @@ def manifest_samples(beton: Path) -> Iterator[tuple[str, int]]:
     path = manifest_path(beton)
     for line in _sample_lines(path):
         try:
-            name, crc = json.loads(line.rstrip().rstrip(b","))
-            if not isinstance(name, str) or not isinstance(crc, int):
-                raise ValueError
-        except (ValueError, TypeError, RecursionError) as error:
+            name, crc = parse_json(line.rstrip().rstrip(b","), tuple[str, int])
+        except ValueError as error:
             raise _damaged_line(path, line) from error
         yield name, crc
 

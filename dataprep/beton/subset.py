@@ -6,14 +6,15 @@ checksum of what they are. `write_ffcv.py subset` makes it (subset_choice.py). I
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
 from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from border.documents import parse_json
 from border.text import shell_command
 from dataprep.beton.contract import Beton, BetonError, open_beton
 from dataprep.beton.keyed_choice import keys
@@ -24,6 +25,14 @@ OFFICIAL_LISTS = {  # SimCLR's lists (github.com/google-research/simclr, imagene
     "simclr-10percent": ("10percent.txt", "6d09de11e7bdaf5b1f3b1f249b6183695f97310cdd20f0c03e7235b6b9392091"),
 }
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class Document(TypedDict):
+    """What is written of a subset."""
+
+    schema: int
+    num_samples: int
+    indices: Any
 
 
 def subset_path(beton: Path, name: str) -> Path:
@@ -38,12 +47,12 @@ def read_subset(beton: Path, name: str) -> NDArray[np.int64]:
     path = subset_path(beton, name)
     again = f"make it again: {_command(beton, name)} --overwrite"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_bytes(), Document)
         schema, num_samples = document["schema"], document["num_samples"]
         found = np.array(document["indices"])
     except FileNotFoundError as error:
         raise BetonError(f"{path}: no such file; make it: {_command(beton, name)}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, OverflowError) as error:
         raise BetonError(f"{path}: damaged ({type(error).__name__}: {error}); {again}") from error
     if schema != SUBSET_SCHEMA:
         raise BetonError(f"{path}: schema is {schema!r}, this version reads {SUBSET_SCHEMA}; {again}")

@@ -90,7 +90,9 @@ def _class_names(base: Path) -> tuple[str, ...]:
     """From batches.meta where it is there; the labels number the names in sorted order."""
     if not (base / "batches.meta").is_file():
         return _CLASSES
-    names = tuple(name.decode("ascii", "replace") for name in _unpickle(base / "batches.meta").get(b"label_names", []))
+    listed = _unpickle(base / "batches.meta").get(b"label_names", [])
+    is_list = isinstance(listed, list) and all(isinstance(name, bytes) for name in listed)
+    names = tuple(name.decode("ascii", "replace") for name in listed) if is_list else ()
     if not names or list(names) != sorted(names):
         raise SourceError(
             f"{base / 'batches.meta'}: label_names are {names}, expected the ten sorted names of CIFAR-10"

@@ -7,12 +7,12 @@ category id, 0 to 8,141: the order of the folders' names is another one (10 come
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from border.documents import parse_json
 from dataprep.sources import published
 from dataprep.writing.raw_source import Source, SourceError, existing_folder, listed_files, require_split
 
@@ -47,8 +47,7 @@ def open_split(root: Path, split: str) -> Source:
 def _read_list(path: Path) -> tuple[list[str], list[int], tuple[str, ...]]:
     """Paths and labels of the images, and the names of all classes."""
     try:
-        with path.open(encoding="utf-8") as file:
-            document = json.load(file)
+        document = parse_json(path.read_bytes(), dict[str, Any])
         label_of = {entry["image_id"]: int(entry["category_id"]) for entry in document["annotations"]}
         num_annotations = len(document["annotations"])
         ids = [entry["id"] for entry in document["images"]]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
+from border.documents import parse_json
 from dataprep.sources.own_images import Listing, as_source
 from dataprep.writing.raw_source import Source, SourceError
 
@@ -102,7 +102,7 @@ def _labels(files: list[Any], schema: Any) -> list[str] | None:
 def _class_names(schema: Any, column: str) -> list[str]:
     """What Hugging Face's metadata call the numbers of a column; none where they do not."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse_json((schema.metadata or {})[b"huggingface"], dict[str, Any])["info"]["features"]
         names = features[column]["names"]
     except (KeyError, TypeError, ValueError):
         return []

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
+from border.documents import read_json
 from border.terminal import Terminal, log_to
 from border.text import visible, visible_lines
 from slurm import cluster
@@ -33,6 +34,23 @@ CONFIG_FILE = "config.json"  # in a run folder: what was asked for, resolved
 TITLE_WIDTH = 10  # columns of a summary's titles
 LOG_WIDTH = 160  # columns of what goes to a log
 INTERRUPTED_EXIT_CODE = 130  # as shells have it: 128 + SIGINT
+
+
+class RunFile(TypedDict):
+    """What every config.json of a run folder has; provenance stands beside it."""
+
+    pretrain: dict[str, Any]
+    schema: NotRequired[int]
+    recipe: NotRequired[str]
+    imported: NotRequired[dict[str, Any]]
+    commit: NotRequired[str | None]
+    code: NotRequired[list[dict[str, Any]]]
+    versions: NotRequired[dict[str, Any]]
+
+
+def read_run_file(run: Path) -> RunFile:
+    """A run folder's config.json; ValueError with the cure for a damaged one."""
+    return read_json(run / CONFIG_FILE, RunFile, "its checkpoints may be whole")
 
 
 @contextmanager

@@ -236,7 +236,7 @@ def show_dry_run(plan: Plan, console: Console) -> int:
         spec = executor.for_cluster(plan.spec, plan.cluster)
         script = executor.sbatch_script(spec, chain.job_folder(plan.run, plan.spec.name), plan.cluster)
         console.rule("script")
-        console.print(*script.splitlines(), sep="\n", soft_wrap=True, highlight=False)
+        console.print(*script.split("\n"), sep="\n", soft_wrap=True, highlight=False)
     console.rule("configuration, as options")
     for name, value in options(to_json(plan.config)):
         console.print(f"--{name} {value}", soft_wrap=True, highlight=False)

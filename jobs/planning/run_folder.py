@@ -13,10 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from border.documents import Unreadable, parse_json
 from border.text import shell_command
 from disk.whole_files import publish, write_text
 from jobs.planning import provenance
-from jobs.planning.cli import CONFIG_FILE
+from jobs.planning.cli import CONFIG_FILE, RunFile
 from vicreg import checkpoint, methods
 from vicreg.config import PretrainConfig
 from vicreg.config_json import differing_fields, to_json
@@ -50,12 +51,11 @@ def read_content(run: Path) -> dict[str, Any]:
     """Everything that config.json says; ConfigDamaged with the cure where it cannot be read."""
     path = run / CONFIG_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise TypeError(f"it holds a {type(content).__name__}")
-        content["recipe"], content["pretrain"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        content = dict(parse_json(path.read_bytes(), RunFile))
+    except Unreadable as error:
         raise _damaged(path, error) from error
+    if "recipe" not in content:
+        raise _damaged(path, Unreadable("it lacks recipe"))
     return content
 
 
@@ -63,13 +63,15 @@ def _config_of(content: dict[str, Any], path: Path) -> PretrainConfig:
     try:
         return methods.read_config(content["pretrain"], content.get("schema", 1))
     except (TypeError, KeyError, AttributeError) as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, Unreadable(repr(error))) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
-def _damaged(path: Path, error: Exception) -> ConfigDamaged:
+def _damaged(path: Path, error: Unreadable) -> ConfigDamaged:
     started = shell_command("python", "jobs/pretrain.py", "--run", path.parent)
     cure = f"the command that started the run ({started}) writes it again, and goes on"
-    return ConfigDamaged(f"{path} is damaged ({error!r}); {cure}")
+    return ConfigDamaged(f"{path} is damaged ({error}); {cure}")
 
 
 def write_config(run: Path, recipe: str, config: PretrainConfig, imported: dict[str, Any] | None = None) -> None:

@@ -5,7 +5,6 @@ Everything here may be missing or half-written; then there is less to say, and n
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -17,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.planning.cli import CONFIG_FILE
+from border.documents import parse_json
+from jobs.planning.cli import read_run_file
 from slurm import attempts, chain
 from slurm.attempts import ATTEMPTS_FILE, RUNNING, Attempt
 from slurm.chain import Submitted
@@ -159,26 +159,24 @@ def read_progress(run: Path, name: str) -> Progress:
 
 def _epochs_and_batch(run: Path) -> tuple[int, int]:
     try:
-        train = json.loads((run / CONFIG_FILE).read_text(encoding="utf-8"))["pretrain"]["train"]
+        train = read_run_file(run)["pretrain"]["train"]
         return int(train["epochs"]), int(train["global_batch"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return 0, 0
 
 
 def _last_metrics(run: Path) -> dict[str, Any]:
     for line in reversed(tail(run / METRICS_FILE, 2)):  # the last line may be unfinished
         try:
-            content = json.loads(line)
+            return parse_json(line, dict[str, Any])
         except ValueError:
             continue
-        if isinstance(content, dict):
-            return content
     return {}
 
 
 def _number(content: dict[str, Any], name: str, otherwise: float) -> float:
     value = content.get(name)
-    return value if isinstance(value, int | float) and math.isfinite(value) else otherwise
+    return value if isinstance(value, int | float) and abs(value) < 1e15 else otherwise
 
 
 def tail(path: Path, num_lines: int) -> list[str]:

@@ -20,7 +20,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from border.documents import checked, read_json
 from border.private_folder import private_folder, require_private
 from slurm.devcluster import processes, settings
 from slurm.devcluster.settings import HOST, Ports, node_names
@@ -66,12 +68,14 @@ class DevCluster:
         with _named_folder():
             require_private(folder)
         try:
-            content = json.loads((folder / "devcluster.json").read_text())
+            cure = "end its daemons, and remove the folder"
+            content = read_json(folder / "devcluster.json", dict[str, Any], cure)
+            found: DevCluster = checked(content | {"folder": folder}, cls, f"{folder}/devcluster.json")
         except FileNotFoundError:
             return cls(folder)
-        ports = Ports(**{**content.pop("ports"), "nodes": tuple(content["ports_of_nodes"])})
-        content.pop("ports_of_nodes")
-        return cls(folder, ports=ports, **content)
+        except ValueError as error:
+            raise DevClusterError(str(error)) from error
+        return found
 
     @property
     def nodes(self) -> list[str]:
@@ -231,7 +235,6 @@ class DevCluster:
 
     def _remember(self) -> None:
         content = {name: value for name, value in asdict(self).items() if name != "folder"}
-        content["ports_of_nodes"] = self.ports.nodes
         self._write("devcluster.json", json.dumps(content).encode())
 
 

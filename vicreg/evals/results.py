@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from border.documents import parse_json
 from disk.whole_files import write_text
 from vicreg.config import require
 from vicreg.config_json import differing_fields
@@ -88,7 +89,7 @@ def read(run: Path, evaluation: str, subject: str) -> Result | None:
     """The result of an evaluation, or None where there is none that can be read; a damaged one is said."""
     path = folder(run, evaluation, subject) / RESULT_FILE
     try:
-        return Result(**json.loads(path.read_text(encoding="utf-8")))
+        return Result(**parse_json(path.read_bytes(), dict[str, Any]))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:

@@ -45,8 +45,14 @@ def load_encoder(path: Path) -> nn.Module:
     content = load_without_code(path, _ALLOWED)
     if not isinstance(content, dict) or not {"encoder", "model"} <= content.keys():
         raise ValueError(f"{path} is not an encoder of this suite, allowed: {_ALLOWED}")
-    encoder = untrained_encoder(from_json(ModelConfig, content["model"]), seed=0)
-    fill(encoder, content["encoder"], f"{path} does not fit its own description")
+    try:
+        encoder = untrained_encoder(from_json(ModelConfig, content["model"]), seed=0)
+        state = dict(content["encoder"])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} does not describe an encoder ({error}), allowed: {_ALLOWED}") from error
+    if not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ValueError(f"{path} holds something else than tensors, allowed: {_ALLOWED}")
+    fill(encoder, state, f"{path} does not fit its own description")
     return encoder
 
 

@@ -6,7 +6,6 @@ without running code from them, and nothing is left out or filled in that is not
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from border.documents import parse_json
 from vicreg import checkpoint
 from vicreg.config import ModelConfig
 from vicreg.config_json import from_json
@@ -27,6 +27,7 @@ CLASSIFIERS = ("fc", "head", "heads", "head_dist", "classifier", "aux1", "aux2",
 """Where torchvision and timm keep classifiers, auxiliary ones included."""
 ENCODER_PREFIXES = ("module.backbone.", "backbone.", "module.")
 """In facebookresearch/vicreg's `main_vicreg.py`: DistributedDataParallel's, then the method's name for its encoder."""
+_SAID: dict[str, Any] = {"small_images": bool, "image_size": int, "mean": list[float], "std": list[float]}
 _ALLOWED = (
     "a state dict or a checkpoint with one (entry model or state_dict) in torch's format or .safetensors, "
     "encoder.pt of a run, or a checkpoint folder of a run (RUN/checkpoints/step_N)"
@@ -74,13 +75,12 @@ def read(path: Path) -> Weights:
     content = checkpoint.load(path) if path.is_dir() else load_without_code(path, _ALLOWED, _STAND_INS)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, allowed: {_ALLOWED}")
-    if {"encoder", "model", "origin"} <= content.keys():
-        data = content["origin"].get("config", {}).get("data")
-        model = branch(from_json(ModelConfig, content["model"]))
-        return Weights("encoder.pt of this suite", dict(content["encoder"]), model=model, data=data)
-    if {"method", "config", "step"} <= content.keys():
-        return _own_checkpoint(content)
-    return _state_dict(path, content)
+    if not {"encoder", "model", "origin"} <= content.keys() and not {"method", "config", "step"} <= content.keys():
+        return _state_dict(path, content)
+    try:
+        return _own_encoder(content) if "encoder" in content else _own_checkpoint(content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}); take another of the run's files") from error
 
 
 def put_into(encoder: nn.Module, weights: Weights, complaint: str) -> list[str]:
@@ -112,15 +112,33 @@ def _read_safetensors(path: Path) -> Weights:
         raise ValueError(f"{path} is no safetensors file, or it is damaged: {error}") from error
     if "encoder" not in metadata:
         return Weights("safetensors", tensors)
-    said = {name: json.loads(metadata[name]) for name in ("small_images", "image_size", "mean", "std")}
-    padding = json.loads(metadata.get("stem_padding", str(ModelConfig.stem_padding)))
-    model = ModelConfig(metadata["encoder"], small_images=said.pop("small_images"), stem_padding=padding)
+    try:
+        said: dict[str, Any] = {name: parse_json(metadata[name], shape, name) for name, shape in _SAID.items()}
+        padding = parse_json(metadata.get("stem_padding", str(ModelConfig.stem_padding)), int, "stem_padding")
+        model = ModelConfig(metadata["encoder"], small_images=said.pop("small_images"), stem_padding=padding)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} does not say how it is used ({error}); export it again") from error
     return Weights("safetensors of this suite", tensors, model=model, data=said)
 
 
+def _own_encoder(content: Mapping[str, Any]) -> Weights:
+    data = content["origin"].get("config", {}).get("data")
+    model = branch(from_json(ModelConfig, content["model"]))
+    return Weights("encoder.pt of this suite", _tensors(content["encoder"]), model=model, data=data)
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A state dict; TypeError for what has something else in it."""
+    odd = [str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if odd:
+        raise TypeError(f"no tensors under {listed(odd)}")
+    return dict(state)
+
+
 def _own_checkpoint(content: Mapping[str, Any]) -> Weights:
-    mine = {name.removeprefix("encoder."): t for name, t in content["method"].items() if name.startswith("encoder.")}
-    others = [name for name in content["method"] if not name.startswith("encoder.")]
+    state = _tensors(content["method"])
+    mine = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
+    others = [name for name in state if not name.startswith("encoder.")]
     return Weights(
         f"checkpoint of this suite, step {content['step']}",
         mine,

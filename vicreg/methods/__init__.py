@@ -39,6 +39,10 @@ def build(config: PretrainConfig, data: TrainingData) -> Method:
 
 
 def read_config(values: dict[str, Any], schema: int) -> PretrainConfig:
-    """A run's configuration from the JSON form that `schema` numbers; ValueError, TypeError, KeyError if it is none."""
-    values = upgraded(values, schema)
-    return from_json(PretrainConfig, values, method=load(values["method"]["name"]).Config)
+    """A run's configuration from the JSON form that `schema` numbers; ValueError if it is none."""
+    try:
+        values = upgraded(values, schema)
+        name = values["method"]["name"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"there is no configuration of form {schema!r} in it ({error!r})") from error
+    return from_json(PretrainConfig, values, method=load(name).Config)

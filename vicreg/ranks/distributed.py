@@ -144,8 +144,7 @@ def _open_store(placement: Placement, rendezvous: Path, timeout_s: float) -> tup
                 f"{placement.name(0)} in {rendezvous}; that rank did not start, or not all machines share the folder"
             )
         time.sleep(0.05)
-    address = json.loads(rendezvous.read_text())
-    hosts, port = address["hosts"], address["port"]
+    hosts, port = network.read_address(rendezvous)
     try:
         host, towards = network.reach(hosts, port, deadline)
         return dist.TCPStore(host, port, None, False, timeout), towards

@@ -11,6 +11,9 @@ import socket
 import struct
 import time
 from pathlib import Path
+from typing import TypedDict
+
+from border.documents import read_json
 
 LOOPBACK = "127.0.0.1"
 CONNECT_S = 3.0
@@ -22,6 +25,22 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 def machine() -> str:
     """This machine: its name alone may be that of others, too."""
     return f"{socket.gethostname()} {BOOT_ID.read_text().strip() if BOOT_ID.exists() else ''}"
+
+
+class Address(TypedDict):
+    """Where rank 0 waits: its machine's names and addresses, and the port."""
+
+    hosts: list[str]
+    port: int
+
+
+def read_address(rendezvous: Path) -> tuple[list[str], int]:
+    """What rank 0 has written of itself; ValueError when that is no address."""
+    cure = "start the job anew"
+    address = read_json(rendezvous, Address, cure)
+    if not address["hosts"] or not 0 < address["port"] < 1 << 16:
+        raise ValueError(f"{rendezvous} is damaged (it names no host and port: {address}); {cure}")
+    return address["hosts"], address["port"]
 
 
 def reach(hosts: list[str], port: int, deadline: float) -> tuple[str, str]:

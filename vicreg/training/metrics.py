@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from border.documents import parse_json
 from disk.whole_files import room_for
 from vicreg.method import Term
 
@@ -47,11 +48,10 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 def parse(text: bytes) -> dict[str, Any] | None:
     """A line of metrics.jsonl, or None for what is none."""
     try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
+        line = parse_json(text, dict[str, Any])
+    except ValueError:
         return None
-    is_line = isinstance(line, dict) and all(isinstance(line.get(name), int) for name in ("step", "epoch"))
-    return line if is_line else None
+    return line if all(isinstance(line.get(name), int) for name in ("step", "epoch")) else None
 
 
 def cut_behind(run: Path, first_step: int) -> float:

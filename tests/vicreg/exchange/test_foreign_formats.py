@@ -46,7 +46,7 @@ def test_an_encoder_that_is_not_the_network_of_its_name_goes_to_safetensors(tmp_
     data = DataConfig(image_size=SIZE, eval_resize=SIZE)
     trained = Trained(untrained_encoder(model, seed=2), model, data, "a test")
     for name in ("torchvision", "timm"):
-        with pytest.raises(ValueError, match="allowed: --format .*safetensors"):
+        with pytest.raises(ValueError, match=r"allowed: --format .*safetensors"):
             export(trained, name, tmp_path / name)
     assert export(trained, "safetensors", tmp_path / "weights.safetensors").difference == 0.0
 

@@ -121,6 +121,8 @@ def _all_learned(configs: list[PretrainConfig]) -> list[Any]:
 @pytest.mark.parametrize("method", METHODS)
 def test_ranks_learn_what_one_process_learns(digits_folder: Path, tmp_path: Path, method: str, num_ranks: int) -> None:
     tolerances = {"float32": 1e-5, "float64": 1e-9}
+    if method == "cmc":  # digits are grey: in float32 the half that sees a and b would see their rounding alone
+        del tolerances["float32"]
     configs = [small(method, digits_folder, precision) for precision in tolerances]
     on_ranks = run_ranks(_all_learned, num_ranks, tmp_path, configs)  # the start of a rank takes longer than its steps
     for (precision, tolerance), config, others in zip(tolerances.items(), configs, on_ranks, strict=True):

@@ -7,6 +7,7 @@ the same pixels, as far as the manifests tell.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dataprep.beton.contract import BetonError, manifest_samples, read_manifest
@@ -132,7 +133,8 @@ def published(runs: list[Run], with_settings: bool = False) -> list[Block]:
             names = ["measured", str(run.path), pretraining(run)]
             table.own.add(len(table.rows))
             table.add(names[: table.num_names], values, [None] * len(values), mark=False)
-        _add_published(table, columns)
+        own_rows = [row for run in runs for row in protocols.ROWS_OF.get(run.config.method.name, ())]
+        _add_published(table, columns, own_rows)
         shown = [] if with_settings else [run for run, own in zip(runs, measured, strict=True) if own]
         notes = [f"Measured, {run.path}: {pretraining(run)}." for run in shown]
         blocks += [table, Text(" ".join([*notes, _sources(), *_other_protocols(runs, measured, columns)]))]
@@ -162,10 +164,10 @@ def _published_metrics(run: Run, data_set: str) -> dict[tuple[str, str], Result]
     }
 
 
-def _add_published(table: Table, columns: list[Column]) -> None:
-    """A row for each method, the one of this project first."""
+def _add_published(table: Table, columns: list[Column], first: Sequence[str] = ()) -> None:
+    """A row for each method: those that were measured right below the measured numbers, then the paper's own."""
     methods = dict.fromkeys(method for column in columns for method in column.values)
-    for method in sorted(methods, key=lambda name: name != protocols.OURS):
+    for method in sorted(methods, key=lambda name: (name not in first, name != protocols.OURS)):
         values = [column.values.get(method) for column in columns]
         setting = f"{_PUBLISHED_ENCODER}, 1000 epochs" if method == protocols.OURS else _PUBLISHED_ENCODER
         names = ["published", method, setting]

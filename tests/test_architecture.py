@@ -54,7 +54,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"beton_views"},
         {"loaders"},
     ],
-    "vicreg/methods": [{"barlow_twins", "byol", "moco_v2", "simclr", "simsiam", "vicreg"}],
+    "vicreg/methods": [{"barlow_twins", "byol", "moco_v2", "simclr", "simsiam", "vicreg"}, {"infomin"}],
     "vicreg/cost": [{"loss_form"}, {"estimate"}, {"flops"}, {"prediction"}],
     "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
     "vicreg/evals": [

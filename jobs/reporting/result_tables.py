@@ -22,6 +22,21 @@ from vicreg.evals.results import SUBJECTS, TRAINED, Result, say_subject
 
 CIFAR10 = "CIFAR-10"
 _PUBLISHED_ENCODER = "ResNet-50, ImageNet"
+ROWS_OF = {
+    "vicreg": (protocols.OURS,),
+    "barlow_twins": ("Barlow Twins",),
+    "simclr": ("SimCLR",),
+    "moco_v2": ("MoCo v2", "MoCo"),
+    "byol": ("BYOL",),
+    "simsiam": ("SimSiam",),
+    "swav": ("SwAV (2 crops)", "SwAV (multi-crop)"),
+    "supervised": ("Supervised",),
+    "pirl": ("PIRL",),
+    "cmc": ("CMC",),
+    "cpc_v2": ("CPC v2",),
+    "infomin": ("InfoMin Aug",),
+}
+"""The rows of the published tables that are of a method of this suite, by its name."""
 _NOT_OF_THE_PUBLISHED_HEAD = ("grid_lrs", "grid_weight_decays")  # other heads of the same run of `linear`
 
 
@@ -141,7 +156,7 @@ def published(runs: list[Run], with_settings: bool = False) -> list[Block]:
             names = ["measured", str(run.path), pretraining(run)]
             table.own.add(len(table.rows))
             table.add(names[: table.num_names], values, [None] * len(values), mark=False)
-        own_rows = [row for run in runs for row in protocols.ROWS_OF.get(run.config.method.name, ())]
+        own_rows = [row for run in runs for row in ROWS_OF.get(run.config.method.name, ())]
         _add_published(table, columns, own_rows)
         shown = [] if with_settings else [run for run, own in zip(runs, measured, strict=True) if own]
         notes = [f"Measured, {run.path}: {pretraining(run)}." for run in shown]

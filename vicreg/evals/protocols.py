@@ -120,22 +120,6 @@ _TABLE_2 = "Table 2"
 _TABLE_11 = "Table 11"
 PUBLISHED_SETTING = "ResNet-50, 1000 epochs for VICReg"
 OURS = "VICReg"
-ROWS_OF = {
-    "vicreg": (OURS,),
-    "barlow_twins": ("Barlow Twins",),
-    "simclr": ("SimCLR",),
-    "moco_v2": ("MoCo v2", "MoCo"),
-    "byol": ("BYOL",),
-    "simsiam": ("SimSiam",),
-    "swav": ("SwAV (2 crops)", "SwAV (multi-crop)"),
-    "supervised": ("Supervised",),
-    "pirl": ("PIRL",),
-    "cmc": ("CMC",),
-    "cpc_v2": ("CPC v2",),
-    "infomin": ("InfoMin Aug",),
-}
-"""The rows of the published tables that are of a method of this suite, by its name."""
-
 COLUMNS = (
     Column(
         "linear top-1",

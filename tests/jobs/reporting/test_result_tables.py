@@ -14,7 +14,7 @@ from jobs.planning.pieces import evaluation_module
 from jobs.planning.recipes import recipe
 from jobs.reporting.document import Table, Text
 from jobs.reporting.measured_run import Run, load_run
-from jobs.reporting.result_tables import data_set_name, measured_tables, published
+from jobs.reporting.result_tables import ROWS_OF, data_set_name, measured_tables, published
 from tests.jobs.measured_runs import write_result
 from tests.jobs.run_folders import write_run
 from vicreg.config_json import to_json
@@ -128,4 +128,4 @@ def test_the_published_row_of_a_runs_method_stands_below_it(run: Path, tmp_path:
 
 def test_every_row_of_a_method_is_published() -> None:
     printed = {method for column in protocols.COLUMNS for method in column.values}
-    assert {row for rows in protocols.ROWS_OF.values() for row in rows} <= printed
+    assert {row for rows in ROWS_OF.values() for row in rows} <= printed

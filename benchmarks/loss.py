@@ -98,17 +98,17 @@ def measure(loss: Callable[[], Tensor], inputs: tuple[Tensor, Tensor], rounds: i
     for _ in range(rounds + 1):
         for tensor in inputs:
             tensor.grad = None
-        before = _restart_peak(device)
+        before = restart_peak(device)
         start_s = time.perf_counter()
         loss().backward()
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start_s)
-        peak = max(peak, _peak_bytes(device) - before)
+        peak = max(peak, peak_bytes(device) - before)
     return statistics.median(seconds[1:]), peak
 
 
-def _restart_peak(device: torch.device) -> int:
+def restart_peak(device: torch.device) -> int:
     """Bytes held now; from here on the peak counts. On a CPU those of the process (Linux: man 5 proc, clear_refs)."""
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -120,7 +120,7 @@ def _restart_peak(device: torch.device) -> int:
     return _status_bytes("VmRSS")
 
 
-def _peak_bytes(device: torch.device) -> int:
+def peak_bytes(device: torch.device) -> int:
     return torch.cuda.max_memory_allocated() if device.type == "cuda" else _status_bytes("VmHWM")
 
 

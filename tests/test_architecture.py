@@ -62,7 +62,8 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "vicreg/methods": [
         {"barlow_twins", "byol", "cmc", "cpc_v2", "moco_v2", "pirl", "sigreg", "simclr", "simsiam"}
-        | {"supcon", "supervised", "swav", "vicreg"}
+        | {"supcon", "supervised", "swav", "vicreg"},
+        {"infomin"},
     ],
     "vicreg/cost": [{"loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
     "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],

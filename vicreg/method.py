@@ -127,8 +127,6 @@ class Published:
     source: str
     expected: str
     pretrain: PretrainConfig
-    row: str = ""
-    """Its row in the VICReg paper's Table 1, by the name in `evals/protocols.py`; empty where it has none."""
 
 
 class Method(nn.Module, ABC):

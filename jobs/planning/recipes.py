@@ -40,8 +40,6 @@ class Recipe:
     source: str
     expected: str
     pretrain: PretrainConfig
-    row: str
-    """Its row in the VICReg paper's Table 1; empty where it has none."""
     evaluations: tuple[Evaluation, ...]
 
 
@@ -104,7 +102,7 @@ def recipe(name: str) -> Recipe:
         raise ValueError(f"recipe is {name!r}, allowed: {', '.join(RECIPES)}")
     published = methods.load(RECIPES[name]).RECIPES[name]
     measured = EVALUATIONS.get(Path(published.pretrain.data.train).parent.name, ELSEWHERE)
-    return Recipe(name, published.source, published.expected, published.pretrain, published.row, measured)
+    return Recipe(name, published.source, published.expected, published.pretrain, measured)
 
 
 def evaluations(name: str) -> tuple[Evaluation, ...]:

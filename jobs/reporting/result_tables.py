@@ -7,10 +7,10 @@ the same pixels, as far as the manifests tell.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dataprep.beton.contract import BetonError, manifest_samples, read_manifest
-from jobs.planning import recipes
 from jobs.planning.ablations import rows_of
 from jobs.planning.pieces import evaluation_module
 from jobs.reporting.document import Block, Table, Text
@@ -23,6 +23,21 @@ from vicreg.evals.results import SUBJECTS, TRAINED, Result, say_subject
 CIFAR10 = "CIFAR-10"
 NUM_CLASSES_SHOWN = 10
 _PUBLISHED_ENCODER = "ResNet-50, ImageNet"
+ROWS_OF = {
+    "vicreg": (protocols.OURS,),
+    "barlow_twins": ("Barlow Twins",),
+    "simclr": ("SimCLR",),
+    "moco_v2": ("MoCo v2", "MoCo"),
+    "byol": ("BYOL",),
+    "simsiam": ("SimSiam",),
+    "swav": ("SwAV (2 crops)", "SwAV (multi-crop)"),
+    "supervised": ("Supervised",),
+    "pirl": ("PIRL",),
+    "cmc": ("CMC",),
+    "cpc_v2": ("CPC v2",),
+    "infomin": ("InfoMin Aug",),
+}
+"""The rows of the published tables that are of a method of this suite, by its name."""
 _NOT_OF_THE_PUBLISHED_HEAD = ("grid_lrs", "grid_weight_decays")  # other heads of the same run of `linear`
 
 
@@ -158,7 +173,8 @@ def published(runs: list[Run], with_settings: bool = False) -> list[Block]:
             names = ["measured", str(run.path), pretraining(run)]
             table.own.add(len(table.rows))
             table.add(names[: table.num_names], values, [None] * len(values), mark=False)
-        _add_published(table, columns, [row_of(run) for run in runs])
+        own_rows = [row for run in runs for row in ROWS_OF.get(run.config.method.name, ())]
+        _add_published(table, columns, own_rows)
         shown = [] if with_settings else [run for run, own in zip(runs, measured, strict=True) if own]
         notes = [f"Measured, {run.path}: {pretraining(run)}." for run in shown]
         blocks += [table, Text(" ".join([*notes, _sources(), *_other_protocols(runs, measured, columns)]))]
@@ -169,7 +185,7 @@ def published_alone() -> list[Block]:
     """The published numbers on ImageNet, of which nothing was measured."""
     columns = [column for column in protocols.COLUMNS if column.data_set == protocols.IMAGENET]
     table = _empty(f"{protocols.IMAGENET}: published, percent; not measured here", columns, with_settings=True)
-    _add_published(table, columns, [])
+    _add_published(table, columns)
     return [table, Text(_sources())]
 
 
@@ -188,18 +204,13 @@ def _published_metrics(run: Run, data_set: str) -> dict[tuple[str, str], Result]
     }
 
 
-def row_of(run: Run) -> str:
-    """The published row of the run's recipe; empty where it has none, or is none of this version's."""
-    return recipes.recipe(run.recipe).row if run.recipe in recipes.RECIPES else ""
-
-
-def _add_published(table: Table, columns: list[Column], rows: list[str]) -> None:
-    """A row for each method, those of the runs first, then the one that the paper is about."""
+def _add_published(table: Table, columns: list[Column], first: Sequence[str] = ()) -> None:
+    """A row for each method: those that were measured right below the measured numbers, then the paper's own."""
     methods = dict.fromkeys(method for column in columns for method in column.values)
-    for method in sorted(methods, key=lambda name: (name not in rows, name != protocols.OURS)):
+    for method in sorted(methods, key=lambda name: (name not in first, name != protocols.OURS)):
         values = [column.values.get(method) for column in columns]
         setting = f"{_PUBLISHED_ENCODER}, 1000 epochs" if method == protocols.OURS else _PUBLISHED_ENCODER
-        names = ["published, same method" if method in rows else "published", method, setting]
+        names = ["published", method, setting]
         table.add(names[: table.num_names], values, [None] * len(values), mark=False)
 
 

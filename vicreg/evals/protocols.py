@@ -120,7 +120,6 @@ _TABLE_2 = "Table 2"
 _TABLE_11 = "Table 11"
 PUBLISHED_SETTING = "ResNet-50, 1000 epochs for VICReg"
 OURS = "VICReg"
-
 COLUMNS = (
     Column(
         "linear top-1",

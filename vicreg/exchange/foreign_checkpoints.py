@@ -25,11 +25,16 @@ from vicreg.model import branch
 
 CLASSIFIERS = ("fc", "head", "heads", "head_dist", "classifier", "aux1", "aux2", "AuxLogits")
 """Where torchvision and timm keep classifiers, auxiliary ones included."""
-ENCODER_PREFIXES = ("module.backbone.", "backbone.", "module.")
-"""In facebookresearch/vicreg's `main_vicreg.py`: DistributedDataParallel's, then the method's name for its encoder."""
+ENCODER_PREFIXES = ("backbone.", "encoder_q.", "encoder.")
+"""What methods call their encoder: VICReg, Barlow Twins, solo-learn, lightly, sthalles/SimCLR; MoCo; SimSiam, older
+solo-learn, Spijkervet/SimCLR, yaox12/BYOL-PyTorch. Before it DistributedDataParallel says "module."."""
+HEADS = ("projection_head", "prototypes", "projector", "projection", "predictor", "head")
+"""What methods keep beside an encoder that has no name of its own, as SwAV's official program does."""
+ENTRIES = ("model", "state_dict", "online_backbone", "online_network_state_dict")
+"""Where a checkpoint has its state dict; the last two in yaox12/BYOL-PyTorch and sthalles/PyTorch-BYOL."""
 _SAID: dict[str, Any] = {"small_images": bool, "image_size": int, "mean": list[float], "std": list[float]}
 _ALLOWED = (
-    "a state dict or a checkpoint with one (entry model or state_dict) in torch's format or .safetensors, "
+    "a state dict or a checkpoint with one (such as entry model or state_dict) in torch's format or .safetensors, "
     "encoder.pt of a run, or a checkpoint folder of a run (RUN/checkpoints/step_N)"
 )
 
@@ -151,7 +156,7 @@ def _own_checkpoint(content: Mapping[str, Any]) -> Weights:
 def _state_dict(path: Path, content: Mapping[str, Any]) -> Weights:
     """A state dict, alone or with company, whose names may have the prefixes of a method around the encoder."""
     form, left_out = "state dict", []
-    for entry in ("model", "state_dict"):
+    for entry in ENTRIES:
         if isinstance(content.get(entry), Mapping):
             form = f"state dict in entry {entry}"
             left_out = [str(name) for name in content if name != entry]
@@ -161,14 +166,34 @@ def _state_dict(path: Path, content: Mapping[str, Any]) -> Weights:
     left_out += [str(name) for name in content if name not in tensors]
     if not tensors:
         raise ValueError(f"{path} has no tensors, only {listed(left_out) or 'nothing'}; allowed: {_ALLOWED}")
+    prefix = _encoder_prefix(tensors)
+    beside = [name for name in tensors if not name.startswith(prefix)]
+    inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    if prefix == "module.":  # an encoder without a name of its own, and a method's heads among its layers
+        beside += [prefix + name for name in inside if name.split(".")[0] in HEADS]
+        inside = {name: tensor for name, tensor in inside.items() if name.split(".")[0] not in HEADS}
+    form = f"{form}, under {prefix}" if prefix else form
+    left_out = _count_by_place([name.removeprefix("module.") for name in beside]) + left_out
+    return Weights(form, {_current_name(name): tensor for name, tensor in _named(inside).items()}, tuple(left_out))
+
+
+def _encoder_prefix(tensors: Mapping[str, Tensor]) -> str:
+    """What stands before the names of the encoder's tensors; nothing where the file is an encoder's alone."""
+    around = "module." if any(name.startswith("module.") for name in tensors) else ""
     for prefix in ENCODER_PREFIXES:
-        inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        if inside:
-            others = [name.removeprefix("module.") for name in tensors if not name.startswith(prefix)]
-            form, left_out = f"{form}, under {prefix}", _count_by_place(others) + left_out
-            tensors = inside
-            break
-    return Weights(form, {_current_name(name): tensor for name, tensor in tensors.items()}, tuple(left_out))
+        stems = ("",) if prefix == "backbone." else ("conv1.weight", "0.weight")  # a ViT has an "encoder." inside
+        if any(name.startswith(around + prefix + stem) for name in tensors for stem in stems):
+            return around + prefix
+    return around
+
+
+def _named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A ResNet that was put into a sequence of its parts has numbers for names (lightly, yaox12/BYOL-PyTorch)."""
+    numbers = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+    if not {"0.weight", "1.running_mean"} <= tensors.keys():
+        return dict(tensors)
+    parts = {name: name.split(".", 1) for name in tensors}
+    return {f"{numbers.get(first, first)}.{rest}": tensors[name] for name, (first, rest) in parts.items()}
 
 
 def _count_by_place(names: list[str]) -> list[str]:

@@ -135,13 +135,11 @@ RECIPES = {
         "LARS, rates 0.2 of weights and 0.0048 of biases and batch norm, 1000 epochs",
         expected="linear top-1 73.2 % (its paper, Table 1; the released encoder has 73.5 %)",
         pretrain=_imagenet(1000),
-        row="Barlow Twins",
     ),
     "barlow-twins-300ep": Published(
         source="Barlow Twins, official code: as the 1000-epoch run with 300 epochs",
         expected="linear top-1 71.4 % (official code)",
         pretrain=_imagenet(300),
-        row="Barlow Twins",
     ),
     "cifar10-barlow-twins": Published(
         source="solo-learn, scripts/pretrain/cifar/barlow.yaml: ResNet-18 for small images, batch 256, 1000 epochs, "

@@ -173,7 +173,6 @@ RECIPES = {
         "epochs, 16,384 negatives; with a cosine in place of its steps",
         expected="linear top-1 66.2 % (paper; VICReg paper, Table 1)",
         pretrain=_imagenet(),
-        row="CMC",
     ),
     "cifar10-cmc": Published(
         source="ours: the ImageNet recipe with ResNet-18 for small images, batch 256, 4,096 negatives",

@@ -235,7 +235,6 @@ RECIPES = {
         "batch, epochs and what else is not published are ours",
         expected="linear top-1 63.8 %, top-5 85.3 % (paper; VICReg paper, Table 1), of a setting that is not published",
         pretrain=_imagenet(),
-        row="CPC v2",
     ),
     "cifar10-cpc-v2": Published(
         source="ours: the ImageNet recipe with patches of 8 px and a ResNet-18 for small images",

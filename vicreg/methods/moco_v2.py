@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -62,9 +63,12 @@ class Moco(Method):
     which is the same: in between nothing changes. In the first step both are equal.
     """
 
+    num_views: ClassVar[int] = NUM_VIEWS
+
     def __init__(self, config: PretrainConfig, settings: Config) -> None:
         super().__init__()
-        require(len(config.each_view) == NUM_VIEWS, "views", f"{len(config.each_view)} of an image", str(NUM_VIEWS))
+        count = len(config.each_view)
+        require(count == self.num_views, "views", f"{count} of an image", f"{self.num_views} for {config.method.name}")
         require(not config.model.encoder_b, "encoder_b", config.model.encoder_b, f"none for {config.method.name}")
         self.settings = settings
         self.encoder, self.expander = build_model(config.model)
@@ -147,12 +151,12 @@ def networks(config: PretrainConfig) -> str:
     return f"{say_branches(config)}, a teacher and its last {config.method.queue_length:,} keys"
 
 
-def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
-    """See `MethodFile`. Queries, the same at length 1, keys, two gradients; the queue is a buffer."""
+def loss_cost(config: PretrainConfig, ranks: int, size: int, queries: int = 1) -> LossCost:
+    """See `MethodFile`. `queries` of each image, the same at length 1, keys, two gradients; the queue is a buffer."""
     assert isinstance(config.method, Config)
     rows, length = config.train.global_batch // ranks, config.method.queue_length
     dims = int(config.model.expander.split("-")[-1])
-    times = 1 + config.method.both_directions
+    times = queries + config.method.both_directions
     cost = contrast_cost(times * rows, length, dims, 1, size, twice=False)
     return LossCost(
         title=f"similarities of {config.train.global_batch} x {length}",

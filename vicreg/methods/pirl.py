@@ -183,7 +183,6 @@ RECIPES = {
         "32,000 negatives; patches as PyContrast cuts them (64 px in 3 x 3 cells of 85 px)",
         expected="linear top-1 63.6 % (paper; VICReg paper, Table 1); VISSL 64.29 %",
         pretrain=_imagenet(),
-        row="PIRL",
     ),
     "cifar10-pirl": Published(
         source="ours: the ImageNet recipe with ResNet-18 for small images, patches of 12 px, 4,096 negatives",

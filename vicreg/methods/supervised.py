@@ -134,7 +134,6 @@ RECIPES = {
         "crop and flip) with a cosine instead of its steps, and 5 epochs of warm-up for the larger batch",
         expected="top-1 76.5 % (VICReg paper, Table 1; torchvision's weights 76.1 %)",
         pretrain=_imagenet(),
-        row="Supervised",
     ),
     "cifar10-supervised": Published(
         source="SupContrast's main_ce.py (rate 0.8 for 1,024 images, decay 1e-4, SGD with a cosine) with a ResNet-18, "

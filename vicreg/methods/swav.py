@@ -209,26 +209,22 @@ RECIPES = {
         source=_OFFICIAL.format("2 x 224 and 6 x 96 px", 4096, 800),
         expected="linear top-1 75.3 % (its README; VICReg paper, Table 1)",
         pretrain=_imagenet([_LARGE, _SMALL], 800),
-        row="SwAV (multi-crop)",
     ),
     "swav-200ep": Published(
         source=_OFFICIAL.format("2 x 224 and 6 x 96 px", 4096, 200),
         expected="linear top-1 73.9 % (its README)",
         pretrain=_imagenet([_LARGE, _SMALL], 200),
-        row="SwAV (multi-crop)",
     ),
     "swav-2crops": Published(
         source=_OFFICIAL.format("2 x 224 px", 4096, 400),
         expected="linear top-1 70.1 % (its README); the VICReg paper's row of two crops, 71.8 %, is of 800 epochs",
         pretrain=_imagenet([_LARGE], 400),
-        row="SwAV (2 crops)",
     ),
     "swav-batch256": Published(
         source=_OFFICIAL.format("2 x 224 and 6 x 96 px", 256, 200)
         + ", a queue of 3,840 from epoch 15, prototypes that rest for 5,005 steps",
         expected="linear top-1 72.7 % (its README)",
         pretrain=_small_batch(),
-        row="SwAV (multi-crop)",
     ),
     "cifar10-swav": Published(
         source="solo-learn, scripts/pretrain/cifar/swav.yaml: ResNet-18 for small images, batch 256, 1000 epochs, a "

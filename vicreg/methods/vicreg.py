@@ -138,7 +138,6 @@ RECIPES = {
         source="official code and paper, section 4.2: ResNet-50, batch 2048, LARS, base rate 0.2, 1000 epochs",
         expected="linear top-1 73.2 %, top-5 91.1 % (paper, Table 1); 20-NN 64.5 %, 200-NN 62.8 % (Table 11)",
         pretrain=PretrainConfig(Config()),
-        row="VICReg",
     ),
     "imagenet-100ep": Published(
         source="paper, appendix C.4: as the 1000-epoch run with base rate 0.3 (batch 2048) and 100 epochs",

@@ -17,7 +17,7 @@ from jobs.report import describe_run
 from jobs.reporting.document import Table, Text
 from jobs.reporting.html_report import run_page
 from jobs.reporting.measured_run import Run, load_run
-from jobs.reporting.result_tables import data_set_name, matched_classes, measured_tables, published
+from jobs.reporting.result_tables import ROWS_OF, data_set_name, matched_classes, measured_tables, published
 from tests.jobs.measured_runs import write_result
 from tests.jobs.run_folders import write_run
 from vicreg.config_json import to_json
@@ -133,3 +133,16 @@ def test_a_run_without_a_published_number_has_no_row(run: Path, tmp_path: Path) 
     rows = [row for row in tables[-1].rows if row[0] == "measured"]
     assert rows == [["measured", str(run), "86.0"]]
     assert tables[-1].own == {0}
+
+
+def test_the_published_row_of_a_runs_method_stands_below_it(run: Path, tmp_path: Path) -> None:
+    whole: dict[str, Any] = {"data": _data(tmp_path, 5_011, 4_952), "num_classes": 20, "evaluation": "voc07"}
+    write_run(tmp_path / "moco", recipe("moco-v2").pretrain, "moco-v2")
+    write_result(tmp_path / "moco", "svm", TRAINED, {"map": 80.0}, **whole)
+    (table,) = (block for block in published([load_run(tmp_path / "moco")]) if isinstance(block, Table))
+    assert [row[1] for row in table.rows[1:4]] == ["MoCo", "MoCo v2", "VICReg"]
+
+
+def test_every_row_of_a_method_is_published() -> None:
+    printed = {method for column in protocols.COLUMNS for method in column.values}
+    assert {row for rows in ROWS_OF.values() for row in rows} <= printed

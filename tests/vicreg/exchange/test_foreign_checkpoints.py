@@ -106,6 +106,53 @@ def test_a_timm_file_gives_timms_features(tmp_path: Path, name: str) -> None:
         torch.testing.assert_close(encoder(images), expected)
 
 
+def _in_sequence(name: str) -> str:
+    numbers = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
+    first, rest = name.split(".", 1)
+    return f"{numbers[first]}.{rest}"
+
+
+def _as_it_is(name: str) -> str:
+    return name
+
+
+@pytest.mark.parametrize(
+    ("entry", "prefix", "rename", "others", "left_out"),
+    [  # what the programs write: entry, prefix of the encoder, its names, what else there is
+        ("state_dict", "module.encoder_q.", _as_it_is, ("module.encoder_k.conv1.weight", "module.queue"), "encoder_k"),
+        ("state_dict", "module.encoder.", _as_it_is, ("module.predictor.0.weight",), "predictor"),
+        ("online_backbone", "module.encoder.", _in_sequence, ("module.projetion.l1.weight",), "projetion"),
+        ("online_network_state_dict", "encoder.", _in_sequence, ("projetion.net.0.weight",), "projetion"),
+        ("state_dict", "", _as_it_is, (), ""),
+        ("", "encoder.", _as_it_is, ("projector.0.weight", "projector.2.weight"), "projector (2 tensors)"),
+        ("state_dict", "backbone.", _as_it_is, ("projector.0.weight", "classifier.weight"), "classifier"),
+        ("state_dict", "backbone.", _in_sequence, ("projection_head.layers.0.weight",), "projection_head"),
+        ("", "module.", _as_it_is, ("module.projection_head.0.weight", "module.prototypes.weight"), "prototypes"),
+    ],
+    ids=["moco", "simsiam", "yaox12", "sthalles", "simclr-converter", "spijkervet", "solo-learn", "lightly", "swav"],
+)
+def test_other_methods_files_give_their_encoder(
+    tmp_path: Path, entry: str, prefix: str, rename: Callable[[str], str], others: tuple[str, ...], left_out: str
+) -> None:
+    encoder = _encoder("resnet18")
+    content: dict[str, Any] = {prefix + rename(name): tensor for name, tensor in encoder.state_dict().items()}
+    if not rename("conv1.weight")[0].isdigit():
+        content |= {f"{prefix}fc.0.weight": torch.zeros(4, 512), f"{prefix}fc.2.weight": torch.zeros(4, 4)}
+    content |= {name: torch.zeros(2) for name in others}
+    torch.save({entry: content, "epoch": 9} if entry else content, tmp_path / "file.pth")
+    weights = read(tmp_path / "file.pth")
+    into = untrained_encoder(ModelConfig("resnet18"), seed=1)
+    assert all(name.startswith("fc.") for name in put_into(into, weights, ""))
+    assert checksum(into) == checksum(encoder)
+    assert any(left_out in said for said in (*weights.left_out, ""))
+
+
+def test_an_encoder_inside_of_a_network_is_no_prefix(tmp_path: Path) -> None:
+    """torchvision's ViTs call their blocks so."""
+    torch.save(_encoder("vit_b_32").state_dict(), tmp_path / "vit.pth")
+    assert "conv_proj.weight" in read(tmp_path / "vit.pth").tensors
+
+
 def test_old_densenet_files_have_other_names_and_no_counters(tmp_path: Path) -> None:
     network = torchvision.models.densenet121(weights=None)
     old = {

@@ -32,7 +32,7 @@ METHODS = methods.names()
 CPU = torch.device("cpu")
 BATCH, NUM_STEPS = 32, 5
 FEWER: dict[str, dict[str, float]] = {
-    "cpc_v2": {"grid": 3, "first_ahead": 1, "last_ahead": 2, "context_dims": 16},
+    "cpc_v2": {"grid": 2, "first_ahead": 1, "last_ahead": 1, "context_dims": 16},
     "pirl": {"num_negatives": 300},
     "cmc": {"num_negatives": 300},
     "swav": {"num_prototypes": 40, "queue_from_epoch": 0.0, "rest_steps": 2},
@@ -45,7 +45,9 @@ DATA = TrainingData(num_samples=1437, num_classes=10)
 def small(method: str, digits: Path, precision: str = "float32", **train: Any) -> PretrainConfig:
     """The method's first recipe on digits of 16 px with a narrow encoder."""
     config = next(iter(methods.load(method).RECIPES.values())).pretrain
-    views = tuple(dataclasses.replace(view, image_size=0 if view.image_size == 0 else 8) for view in config.views)
+    views = tuple(
+        dataclasses.replace(view, image_size=view.image_size and (8 if view.count > 2 else 16)) for view in config.views
+    )
     paths = {"train": str(digits / "train.beton"), "val": str(digits / "val.beton")}
     # Among many rows of a random queue a difference in what was learned would not be seen.
     shorter = {"queue_length": 16 * BATCH} if hasattr(config.method, "queue_length") else {}
@@ -117,6 +119,8 @@ def _all_learned(configs: list[PretrainConfig]) -> list[Any]:
 @pytest.mark.parametrize("method", METHODS)
 def test_ranks_learn_what_one_process_learns(digits_folder: Path, tmp_path: Path, method: str, num_ranks: int) -> None:
     tolerances = {"float32": 1e-5, "float64": 1e-9}
+    if method == "cmc":  # digits are grey: in float32 the half that sees a and b would see their rounding alone
+        del tolerances["float32"]
     configs = [small(method, digits_folder, precision) for precision in tolerances]
     on_ranks = run_ranks(_all_learned, num_ranks, tmp_path, configs)  # the start of a rank takes longer than its steps
     for (precision, tolerance), config, others in zip(tolerances.items(), configs, on_ranks, strict=True):
@@ -216,7 +220,8 @@ def test_nothing_of_a_step_that_is_left_out_stays(digits_folder: Path, method: s
     labels = torch.arange(8)
     learner.learn(Inputs(views, labels, labels), Progress(1, 10, 5))
     before = {name: tensor.clone() for name, tensor in learner.method.state_dict().items()}
-    views[-1][3, 1, 5, 5] = value
+    for view in (views[0], views[-1]):  # not every pixel of a view need be looked at
+        view[3, 1, 5, 5] = value
     learner.learn(Inputs(views, labels, labels), Progress(2, 10, 5))
     assert learner.guard.skipped == 1
     _assert_same(dict(learner.method.state_dict()), before, method)

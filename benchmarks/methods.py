@@ -1,0 +1,275 @@
+"""Every method side by side: what a step takes, what a contrastive loss takes, and what is learned in the same time.
+
+`python benchmarks/methods.py` prints a step of each method in vicreg/methods beside VICReg's, and the contrastive
+losses beside the plain formula with autograd. `--learn IMAGES --run DIR` trains each by its CIFAR-10 recipe on a narrow
+network for a few epochs and prints one table; IMAGES has train/<class>/ and test/<class>/ with small images, of which
+the first 500 and 200 of each class are taken. The same command goes on where it stopped. `--only NAME` takes some
+methods alone, `--json FILE` writes the numbers down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.loss import embeddings, measure, peak_bytes, restart_peak
+from benchmarks.ratios import Ratio, print_ratios
+from dataprep import write_ffcv
+from dataprep.beton.contract import BetonError
+from jobs.planning.subjects import open_residuals
+from vicreg import methods
+from vicreg.config import DataConfig, PretrainConfig
+from vicreg.evals import knn
+from vicreg.evals.features import Pixels, Splits, open_splits
+from vicreg.exchange.encoder_file import ENCODER_FILE, load_encoder, untrained_encoder
+from vicreg.losses.contrastive import nt_xent_loss, queue_loss
+from vicreg.losses.directions import spread_of_directions
+from vicreg.method import Inputs, Progress, TrainingData
+from vicreg.ranks.distributed import Placement
+from vicreg.training.learner import Learner
+from vicreg.training.metrics import read_metrics
+from vicreg.training.train import Outcome, train
+
+NARROW, WIDTH, BATCH, QUEUE = "resnet10-narrow", 256, 128, 1024
+IMAGES_OF_A_CLASS = {"train": 500, "test": 200}
+TEMPERATURE = 0.1
+Numbers = dict[str, dict[str, float]]
+
+
+def small(name: str, data: DataConfig, epochs: int) -> PretrainConfig:
+    """A method's CIFAR-10 recipe (its first one where it has none) as a CPU can do it; one length and batch for all."""
+    recipes = methods.load(name).RECIPES
+    chosen = next((n for n, r in recipes.items() if "cifar10/" in r.pretrain.data.train), next(iter(recipes)))
+    config = recipes[chosen].pretrain
+    narrower = {"queue_length": QUEUE, "predictor_width": WIDTH}
+    here = {
+        field: min(getattr(config.method, field), limit)
+        for field, limit in narrower.items()
+        if hasattr(config.method, field)
+    }
+    expander = "-".join(str(min(int(width), WIDTH)) for width in config.model.expander.split("-"))
+    views = tuple(dataclasses.replace(view, image_size=min(view.image_size, 32)) for view in config.views)
+    return dataclasses.replace(
+        config,
+        method=dataclasses.replace(config.method, **here),
+        data=data,
+        views=views,
+        model=dataclasses.replace(config.model, encoder=NARROW, small_images=True, stem_padding=1, expander=expander),
+        optimizer=dataclasses.replace(config.optimizer, warmup_epochs=min(config.optimizer.warmup_epochs, epochs / 10)),
+        train=dataclasses.replace(config.train, epochs=epochs, global_batch=BATCH, keep_checkpoints=1),
+        online=dataclasses.replace(config.online, every_epochs=max(1, epochs // 3)),
+    )
+
+
+def step_cost(name: str, device: torch.device, rounds: int) -> dict[str, float]:
+    """Median milliseconds of a step of the small recipe, and the most megabytes held beyond what was there before."""
+    config = small(name, DataConfig(image_size=32, eval_resize=32), 1)
+    before = restart_peak(device)
+    learner = Learner.build(config, device, TrainingData(10 * BATCH, 10))
+    views = [torch.randn(BATCH, 3, v.image_size, v.image_size, device=device) for v in config.each_view]
+    labels = torch.arange(BATCH, device=device) % 10
+    inputs, took = Inputs(views, labels, torch.arange(BATCH, device=device)), []
+    for step in range(rounds + 1):
+        start_s = time.perf_counter()
+        learner.learn(inputs, Progress(step, 100, 50))
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        took.append(1000 * (time.perf_counter() - start_s))
+    return {"ms": statistics.median(took[1:]), "MB": (peak_bytes(device) - before) / 1e6}
+
+
+def steps(names: list[str], device: torch.device, rounds: int, console: Console) -> Numbers:
+    """A step of each method beside VICReg's, of the same encoder, batch and image size."""
+    found = {name: step_cost(name, device, rounds) for name in dict.fromkeys(["vicreg", *names])}
+    table = Table("method", title=f"a step of {BATCH} images of 32 px, {NARROW}")
+    for heading in ("ms", "of VICReg's", "MB", "of VICReg's"):
+        table.add_column(heading, justify="right")
+    for name, cost in found.items():
+        cells = [f"{value:,.1f}" for key in ("ms", "MB") for value in (cost[key], cost[key] / found["vicreg"][key])]
+        table.add_row(name, *cells)
+    console.print(table)
+    return found
+
+
+def _nt_xent(a: Tensor, b: Tensor) -> Tensor:
+    return nt_xent_loss(a, b, TEMPERATURE)["loss"]
+
+
+def plain_nt_xent(a: Tensor, b: Tensor) -> Tensor:
+    """SimCLR's loss as one would write it: all similarities, a mask, torch's cross-entropy."""
+    z = functional.normalize(torch.cat([a, b]))
+    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (z @ z.T / TEMPERATURE).masked_fill(own, float("-inf"))
+    return functional.cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(a)))
+
+
+def plain_queue(queries: Tensor, keys: Tensor, queue: Tensor) -> Tensor:
+    """MoCo's loss as its official program has it: the own key first, torch's cross-entropy."""
+    q = functional.normalize(queries)
+    logits = torch.cat([(q * keys).sum(1, keepdim=True), q @ queue.T], 1) / TEMPERATURE
+    return functional.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
+
+
+def contrastive(device: torch.device, rounds: int, console: Console) -> tuple[Numbers, list[Ratio]]:
+    """The contrastive losses, forward and backward, beside the plain formulas."""
+    found: Numbers = {}
+    for rows in (2048, 4096):
+        pair = embeddings(rows, 128, device)
+        found |= _beside(
+            f"NT-Xent, two views of {rows}",
+            partial(_nt_xent, *pair),
+            partial(plain_nt_xent, *pair),
+            pair,
+            rounds,
+        )
+    queries = embeddings(256, 128, device)
+    keys = functional.normalize(queries[1].detach())
+    queue = functional.normalize(torch.randn(65536, 128, device=device))
+    found |= _beside(
+        "InfoNCE, 256 against 65,536",
+        lambda: queue_loss(queries[0], keys, queue, TEMPERATURE)["loss"],
+        lambda: plain_queue(queries[0], keys, queue),
+        queries,
+        rounds,
+    )
+    table = Table("loss of 128 dimensions", title="forward and backward, float32")
+    for heading in ("ours, ms", "plain, ms", "ours, MB", "plain, MB"):
+        table.add_column(heading, justify="right")
+    ratios = []
+    for name, cost in found.items():
+        table.add_row(name, *(f"{value:,.1f}" for value in cost.values()))
+        faster, share = cost["plain ms"] / cost["ms"], cost["MB"] / cost["plain MB"]
+        what = f"{name}: {faster:.2f} times faster with {share:.2f} of the memory (1.5, or 0.25)"
+        ratios.append(Ratio(what, max(faster / 1.5, 0.25 / max(share, 1e-3)), 1.0))
+    console.print(table)
+    return found, ratios
+
+
+def _beside(
+    name: str, ours: Callable[[], Tensor], plain: Callable[[], Tensor], inputs: tuple[Tensor, Tensor], rounds: int
+) -> Numbers:
+    (ours_s, ours_bytes), (plain_s, plain_bytes) = (measure(loss, inputs, rounds) for loss in (ours, plain))
+    return {
+        name: {"ms": 1000 * ours_s, "plain ms": 1000 * plain_s, "MB": ours_bytes / 1e6, "plain MB": plain_bytes / 1e6}
+    }
+
+
+def small_betons(images: Path, out: Path) -> DataConfig:
+    """Betons of the first images of each class; written once."""
+    for split, count in IMAGES_OF_A_CLASS.items():
+        if (out / f"{split}.beton").exists():
+            continue
+        part = out / "images" / split
+        for folder in sorted(path for path in (images / split).iterdir() if path.is_dir()):
+            (part / folder.name).mkdir(parents=True, exist_ok=True)
+            for file in sorted(folder.iterdir())[:count]:
+                shutil.copy(file, part / folder.name / file.name)
+        code = write_ffcv.main(["folder", "--root", str(out / "images"), "--out", str(out), "--split", split])
+        if code:
+            raise ValueError(f"{images / split} could not be written as a beton; the reason stands above")
+    data = next(r.pretrain.data for r in methods.load("vicreg").RECIPES.values() if "cifar10/" in r.pretrain.data.train)
+    return dataclasses.replace(data, train=str(out / "train.beton"), val=str(out / "test.beton"))
+
+
+@torch.no_grad()
+def measured(encoder: nn.Module, splits: Splits) -> dict[str, float]:
+    """20-NN top-1 in percent, effective rank and spread of the validation features."""
+    splits = dataclasses.replace(splits)  # one that keeps no features of another encoder
+    top1 = knn.evaluate(encoder, splits, knn.Config(neighbours=(20,))).metrics["top1_20_neighbours"]
+    values = splits.features(encoder, "val").values.double()
+    centred = values - values.mean(0)
+    spectrum = torch.linalg.eigvalsh(centred.T @ centred)
+    return {
+        "20-NN": top1,
+        "effective rank": float(spectrum.sum() ** 2 / spectrum.square().sum()),
+        "spread": float(spread_of_directions(values)),
+    }
+
+
+def learn(name: str, splits: Splits, options: argparse.Namespace) -> dict[str, float]:
+    """Train a method by its small recipe, from where it stopped; what its encoder is worth."""
+    config, run = small(name, splits.data, options.epochs), options.run / name
+    run.mkdir(parents=True, exist_ok=True)
+    end_s, before = time.monotonic() + 60 * options.minutes, restart_peak(splits.device)
+    outcome = train(config, run, Placement(0, 1, 0, 1), lambda _: time.monotonic() > end_s, Console(quiet=True))
+    peak = (peak_bytes(splits.device) - before) / 1e6
+    if outcome is not Outcome.FINISHED:
+        return {}
+    lines = read_metrics(run)
+    top1 = [line["online_top1"] for line in lines if "online_top1" in line]
+    speeds = [line["images_per_s"] for line in lines if "images_per_s" in line]
+    found = measured(load_encoder(run / ENCODER_FILE), splits)
+    trained = {"online": top1[-1], "images/s": statistics.median(speeds), "MB": peak}
+    return found | trained | {"first loss": lines[0]["loss"], "last loss": lines[-1]["loss"]}
+
+
+def learn_all(names: list[str], options: argparse.Namespace, device: torch.device, console: Console) -> Numbers:
+    """One table of all methods, beside random weights and raw pixels."""
+    data = small_betons(options.learn, options.run / "data")
+    splits = open_splits(data, device, 1)
+    random = open_residuals(untrained_encoder(small("vicreg", data, 1).model, 0)).to(device)
+    found: Numbers = {
+        "raw pixels": measured(Pixels(data.image_size), splits),
+        "random weights": measured(random, splits),
+    }
+    for name in names:
+        console.print(f"learning: {name}", style="dim")
+        found[name] = learn(name, splits, options)
+    columns = ("online", "20-NN", "effective rank", "spread", "images/s", "MB", "first loss", "last loss")
+    table = Table("", title=f"{options.epochs} epochs of {NARROW}, batch {BATCH}: validation, percent")
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for name, row in found.items():
+        cells = [f"{row[column]:,.2f}" if column in row else "–" for column in columns]
+        table.add_row(name if row else f"{name} (not finished)", *cells)
+    console.print(table)
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, print, write down; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--only", nargs="+", default=methods.names(), choices=methods.names(), help="some methods alone"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured; the median counts")
+    parser.add_argument("--learn", type=Path, metavar="IMAGES", help="folder with train/<class>/ and test/<class>/")
+    parser.add_argument("--run", type=Path, default=Path("runs/methods"), help="folder of the runs that learn")
+    parser.add_argument("--epochs", type=int, default=30, help="of each run that learns")
+    parser.add_argument("--minutes", type=float, default=1e6, help="of each run that learns, until the next call")
+    parser.add_argument("--json", type=Path, help="file for the numbers")
+    options = parser.parse_args(arguments)
+    device, console = torch.device("cuda" if torch.cuda.is_available() else "cpu"), Console()
+    found: dict[str, Any]
+    try:
+        if options.learn:
+            found = {"learned": learn_all(options.only, options, device, console)}
+        else:
+            found = {"steps": steps(options.only, device, options.rounds, console)}
+            found["losses"], ratios = contrastive(device, options.rounds, console)
+            print_ratios(ratios, console)
+    except (BetonError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

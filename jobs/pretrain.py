@@ -36,13 +36,15 @@ from slurm.chain import Member
 from slurm.cluster import Cluster
 from slurm.cluster import load as load_profile
 from slurm.requeue import StopFlag
-from slurm.task import JobSpec, Task, Watchdog
+from slurm.task import JobSpec, Task
+from slurm.watchdog import Watchdog
 from vicreg import methods
 from vicreg.config import PretrainConfig, official_views, paper_views
 from vicreg.config_json import differing_fields, to_json
 from vicreg.exchange.encoder_file import ENCODER_FILE
 from vicreg.ranks import distributed
 from vicreg.schema import SCHEMA
+from vicreg.training.oversight import Oversight
 from vicreg.training.train import Outcome, train
 
 VIEWS = {"official": official_views, "paper": paper_views}
@@ -232,11 +234,13 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
 
         def should_stop(step: int) -> bool:
             watchdog.heard()
+            asked = stop()
             if task.rank == 0:
-                pulse.beat(step, at_once=stop())
-            return stop()
+                pulse.beat(step, at_once=asked)
+            return asked
 
-        outcome = train(config, folder, placement, should_stop, console, train_beton)
+        oversight = Oversight(should_stop, stop.require_owner, watchdog.phase)
+        outcome = train(config, folder, placement, oversight, console, train_beton)
         if outcome is Outcome.STOPPED and task.rank == 0:
             console.print(f"{stop.signal_name or 'another rank'} asked to stop", highlight=False)
     return outcome is Outcome.FINISHED

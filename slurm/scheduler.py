@@ -15,6 +15,7 @@ from pathlib import Path
 from slurm.calls import Patience, SchedulerError, ask, call, clean_environment, table
 
 WAITING = "PENDING"
+BATCH_FAILURES = ("NonZeroExitCode", "JobLaunchFailure", "RaisedSignal")  # beginnings of reasons
 NONE = "(null)"  # as scontrol says it
 UNUSABLE = ("down", "drain", "fail", "maint", "unknown", "inval", "error", "future")  # beginnings of nodes' states
 
@@ -25,6 +26,7 @@ class Verdict(Enum):
     RUNNING = "nothing: the job may go on"
     REQUEUED = "requeued by the scheduler: preemption, node failure or scontrol requeue"
     TIME_LIMIT = "the time limit came before all ranks had left"
+    BATCH_FAILED = "the batch step has ended badly"
     CANCELLED = "cancelled"
 
 
@@ -128,7 +130,9 @@ def verdict(job_id: str, restart: int, patience: Patience | None = None) -> Verd
         return Verdict.REQUEUED
     if state == "RUNNING":
         return Verdict.RUNNING
-    return Verdict.TIME_LIMIT if "TimeLimit" in reason or state == "TIMEOUT" else Verdict.CANCELLED
+    if "TimeLimit" in reason or state == "TIMEOUT":
+        return Verdict.TIME_LIMIT
+    return Verdict.BATCH_FAILED if state == "FAILED" or reason.startswith(BATCH_FAILURES) else Verdict.CANCELLED
 
 
 def requeue(job_id: str, restart: int, patience: Patience | None = None) -> None:

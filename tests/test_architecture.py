@@ -34,7 +34,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"evals"},
         {"training"},
     ],
-    "vicreg/ranks": [{"network"}, {"distributed"}, {"gradient_sum", "sync_batch_norm"}],
+    "vicreg/ranks": [{"network", "waiting"}, {"distributed"}, {"gradient_sum", "sync_batch_norm"}],
     "vicreg/losses": [{"forms"}, {"correlation", "covariance"}, {"barlow_twins", "vicreg"}],
     "vicreg/optim": [{"lars_kernels", "schedule"}, {"lars"}, {"optimizers"}],
     "vicreg/views": [
@@ -58,7 +58,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"semisup"},
     ],
     "vicreg/training": [
-        {"guards", "metrics", "online_head", "running_statistics"},
+        {"clock", "guards", "metrics", "online_head", "oversight", "running_statistics"},
         {"learner"},
         {"online_probe", "saver"},
         {"train"},
@@ -88,9 +88,9 @@ FLOORS: dict[str, list[set[str]]] = {
     "slurm": [
         {"attempts", "calls", "devcluster"},
         {"cluster", "owner", "scheduler"},
-        {"requeue", "stage_data"},
+        {"orphans", "requeue", "stage_data"},
         {"task"},
-        {"local", "preflight", "srun"},
+        {"local", "preflight", "srun", "watchdog"},
         {"batch", "executor"},
         {"chain"},
     ],

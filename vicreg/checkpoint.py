@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,15 @@ class CheckpointError(ValueError):
     """A checkpoint that is incomplete or damaged."""
 
 
-def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+def save(
+    folder: Path, step: int, state: dict[str, Any], keep: int, require_owner: Callable[[], None] = lambda: None
+) -> Path:
     """Write `folder/step_NNNNNNNN` and remove all but the newest `keep` checkpoints up to it; returns its path.
 
     Whatever goes wrong is raised as it is, and leaves nothing behind. ValueError for values that are not finite.
+    `require_owner` raises where the folder is another process's: asked first, and again when all is written.
     """
+    require_owner()
     require_finite(state)
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".step_*"):
@@ -43,6 +47,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     beside.mkdir()
     try:
         _write(beside, step, state)
+        require_owner()
         if final.exists():
             shutil.rmtree(final)  # a damaged one, or that of a run that went on from an older one
         beside.rename(final)

@@ -10,7 +10,8 @@ from slurm.attempts import Pulse
 from slurm.chain import Member
 from slurm.cluster import load
 from slurm.requeue import StopFlag
-from slurm.task import JobSpec, Task, Watchdog, node_name
+from slurm.task import JobSpec, Task, node_name
+from slurm.watchdog import Watchdog
 
 STEP_S = 0.05
 
@@ -67,6 +68,7 @@ def hang(task: Task, stop: StopFlag, folder: str) -> bool:
         return True
     marker.touch()
     watchdog = Watchdog(task)
+    watchdog.heard()
     time.sleep(600)
     watchdog.close()
     return False

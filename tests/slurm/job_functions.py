@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import time
 from pathlib import Path
 
-from slurm import task as task_module
+from slurm import watchdog as watchdog_module
 from slurm.requeue import StopFlag
-from slurm.task import Task, Watchdog
+from slurm.task import Task
+from slurm.watchdog import Watchdog
 
 
 def tell(task: Task, stop: StopFlag, folder: str, **copies: str) -> None:
@@ -21,12 +23,22 @@ def tell(task: Task, stop: StopFlag, folder: str, **copies: str) -> None:
 
 def get_stuck(task: Task, stop: StopFlag, steps: int) -> None:
     """Take some steps that the watchdog hears of, then none."""
-    task_module.DUMP_LEAD_S = 0.1
+    watchdog_module.DUMP_LEAD_S = 0.1
     watchdog = Watchdog(task)
     for _ in range(steps):
         time.sleep(task.hang_timeout_s / 4)
         watchdog.heard()
     _wait_for_ever()
+
+
+def be_slow(task: Task, stop: StopFlag, phase: str, times: float, on_rank: int = 0) -> None:
+    """Take so many times the time-out for something, in a phase of its own if it has a name, while others wait."""
+    watchdog_module.DUMP_LEAD_S = 0.1
+    watchdog = Watchdog(task)
+    watchdog.heard()
+    with watchdog.phase(phase) if phase and task.rank == on_rank else contextlib.nullcontext():
+        time.sleep(times * task.hang_timeout_s)
+    watchdog.close()
 
 
 def _wait_for_ever() -> None:

@@ -221,6 +221,26 @@ def test_a_batch_step_that_is_killed_is_a_failure_like_any_other(
     assert ("given up: 1 failures" in said) == (max_failures == 1)
 
 
+@pytest.mark.parametrize("max_failures", [3, 1])
+def test_when_everything_of_the_batch_step_is_killed_the_ranks_see_to_the_requeue(
+    job: Job, slurm: FakeSlurm, tmp_path: Path, max_failures: int
+) -> None:
+    process = job.start("stop_late", max_failures=max_failures, folder=str(tmp_path), how="well")
+    _await_ranks(tmp_path, process)
+    slurm.says("scontrol show job 17", "JobState=COMPLETING Reason=JobLaunchFailure Restarts=0 ExcNodeList=(null) ")
+    os.killpg(process.pid, signal.SIGSTOP)  # none of them may see the others die
+    for pid in (process.pid, *_processes("slurm.batch", job.folder), *_processes("srun", job.folder)):
+        os.kill(pid, signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGCONT)
+    _signal_ranks(job, signal.SIGTERM)
+    while _processes("slurm.task", job.folder) or _processes("slurm.batch", job.folder):
+        time.sleep(0.01)
+    _end(process)
+    (last,) = attempts.read(job.folder)
+    assert (last.outcome, last.reason) == ("failed", "the batch step on n1 was killed by SIGKILL")
+    assert job.asked() == (["requeue 17"] if max_failures == 3 else [])
+
+
 def test_a_batch_step_that_fails_itself_is_one_too(job: Job, tmp_path: Path) -> None:
     job.folder.mkdir()
     (job.folder / "attempts.jsonl").mkdir()

@@ -32,6 +32,8 @@ class StepGuard:
         self._said_collapse = False
         self._counts = torch.zeros(3, dtype=torch.int64, device=device)  # skipped, now in a row, at most in a row
         self._bad_samples = torch.zeros(0, dtype=torch.int64, device=device)
+        self.gradient_norm = torch.zeros((), device=device)
+        """Of all gradients of the last step together, left out or not."""
 
     @property
     def skipped(self) -> int:
@@ -54,7 +56,9 @@ class StepGuard:
         A huge value may leave an infinite variance behind although all gradients are finite. `samples` are those of
         this rank, to be named if the step is left out.
         """
-        finite = torch.isfinite(torch.stack(torch._foreach_norm(list(gradients)))).all()
+        norms = torch.stack(torch._foreach_norm(list(gradients)))
+        self.gradient_norm = torch.linalg.vector_norm(norms)
+        finite = torch.isfinite(norms).all()
         for values in statistics:
             finite = finite & torch.isfinite(values).all()
         total, in_a_row, most = self._counts.unbind()

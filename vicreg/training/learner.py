@@ -41,6 +41,8 @@ class Learner:
     dtype: torch.dtype
     online: OnlineHead | None
     """What learns beside the method, where the configuration measures online."""
+    view_events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+    """Around the making of a step's views, on a GPU."""
 
     @classmethod
     def build(cls, config: PretrainConfig, device: torch.device, data: TrainingData = UNKNOWN_DATA) -> Learner:
@@ -75,12 +77,18 @@ class Learner:
             guard=StepGuard(config.train.max_skipped_steps, device),
             dtype=dtype,
             online=_online_head(config, method, data.num_classes) if config.online.every_epochs else None,
+            view_events=_timing_events() if device.type == "cuda" else None,
         )
 
     @property
     def encoder(self) -> nn.Module:
         """The encoder that is meant where none is named."""
         return next(iter(self.method.encoders.values()))
+
+    @property
+    def views_s(self) -> float | None:
+        """How long the GPU took for the views of the last step, which must be over; None on a CPU."""
+        return self.view_events[0].elapsed_time(self.view_events[1]) / 1000 if self.view_events else None
 
     def rate(self, progress: Progress) -> float:
         """The learning rate of a step."""
@@ -96,7 +104,11 @@ class Learner:
         """One step on this rank's part of a global batch; returns the loss terms of the whole of it."""
         torch.manual_seed(_step_seed(self.config.train.seed, progress.step, rank))  # dropout, stochastic depth
         batch = batch.to(self.device)
+        if self.view_events:
+            self.view_events[0].record()
         views = [self._prepare(batch, view) for view in range(len(batch.views))]
+        if self.view_events:
+            self.view_events[1].record()
         return self.learn(Inputs(views, batch.labels, batch.samples), progress)
 
     def learn(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
@@ -141,6 +153,7 @@ class Learner:
     def report(self, step: int, terms: dict[str, Tensor]) -> dict[str, float]:
         """The terms as numbers, with the steps skipped so far; warns when the embeddings have collapsed."""
         self.guard.check(step, terms)
+        terms = terms | {"gradient_norm": self.guard.gradient_norm.to(terms["loss"])}
         values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         self.guard.watch_collapse(step, values, methods.load(self.config.method.name).TERMS)
         return values | {"skipped_steps": self.guard.skipped}
@@ -170,6 +183,10 @@ class Learner:
         self.guard.go_on_from(state["skipped_steps"], state.get("skipped_in_a_row", 0))
         if self.online:
             self.online.load(state["online"])
+
+
+def _timing_events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 
 
 def _online_head(config: PretrainConfig, method: Method, num_classes: int) -> OnlineHead:

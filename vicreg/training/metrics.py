@@ -17,7 +17,8 @@ from vicreg.method import Term
 
 METRICS_FILE = "metrics.jsonl"
 SPEED = ("images_per_s", "data_wait_share", "step_ms_p50", "step_ms_p95", "model_tflops", "mfu")
-TIMING = (*SPEED, "elapsed_s")  # the only fields that differ between runs of one seed
+RANKS = ("rank_ms_median", "rank_ms_worst", "slowest_rank", "slowest_factor", "slowest_wait_share")
+TIMING = (*SPEED, *RANKS, "elapsed_s")  # the only fields that differ between runs of one seed
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

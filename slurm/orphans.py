@@ -1,0 +1,45 @@
+"""What ranks do when everything of their batch step has been killed: one of them takes its place, for the requeue.
+
+SLURM then ends the job as failed, and the ranks get SIGTERM some seconds before they are killed, too. In that time the
+job can still be sent back to the queue, with the failure on record, as after any other.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from slurm import scheduler
+from slurm.calls import Patience, SchedulerError
+from slurm.scheduler import Verdict
+
+log = logging.getLogger(__name__)
+
+MARK = "after_the_batch_step"
+PATIENCE = Patience(20.0)  # SLURM's KillWait is 30 s
+
+
+def begin_to_look_after(job_folder: Path, start_folder: Path) -> None:
+    """`look_after` in a thread, which the end of the process waits for."""
+    threading.Thread(target=look_after, args=(job_folder, start_folder), name="orphans").start()
+
+
+def look_after(job_folder: Path, start_folder: Path) -> None:
+    """Do what the batch step would have done, where it was killed; called when this attempt is being ended."""
+    job_id, restart = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    try:
+        if scheduler.verdict(job_id, restart, PATIENCE) is not Verdict.BATCH_FAILED:
+            return
+        (start_folder / MARK).touch(exist_ok=False)
+    except (FileExistsError, FileNotFoundError):
+        return  # another rank does it, or another attempt has begun
+    except SchedulerError as error:
+        log.warning("nobody says why this attempt is being ended: %s", error)
+        return
+    code = 128 + signal.SIGKILL
+    subprocess.run([sys.executable, "-u", "-m", "slurm.batch", str(job_folder), str(code)])

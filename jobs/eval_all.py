@@ -21,6 +21,7 @@ from jobs.planning.cli import (
     PlaceOptions,
     configure_logging,
     placement_of,
+    sizes_of,
     user_errors,
 )
 from jobs.planning.pieces import (
@@ -43,6 +44,7 @@ from slurm.task import JobSpec, Task
 from vicreg.evals.work import Stopped
 from vicreg.model import branch
 from vicreg.ranks import distributed
+from vicreg.ranks.meeting import require_agreement
 
 TOGETHER = "evaluations"  # name of the one job that does them all on this machine, sharing features
 
@@ -145,9 +147,9 @@ def members(
         wanted = {**asdict(choice), "names": names}
         size = nodes if nodes > 1 or job == TOGETHER else recipes.evaluation(recipe, names[0]).nodes
         arguments = {"run": str(run), "choice": wanted, "overwrite": overwrite, "job": job}
-        evaluations.append(
-            Member(JobSpec(job, "jobs.eval_all.run_job", arguments, size, ranks_per_node), ("pretrain",))
-        )
+        reads = sizes_of(name for piece in pieces if piece.asked_as in names for name in (piece.train, piece.val))
+        spec = JobSpec(job, "jobs.eval_all.run_job", arguments, size, ranks_per_node, reads=reads)
+        evaluations.append(Member(spec, ("pretrain",)))
     report = JobSpec("report", "jobs.report.run_job", {"run": str(run)}, uses_gpus=False)
     awaited = tuple(member.spec.name for member in evaluations) or ("pretrain",)
     return [*evaluations, Member(report, after=awaited, condition="afterany")]
@@ -189,6 +191,7 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
         user_errors("stopped; what is done stays, the same command does the rest", note=task.note_error),
         distributed.connected(placement, task.rendezvous, task.rendezvous_timeout_s),
     ):
+        require_agreement(placement)
         config, recipe = read_run(folder)
         if choice["checkpoints"] == LAST:
             require_finished(folder, recipe)

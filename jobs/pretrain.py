@@ -25,6 +25,7 @@ from jobs.planning.cli import (
     PlaceOptions,
     configure_logging,
     placement_of,
+    sizes_of,
     user_errors,
 )
 from jobs.planning.pieces import Choice, find_due, read_run, split_by_data
@@ -43,6 +44,7 @@ from vicreg.config import PretrainConfig, official_views, paper_views
 from vicreg.config_json import differing_fields, to_json
 from vicreg.exchange.encoder_file import ENCODER_FILE
 from vicreg.ranks import distributed
+from vicreg.ranks.meeting import require_agreement
 from vicreg.schema import SCHEMA
 from vicreg.training.oversight import Oversight
 from vicreg.training.train import Outcome, train
@@ -176,7 +178,14 @@ def job_spec(command: Command, cluster: Cluster, run: Path) -> JobSpec:
         stage = {"train_beton": str(Path(command.config.data.train).absolute())}
     ranks = command.place.ranks_per_node(cluster)
     return JobSpec(
-        "pretrain", "jobs.pretrain.run_job", {"run": str(run)}, command.place.nodes, ranks, stage=stage or None
+        "pretrain",
+        "jobs.pretrain.run_job",
+        {"run": str(run)},
+        command.place.nodes,
+        ranks,
+        spare_nodes=command.place.spare_nodes,
+        reads=sizes_of([command.config.data.train]),
+        stage=stage or None,
     )
 
 
@@ -228,6 +237,7 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
         distributed.connected(placement, task.rendezvous, task.rendezvous_timeout_s),
         closing(Watchdog(task)) as watchdog,
     ):
+        require_agreement(placement)
         content: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
         config = methods.read_config(content["pretrain"], content.get("schema", 1))
         pulse = Pulse(job_folder, num_steps(config))

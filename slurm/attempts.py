@@ -41,6 +41,8 @@ class Attempt:
     """How far the job was when this attempt ended (steps done); -1: not known."""
     decided: str = ""
     """As what it ends once the scheduler has answered; empty until that is decided."""
+    start: int = 0
+    """How often its ranks had been started before on the nodes that the job has."""
 
 
 def begin(folder: Path, attempt: Attempt) -> None:
@@ -77,7 +79,7 @@ def read(folder: Path) -> list[Attempt]:
 def of_submission(attempts: Sequence[Attempt], job_id: str) -> list[Attempt]:
     """The attempts of the newest submission with this id, which a cluster that was set up anew may give again."""
     own = [attempt for attempt in attempts if attempt.job_id == job_id]
-    first = max((number for number, attempt in enumerate(own) if attempt.restart == 0), default=0)
+    first = max((number for number, attempt in enumerate(own) if attempt.restart == attempt.start == 0), default=0)
     return own[first:]
 
 
@@ -156,7 +158,7 @@ def _append(path: Path, content: dict[str, Any]) -> None:
 def _parse(line: str) -> Attempt | None:
     try:
         content = json.loads(line)
-        known = {field.name: content[field.name] for field in fields(Attempt)}
+        known = {field.name: content[field.name] for field in fields(Attempt) if field.name in content}
         return Attempt(**{**known, "nodes": tuple(known["nodes"])})
     except (ValueError, KeyError, TypeError):
         return None

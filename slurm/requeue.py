@@ -6,6 +6,7 @@ Nothing here talks to the scheduler (slurm/scheduler.py does) or starts anything
 from __future__ import annotations
 
 import math
+import re
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from slurm.attempts import FAILED, Attempt
 from slurm.owner import Claim
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+PLACE = re.compile(r"^ranks? [\d,-]+ on \S+: ")  # where a failure was: not what it was
 FAILURES_TO_EXCLUDE = 2  # a node that failed a job so often is left out of its next try
 
 
@@ -102,6 +104,14 @@ def bad_nodes(attempts: Sequence[Attempt]) -> tuple[str, ...]:
     """Nodes on which the job has failed twice or more, in order of their names."""
     blamed = [attempt.failed_node for attempt in attempts if attempt.outcome == FAILED and attempt.failed_node]
     return tuple(sorted(node for node in set(blamed) if blamed.count(node) >= FAILURES_TO_EXCLUDE))
+
+
+def is_repeated(attempts: Sequence[Attempt]) -> bool:
+    """Whether the last two attempts failed in the same words, and the last one without a step of progress."""
+    if len(attempts) < 2 or any(attempt.outcome != FAILED for attempt in attempts[-2:]):
+        return False
+    before, last = attempts[-2:]
+    return last.progress <= before.progress and PLACE.sub("", last.reason) == PLACE.sub("", before.reason)
 
 
 def decide(attempts: Sequence[Attempt], max_failures: int) -> Decision:

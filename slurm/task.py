@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slurm import orphans
+from slurm import fitness, orphans
 from slurm.attempts import write_whole
 from slurm.owner import Claim
 from slurm.requeue import StopFlag
@@ -30,9 +30,11 @@ log = logging.getLogger(__name__)
 
 JOB_FILE = "job.json"
 FINISHED_FILE = "finished"
-ERROR, SIGNAL, LEFT = "error", "signal", "left"  # what a rank notes: the first error, the first stop signal, its end
+ERROR, UNFIT, SIGNAL, LEFT = "error", "unfit", "signal", "left"
+"""What a rank notes: the first error, why its node cannot take part, the first stop signal, its end."""
 HOSTS_VARIABLE = "VICREG_HOSTS"  # the nodes of a job, as JSON
 CLAIM_VARIABLE = "VICREG_CLAIM"  # the file that lets an attempt write
+UNFIT_EXIT_CODE = 69  # sysexits.h: service unavailable
 SUPERSEDED_EXIT_CODE = 75  # sysexits.h: temporary failure
 LOOK_EVERY_S = 1.0  # so often ranks that do not write look whether another attempt has taken over
 SUPERSEDED_GRACE_S = 5.0
@@ -94,6 +96,12 @@ class JobSpec:
     """Whether each rank needs a GPU where there are any."""
     cpus_per_rank: int = 0
     """0: not given."""
+    spare_nodes: int = 0
+    """Nodes without ranks, to take the place of others that fail."""
+    restarts_in_place: int = 2
+    """After a failure ranks are started anew on the nodes that the job has, so often before it is requeued."""
+    reads: dict[str, int] | None = None
+    """Files that each node must be able to read, with their bytes."""
     max_failures: int = 3
     patience_s: float = 1800.0
     """A scheduler that does not answer is asked again for so long; near the time limit the job's end comes first."""
@@ -227,6 +235,13 @@ def main(job_folder: Path, start_folder: Path) -> int:
             orphans.begin_to_look_after(job_folder, start_folder)
 
     faulthandler.enable()
+    if task.local_rank == 0:
+        try:
+            fitness.require_fit(start_folder, spec.reads or {}, spec.ranks_per_node if spec.uses_gpus else 0)
+        except fitness.Unfit as unfit:
+            task.note(UNFIT, str(unfit))
+            log.error("%s cannot take part: %s", node_name(), unfit)
+            return UNFIT_EXIT_CODE
     run(task, spec.function, spec.arguments | copies, on_stop)
     return 0
 

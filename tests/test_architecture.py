@@ -34,7 +34,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"evals"},
         {"training"},
     ],
-    "vicreg/ranks": [{"network", "waiting"}, {"distributed"}, {"gradient_sum", "sync_batch_norm"}],
+    "vicreg/ranks": [{"network", "waiting"}, {"distributed"}, {"gradient_sum", "meeting", "sync_batch_norm"}],
     "vicreg/losses": [{"forms"}, {"correlation", "covariance"}, {"barlow_twins", "vicreg"}],
     "vicreg/optim": [{"lars_kernels", "schedule"}, {"lars"}, {"optimizers"}],
     "vicreg/views": [
@@ -88,7 +88,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "slurm": [
         {"attempts", "calls", "devcluster"},
         {"cluster", "owner", "scheduler"},
-        {"orphans", "requeue", "stage_data"},
+        {"fitness", "orphans", "requeue", "stage_data"},
         {"task"},
         {"local", "preflight", "srun", "watchdog"},
         {"batch", "executor"},

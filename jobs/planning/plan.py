@@ -92,6 +92,7 @@ class Plan:
         table.add_row("length", self._length())
         ranks = f"{spec.num_ranks} {'rank' if spec.num_ranks == 1 else 'ranks'}"
         nodes = f"{spec.num_nodes} {'node' if spec.num_nodes == 1 else 'nodes'}"
+        nodes += f" and {spec.spare_nodes} to spare" if spec.spare_nodes else ""
         where = f"cluster {self.cluster.name}" if self.cluster.scheduler == "slurm" else "this machine"
         table.add_row("on", f"{where}: {nodes}, {ranks}")
         table.add_row("run folder", str(self.run))

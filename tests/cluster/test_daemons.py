@@ -7,42 +7,16 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
+from drills.cluster_runs import Runs, outcomes, ranks, wait_for
+from drills.faults import batch_step, silent_controller
 from slurm import attempts, scheduler
 from slurm.devcluster import processes
-from slurm.devcluster.daemons import DevCluster
-from tests.cluster.running import Runs, outcomes, ranks, wait_for
 
 pytestmark = pytest.mark.slow
-
-
-@contextmanager
-def _silent_controller(cluster: DevCluster) -> Iterator[None]:
-    """slurmctld takes connections and answers nothing."""
-    pid = cluster.pids["slurmctld"]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-def _batch_step(job: Path) -> int:
-    """The process of a job's batch step."""
-    for name in os.listdir("/proc"):
-        try:
-            words = Path(f"/proc/{name}/cmdline").read_bytes().decode().split("\0") if name.isdigit() else []
-        except OSError:
-            continue
-        if "slurm.batch" in words and str(job) in words:
-            return int(name)
-    raise AssertionError(f"no batch step of {job}")
 
 
 def test_a_scheduler_that_is_busy_when_a_rank_dies_costs_no_job(runs: Runs) -> None:
@@ -56,7 +30,7 @@ def test_a_scheduler_that_is_busy_when_a_rank_dies_costs_no_job(runs: Runs) -> N
         f'exec {shutil.which("scontrol")} "$@"\n'
     )
     (folder / "scontrol").chmod(0o755)
-    profile = {"setup": [f'export PATH="{folder}:$PATH"']}
+    profile = {"setup": [f'export PATH="{folder}:$PATH"'], "restarts_in_place": 0}
     job, job_id = runs.submit("count", steps=200, num_nodes=2, ranks_per_node=1, profile=profile)
     runs.await_attempt(job, 0, 10)
     os.kill(ranks(job_id)[1], signal.SIGKILL)
@@ -73,7 +47,7 @@ def test_a_scheduler_that_is_busy_when_a_rank_dies_costs_no_job(runs: Runs) -> N
 def test_a_controller_that_is_silent_for_a_while_costs_no_job(runs: Runs) -> None:
     job, job_id = runs.submit("count", steps=600, num_nodes=2, ranks_per_node=1)
     runs.await_attempt(job, 0, 10)
-    with _silent_controller(runs.cluster):
+    with silent_controller(runs.cluster):
         os.kill(ranks(job_id)[1], signal.SIGKILL)
         time.sleep(20)
     assert runs.await_over(job_id, 180) == "COMPLETED"
@@ -83,13 +57,38 @@ def test_a_controller_that_is_silent_for_a_while_costs_no_job(runs: Runs) -> Non
 def test_a_killed_batch_step_is_tried_again_and_its_ranks_save(runs: Runs) -> None:
     job, job_id = runs.submit("count", steps=120, num_nodes=2, ranks_per_node=2)
     runs.await_attempt(job, 0, 10)
-    os.kill(_batch_step(job), signal.SIGKILL)
+    os.kill(batch_step(job), signal.SIGKILL)
     assert runs.await_over(job_id) == "COMPLETED"
     first, second = attempts.read(job)
     assert (first.outcome, second.outcome) == ("failed", "finished")
     assert first.reason.endswith("was killed by SIGKILL")
     assert first.progress > 0
     assert {(job / f"count_{rank}").read_text() for rank in range(4)} == {"120"}
+
+
+def test_when_everything_of_the_batch_step_is_killed_the_ranks_see_to_the_requeue(runs: Runs) -> None:
+    job, job_id = runs.submit("count", steps=120, num_nodes=2, ranks_per_node=2)
+    runs.await_attempt(job, 0, 10)
+    kill_all_of_batch_step(job)
+    assert runs.await_over(job_id, 180) == "COMPLETED"
+    first, second = attempts.read(job)
+    assert (first.outcome, second.outcome, second.restart) == ("failed", "finished", 1)
+    assert first.reason == f"the batch step on {first.nodes[0]} was killed by SIGKILL"
+    assert {(job / f"count_{rank}").read_text() for rank in range(4)} == {"120"}
+
+
+def test_a_spare_node_takes_the_place_of_a_lost_one(runs: Runs) -> None:
+    job, job_id = runs.submit("count", steps=100, num_nodes=2, ranks_per_node=1, spare_nodes=1)
+    lost = runs.await_attempt(job, 0, 10).nodes[1]
+    runs.cluster.kill_node(lost)
+    try:
+        assert runs.await_over(job_id, 180) == "COMPLETED"
+    finally:
+        runs.cluster.start_node(lost)
+    first, second = attempts.read(job)
+    assert (first.outcome, second.outcome, second.restart, second.start) == ("failed", "finished", 0, 1)
+    assert lost not in second.nodes
+    assert len(second.nodes) == 2
 
 
 def test_an_attempt_on_a_node_that_is_taken_for_dead_stops_when_the_next_begins(runs: Runs) -> None:
@@ -125,7 +124,7 @@ def test_variables_in_the_environment_do_not_beat_the_plan(
 
 
 def test_a_controller_that_is_silent_while_a_chain_is_submitted_gets_each_job_once(runs: Runs) -> None:
-    with _silent_controller(runs.cluster):
+    with silent_controller(runs.cluster):
         submitted: list[str] = []
         submitting = threading.Thread(target=lambda: submitted.append(runs.submit("count", steps=200)[1]))
         submitting.start()

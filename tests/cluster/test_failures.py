@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 
+from drills.cluster_runs import Runs, outcomes, ranks, wait_for
 from slurm import attempts, chain
 from slurm.chain import Member
 from slurm.cluster import load, override
 from slurm.task import JobSpec
-from tests.cluster.running import Runs, outcomes, ranks, wait_for
 
 
 def test_a_requeue_by_the_operator_loses_no_step(runs: Runs) -> None:
@@ -64,7 +64,7 @@ def test_a_hang_is_ended_with_the_stacks_of_all_ranks(runs: Runs) -> None:
 def test_a_dead_chain_is_removed_and_the_last_job_still_comes(runs: Runs) -> None:
     run = runs.folder / "run"
     run.mkdir()
-    function = "tests.cluster.functions"
+    function = "drills.counting"
 
     def member(name: str, what: str, after: tuple[str, ...] = (), condition: str = "afterok") -> Member:
         arguments = {"folder": str(chain.job_folder(run, name)), "steps": 2}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from slurm import watchdog as watchdog_module
 from slurm.requeue import StopFlag
-from slurm.task import Task
+from slurm.task import Task, node_name
 from slurm.watchdog import Watchdog
 
 
@@ -72,6 +72,23 @@ def fail(task: Task, stop: StopFlag, on_rank: int, code: int = 0) -> None:
     if code:
         raise SystemExit(code)
     raise ValueError("no such data")
+
+
+def fail_at_first(task: Task, stop: StopFlag, times: int, on_rank: int) -> None:
+    """Fail on one rank, each time otherwise, in the first so many starts of an allocation."""
+    start = int(task.start_folder.rpartition("_")[2])
+    if start < times:
+        if task.rank != on_rank:
+            _wait_for_ever()
+        raise ValueError(f"failure {start + 1}")
+
+
+def fail_on(task: Task, stop: StopFlag, node: str) -> None:
+    """Fail wherever a node takes part."""
+    if node_name() == node:
+        raise ValueError("this node is broken")
+    if node in task.hosts:
+        _wait_for_ever()
 
 
 def kill_itself(task: Task, stop: StopFlag, on_rank: int) -> None:

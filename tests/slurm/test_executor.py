@@ -177,7 +177,7 @@ def test_the_script_run_by_bash_starts_the_ranks_with_the_folder_as_one_argument
     variables = {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "n[1-2]", "PYTHONPATH": str(ROOT)}
     subprocess.run(["/bin/bash", script], env=os.environ | variables, capture_output=True, check=True)
     (srun,) = slurm.calls("srun")
-    start_folder = folder / "start_17_0"
+    start_folder = folder / "start_17_0_0"
     assert srun.command[1:] == [
         "--nodes=2",
         "--ntasks=4",

@@ -1,4 +1,4 @@
-"""Job functions for the tests on the cluster: they count to a number, and go wrong on demand."""
+"""Job functions for drills and tests on a cluster: they count to a number, and go wrong on demand."""
 
 from __future__ import annotations
 
@@ -77,6 +77,6 @@ def hang(task: Task, stop: StopFlag, folder: str) -> bool:
 def submit_another(task: Task, stop: StopFlag, folder: str, run_of_other: str) -> bool:
     """Submit a job from inside this one."""
     job = chain.job_folder(Path(run_of_other), "inner")
-    spec = JobSpec("inner", "tests.cluster.functions.count", {"folder": str(job), "steps": 2}, 1, 2)
+    spec = JobSpec("inner", "drills.counting.count", {"folder": str(job), "steps": 2}, 1, 2)
     chain.submit(Path(run_of_other), [Member(spec)], load("devcluster"))
     return True

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from slurm.devcluster import processes
 from slurm.devcluster.daemons import DevCluster
 
 
@@ -35,21 +36,15 @@ def batch_step(job: Path) -> int:
 
 
 def kill_all_of_batch_step(job: Path) -> None:
-    """SIGKILL to everything of it at once: the shell, which looks after it, the batch step itself, and its srun."""
+    """SIGKILL to everything of it: its srun, the batch step itself, and last the shell, which looks after it."""
     step = batch_step(job)
     shell = int(Path(f"/proc/{step}/stat").read_text().rpartition(")")[2].split()[1])
-    doomed = [shell, step, *children(step)]
-    for pid in doomed:
-        os.kill(pid, signal.SIGSTOP)  # none of them sees another one die
-    for pid in doomed:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    doomed = [*descendants(step), step, shell]
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # none of them sees another one die
+        for pid in doomed:
+            processes.kill(pid, number)
 
 
-def children(pid: int) -> list[int]:
-    """The processes that a process has started, theirs included."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *children(child)]
-    return found
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and those that they have."""
+    return [other for other in processes.with_descendants([pid]) if other != pid]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,6 +42,7 @@ from slurm.chain import Member
 from slurm.cluster import Cluster
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
+from slurm.watchdog import Watchdog
 from vicreg.evals.work import Stopped
 from vicreg.model import branch
 from vicreg.ranks import distributed
@@ -190,6 +192,7 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
     with (
         user_errors("stopped; what is done stays, the same command does the rest", note=task.note_error),
         distributed.connected(placement, task.rendezvous, task.rendezvous_timeout_s),
+        closing(Watchdog(task)) as watchdog,
     ):
         require_agreement(placement)
         config, recipe = read_run(folder)
@@ -202,7 +205,7 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
         due = [piece for piece in pieces if distributed.from_rank_0(int(piece in mine))]
         try:
             num_done = len(pieces) - len(due)
-            measure_all(folder, due, num_done, placement, console, chain.job_folder(folder, job), stop)
+            measure_all(folder, due, num_done, placement, console, chain.job_folder(folder, job), stop, watchdog)
         except Stopped as stopped:
             if task.rank == 0:
                 console.print(f"{stopped} and saved; the same command goes on from there", highlight=False)

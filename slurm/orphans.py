@@ -14,8 +14,9 @@ import sys
 import threading
 from pathlib import Path
 
-from slurm import scheduler
+from slurm import owner, scheduler
 from slurm.calls import Patience, SchedulerError
+from slurm.owner import Claim
 from slurm.scheduler import Verdict
 
 log = logging.getLogger(__name__)
@@ -24,16 +25,23 @@ MARK = "after_the_batch_step"
 PATIENCE = Patience(20.0)  # SLURM's KillWait is 30 s
 
 
-def begin_to_look_after(job_folder: Path, start_folder: Path) -> None:
-    """`look_after` in a thread, which the end of the process waits for."""
-    threading.Thread(target=look_after, args=(job_folder, start_folder), name="orphans").start()
+def begin_to_look_after(job_folder: Path, start_folder: Path, claim: Claim) -> None:
+    """`look_after` in a thread, which the end of the process waits for; called when a stop signal has come."""
+    arguments = (job_folder, start_folder, claim, (Verdict.BATCH_FAILED,))
+    threading.Thread(target=look_after, args=arguments, name="orphans").start()
 
 
-def look_after(job_folder: Path, start_folder: Path) -> None:
-    """Do what the batch step would have done, where it was killed; called when this attempt is being ended."""
+def look_after(job_folder: Path, start_folder: Path, claim: Claim, given: tuple[Verdict, ...]) -> None:
+    """Do what the batch step would have done, if it does not live and the scheduler has decided nothing else.
+
+    `given`: verdicts after which there is something to do; RUNNING is one of them for a job with spare nodes, which
+    outlives its first node and which SLURM would let run on without a batch step.
+    """
+    if not claim.holds() or owner.is_alive(claim):
+        return
     job_id, restart = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     try:
-        if scheduler.verdict(job_id, restart, PATIENCE) is not Verdict.BATCH_FAILED:
+        if scheduler.verdict(job_id, restart, PATIENCE) not in given:
             return
         (start_folder / MARK).touch(exist_ok=False)
     except (FileExistsError, FileNotFoundError):

@@ -121,6 +121,12 @@ def require_free(folder: Path) -> None:
             raise Owned(f"{folder} is in use by {found.said()}; {cure}")
 
 
+def is_alive(claim: Claim) -> bool:
+    """Whether the process whose claim this is lives; on another machine it takes some seconds to tell."""
+    state = _state(claim.path)
+    return state != (0, 0) and _is_alive(claim.path, state, _read(claim.path))
+
+
 def holder(folder: Path) -> Holder | None:
     """Who has claimed a folder last, alive or not."""
     return _read(newest(folder))

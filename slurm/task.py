@@ -24,6 +24,7 @@ from slurm import fitness, orphans
 from slurm.attempts import write_whole
 from slurm.owner import Claim
 from slurm.requeue import StopFlag
+from slurm.scheduler import Verdict
 from slurm.stage_data import stage
 
 log = logging.getLogger(__name__)
@@ -231,8 +232,8 @@ def main(job_folder: Path, start_folder: Path) -> int:
     )
 
     def on_stop() -> None:
-        if task.rank in (0, task.world_size - task.local_size):  # on the first and on the last node
-            orphans.begin_to_look_after(job_folder, start_folder)
+        if task.rank == 0:  # on the batch step's node, where it can be seen at once whether that lives
+            orphans.begin_to_look_after(job_folder, start_folder, Claim(Path(task.claim)))
 
     faulthandler.enable()
     if task.local_rank == 0:
@@ -242,7 +243,12 @@ def main(job_folder: Path, start_folder: Path) -> int:
             task.note(UNFIT, str(unfit))
             log.error("%s cannot take part: %s", node_name(), unfit)
             return UNFIT_EXIT_CODE
-    run(task, spec.function, spec.arguments | copies, on_stop)
+    try:
+        run(task, spec.function, spec.arguments | copies, on_stop)
+    finally:
+        if spec.spare_nodes and task.rank == task.world_size - task.local_size:
+            given = (Verdict.BATCH_FAILED, Verdict.RUNNING)
+            orphans.look_after(job_folder, start_folder, Claim(Path(task.claim)), given)
     return 0
 
 

@@ -42,8 +42,10 @@ class Watchdog:
         self._thread.start()
 
     def heard(self) -> None:
-        """The process is alive and gets on: a step is done."""
-        self._heard, self._phase = time.monotonic(), A_STEP
+        """The process is alive and gets on: a step is done, or a part of what takes long."""
+        self._heard = time.monotonic()
+        if self._phase == THE_START:
+            self._phase = A_STEP
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

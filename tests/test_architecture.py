@@ -53,6 +53,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/cost": [{"loss_form"}, {"estimate"}, {"flops"}, {"prediction"}],
     "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
     "vicreg/evals": [
+        {"feature_parts"},
         {"features", "heads", "one_vs_rest", "protocols", "results", "work"},
         {"few_labels", "gallery", "knn", "linear", "svm"},
         {"semisup"},
@@ -206,7 +207,7 @@ def test_ffcv_is_imported_lazily() -> None:
 
 def test_no_script_shadows_another_module() -> None:
     taken = set(sys.stdlib_module_names) | (packages_distributions().keys() - set(PACKAGES))
-    for folder in ("jobs", "dataprep", "slurm", "benchmarks"):
+    for folder in ("jobs", "dataprep", "slurm", "benchmarks", "drills"):
         shadows = {path.stem for path in (ROOT / folder).glob("*.py")} & taken
         assert not shadows, f"{folder}/ has {shadows}, which would hide modules of that name from its scripts"
 
@@ -221,7 +222,7 @@ def test_files_are_rooms_not_halls(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "door", [path for path in _files(*PACKAGES, "benchmarks") if path.stem == "__init__"], ids=_place
+    "door", [path for path in _files(*PACKAGES, "benchmarks", "drills") if path.stem == "__init__"], ids=_place
 )
 def test_a_folder_says_where_to_begin_reading(door: Path) -> None:
     said = ast.get_docstring(ast.parse(door.read_text())) or ""
@@ -238,7 +239,7 @@ def _readme_folders() -> list[str]:
 
 
 def test_the_readme_shows_the_folders_on_disk() -> None:
-    packages = [*PACKAGES, "benchmarks"]
+    packages = [*PACKAGES, "benchmarks", "drills"]
     on_disk = {_place(path.parent) for path in _files(*packages) if path.stem == "__init__"}
     assert sorted(_readme_folders()) == sorted(on_disk | {"docs", "tests"})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import platform
+import shutil
 import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from jobs.planning.cli import CONFIG_FILE
 from jobs.planning.subjects import LAST, build_encoder, subjects
 from slurm.attempts import Pulse
 from slurm.requeue import StopFlag
+from slurm.watchdog import Watchdog
 from vicreg import methods
 from vicreg.config import DataConfig, PretrainConfig
 from vicreg.config_json import from_json, to_json
@@ -41,6 +43,7 @@ from vicreg.exchange.encoder_file import (
 from vicreg.model import num_features
 from vicreg.ranks import distributed
 
+PARTS = "features"  # in a job's folder, until its results are there
 PERCENT = 100  # the progress of a job counts in hundredths of a piece
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 
@@ -191,6 +194,7 @@ def measure_all(
     console: Console,
     job_folder: Path,
     stop: StopFlag,
+    watchdog: Watchdog,
 ) -> None:
     """All pieces in turn; the features of a subject are let go when the next one comes.
 
@@ -209,20 +213,25 @@ def measure_all(
         if (piece.train, piece.val) not in opened:
             data_config = data_of(config, piece.train, piece.val)
             splits = features.open_splits(data_config, device, workers)
+            splits = replace(splits, parts=job_folder / PARTS, heard=watchdog.heard)
             opened[piece.train, piece.val] = splits, features.describe(data_config)
         splits, data = opened[piece.train, piece.val]
         stop.interrupt_at_once(not getattr(evaluation_module(piece.module), "RESUMES", False))
-        work = Work(results.folder(run, piece.evaluation, piece.subject), should_stop=stop)
+        work = Work(results.folder(run, piece.evaluation, piece.subject), should_stop=stop, heard=watchdog.heard)
         if placement.rank == 0:
             work.beat = partial(_beat, pulse, number)
-        result = measure(piece, encoder, splits, data, work)
+        with watchdog.phase("a measurement"):
+            result = measure(piece, encoder, splits, data, work)
         if placement.rank == 0:
-            stop()  # Superseded, if another attempt writes here now
+            stop.require_owner()
             results.write(run, result)
             work.forget()
             pulse.beat(PERCENT * (number + 1), at_once=True)
             console.print(finished_line(result), highlight=False, soft_wrap=True)
         stop.interrupt_at_once()
+    distributed.barrier()  # all have what they need of the parts
+    if placement.rank == 0:
+        shutil.rmtree(job_folder / PARTS, ignore_errors=True)
 
 
 def _beat(pulse: Pulse, num_done: int, step: int, num_steps: int) -> None:

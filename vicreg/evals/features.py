@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from dataprep.beton.contract import Beton, open_beton
 from dataprep.beton.manifest import class_names
 from vicreg.config import DataConfig
 from vicreg.data.loaders import centre_batches
+from vicreg.evals.feature_parts import FeatureParts
 from vicreg.model import num_features
 from vicreg.ranks import distributed
 from vicreg.views.order import shard
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 SplitName = Literal["train", "val"]
 SAY_EVERY_S = 30.0
 NUM_FINGERPRINT_IMAGES = 64
+FRAMED_BY = ("image_size", "eval_resize", "mean", "std")  # the settings by which an image becomes the encoder's input
 
 
 class Pixels(nn.Module):
@@ -89,6 +92,10 @@ class Features:
         return self.rows(np.arange(len(self.labels), dtype=np.int64), device)
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Splits:
     """What an evaluation measures on: training and validation betons, and where the work is done."""
@@ -106,6 +113,10 @@ class Splits:
     """Whether an image may show several classes."""
     val_classes: tuple[int, ...] = ()
     """The training set's number of each class of the validation set; empty where both count alike."""
+    parts: Path | None = None
+    """Where features are kept in parts while they are computed; None: nowhere."""
+    heard: Callable[[], None] = _nothing
+    """Told now and then that the work gets on."""
     _kept: WeakKeyDictionary[nn.Module, dict[str, Features]] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
@@ -237,12 +248,15 @@ def compute_features(encoder: nn.Module, splits: Splits, split: SplitName) -> Fe
     encoder.eval().to(splits.device)
     values = torch.empty((len(own), num_features(encoder)), dtype=torch.float32)
     dtype = next((weight.dtype for weight in encoder.parameters()), torch.float32)
-    done, said = 0, time.monotonic()
+    parts = FeatureParts(splits.parts, encoder, _belongs_to(splits, path, own) if splits.parts else {})
+    done, said = parts.load(values), time.monotonic()
     for images, _, _ in centre_batches(
-        splits.data, path, own, batch_size=splits.batch, workers=splits.workers, framing=splits.framing
+        splits.data, path, own[done:], batch_size=splits.batch, workers=splits.workers, framing=splits.framing
     ):
         values[done : done + len(images)] = encoder(splits.normalise(images).to(dtype)).to(torch.float32).cpu()
         done += len(images)
+        splits.heard()
+        parts.keep_if_due(values, done)
         if time.monotonic() - said > SAY_EVERY_S:
             said = time.monotonic()
             log.info("features of %s: %s of this rank's %s images", split, f"{done:,}", f"{len(own):,}")
@@ -250,6 +264,12 @@ def compute_features(encoder: nn.Module, splits: Splits, split: SplitName) -> Fe
     if distributed.any_rank(not bool(torch.isfinite(values).all())):
         raise ValueError(f"features of {path} are not all finite: the encoder is damaged or has diverged")
     return Features(values, labels, first_rows)
+
+
+def _belongs_to(splits: Splits, path: Path, rows: range) -> dict[str, object]:
+    """What the features of some rows depend on, beside the encoder."""
+    framed = {name: getattr(splits.data, name) for name in FRAMED_BY} | {"framing": splits.framing}
+    return {"beton": fingerprint(open_beton(path)), "rows": [rows.start, rows.stop], "batch": splits.batch, **framed}
 
 
 def fingerprint(beton: Beton) -> str:
@@ -273,7 +293,7 @@ def describe(data: DataConfig) -> dict[str, Any]:
             "size_bytes": int(beton.memory.size),
             "fingerprint": fingerprint(beton),
         }
-    for name in ("image_size", "eval_resize", "mean", "std"):
+    for name in FRAMED_BY:
         value = getattr(data, name)
         described[name] = list(value) if isinstance(value, tuple) else value
     return described

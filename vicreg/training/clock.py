@@ -33,6 +33,13 @@ class Clock:
         self._stopped_s = 0.0
         self._own: list[tuple[float, float, float]] = []
         self._collectives_s = 0.0
+        self.view_events = _events() if device.type == "cuda" else None
+        """For the learner: around the making of a step's views."""
+
+    @property
+    def views_s(self) -> float | None:
+        """How long the GPU took for the views of the last step, which must be over; None on a CPU."""
+        return self.view_events[0].elapsed_time(self.view_events[1]) / 1000 if self.view_events else None
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
@@ -87,6 +94,10 @@ class Clock:
         self._own.clear()
         work, data, step, views = distributed.gather_rows(own[None]).numpy().T
         return slowest_of(work if views_s is None else float(np.median(step)) * views / np.median(views), data)
+
+
+def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 
 
 def slowest_of(work_s: NDArray[np.float64], data_s: NDArray[np.float64]) -> dict[str, float]:

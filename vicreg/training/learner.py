@@ -42,7 +42,7 @@ class Learner:
     online: OnlineHead | None
     """What learns beside the method, where the configuration measures online."""
     view_events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
-    """Around the making of a step's views, on a GPU."""
+    """Recorded before and after a step's views are made, where their time on a GPU is to be known."""
 
     @classmethod
     def build(cls, config: PretrainConfig, device: torch.device, data: TrainingData = UNKNOWN_DATA) -> Learner:
@@ -77,18 +77,12 @@ class Learner:
             guard=StepGuard(config.train.max_skipped_steps, device),
             dtype=dtype,
             online=_online_head(config, method, data.num_classes) if config.online.every_epochs else None,
-            view_events=_timing_events() if device.type == "cuda" else None,
         )
 
     @property
     def encoder(self) -> nn.Module:
         """The encoder that is meant where none is named."""
         return next(iter(self.method.encoders.values()))
-
-    @property
-    def views_s(self) -> float | None:
-        """How long the GPU took for the views of the last step, which must be over; None on a CPU."""
-        return self.view_events[0].elapsed_time(self.view_events[1]) / 1000 if self.view_events else None
 
     def rate(self, progress: Progress) -> float:
         """The learning rate of a step."""
@@ -183,10 +177,6 @@ class Learner:
         self.guard.go_on_from(state["skipped_steps"], state.get("skipped_in_a_row", 0))
         if self.online:
             self.online.load(state["online"])
-
-
-def _timing_events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
-    return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 
 
 def _online_head(config: PretrainConfig, method: Method, num_classes: int) -> OnlineHead:

@@ -104,14 +104,15 @@ def _train(
     probe = OnlineProbe(config, device, workers, steps_per_epoch)
     data = TrainingData(loader.num_samples, loader.num_classes)
     learner = Learner.build(_with_form(config, placement, device), device, data)
+    leads = placement.rank == 0
+    if leads:
+        oversight.require_owner()
     step, offset = _resume(learner, run, config)
     if position is not None:
         offset = position - step
-    leads = placement.rank == 0
     saver = Saver(run / CHECKPOINTS, learner, config, steps_per_epoch, leads, offset, oversight)
     clock = Clock(config, data, step, placement, device)
-    if leads:
-        oversight.require_owner()
+    learner.view_events = clock.view_events
     metrics = _metrics(config, run, step, num_steps, steps_per_epoch, console) if leads else None
     stopped = False
     with ExitStack() as stack:
@@ -132,7 +133,7 @@ def _train(
                 raise
             with clock.stopped(), oversight.phase("a measurement") if probe.is_due(step + 1) else nullcontext():
                 measured = probe.measure_if_due(step + 1, learner)
-            compared = clock.compare(learner.views_s) if is_due else {}
+            compared = clock.compare(clock.views_s) if is_due else {}
             if metrics and (is_due or measured):
                 oversight.require_owner()
                 values = learner.report(step, terms) | measured

@@ -125,6 +125,7 @@ def a_lost_node_with_a_spare_one(runs: Runs) -> None:
     _lose(runs, lost, job_id)
     first, second = attempts.read(job)
     assert (first.outcome, second.outcome, second.restart, second.start) == ("failed", "finished", 0, 1)
+    assert (first.reason, first.failed_node) == (f"SLURM has lost {lost}", lost)
     assert lost not in second.nodes
     assert len(second.nodes) == 2
 

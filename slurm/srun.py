@@ -61,6 +61,8 @@ class Srun:
         if unfit:
             first = unfit[0]
             return f"{first.node} cannot take part: {first.message}", first.node, {note.node for note in unfit}
+        if dead := sorted(self.dead_nodes()):  # srun then kills the other ranks, which are not the cause
+            return f"SLURM has lost {', '.join(dead)}", dead[0], set()
         reason, node = self.first_death()
         if errors and not any(word in reason for word in KILLED):
             error = errors[0]

@@ -132,6 +132,15 @@ def test_ways_to_ask_for_gpus(
     assert {name: flags[name] for name in flags if "gpu" in name or "gres" in name} == expected
 
 
+@pytest.mark.parametrize(("nodes", "outlives_a_node"), [(1, False), (2, True)])
+def test_spare_nodes_are_asked_for_and_a_lost_one_does_not_end_the_job(nodes: int, outlives_a_node: bool) -> None:
+    """One node alone has nobody who would see to it that the job comes back."""
+    spec = replace(_spec(nodes), spare_nodes=1)
+    lines = sbatch_script(spec, Path("/runs/one/jobs/pretrain"), Cluster("mine")).splitlines()
+    assert f"#SBATCH --nodes={nodes + 1}" in lines
+    assert ("#SBATCH --no-kill" in lines) == outlives_a_node
+
+
 def test_flags_that_the_site_refuses_are_left_out_and_no_others() -> None:
     whole = _flags(sbatch_script(_spec(), FOLDER, EVERYTHING))
     omitted = ("mem", "requeue", "kill-on-invalid-dep", "wckey", "no", "time")
@@ -180,6 +189,7 @@ def test_the_script_run_by_bash_starts_the_ranks_with_the_folder_as_one_argument
     start_folder = folder / "start_17_0_0"
     assert srun.command[1:] == [
         "--nodes=2",
+        "--nodelist=n1,n2",
         "--ntasks=4",
         "--ntasks-per-node=2",
         "--cpus-per-task=3",

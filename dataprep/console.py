@@ -84,7 +84,7 @@ def show_summary(done: WriteProgress, target: Path, manifest: Path) -> None:
     per_class = _samples_per_class(read_manifest(target))
     lost = [name for name, count in per_class.items() if count == 0]
     num_classes = len(per_class) - len(lost)
-    of_classes = f" of {num_classes:,} {'class' if num_classes == 1 else 'classes'}"
+    of_classes = f" of {num_classes:,} {'class' if num_classes == 1 else 'classes'}" if per_class else " without labels"
     flawed = f", {len(done.flawed):,} flawed and encoded anew" if done.flawed else ""
     print(
         f"{target}: {num_written:,} samples{of_classes}{kept}{flawed}, {len(done.rejected):,} rejected, "
@@ -174,7 +174,9 @@ def _manifest_rows(path: Path) -> dict[str, str]:
     source, options = manifest["source"], manifest["options"]
     place = " ".join(filter(None, (source["name"], source["split"])))
     return {
-        "classes": f"{len(classes):,} with {min(counts):,} to {max(counts):,} samples: {_shorten(classes)}",
+        "classes": f"{len(classes):,} with {min(counts):,} to {max(counts):,} samples: {_shorten(classes)}"
+        if classes
+        else "none: the images have no labels",
         "source": f"{place} in {source['root']}, {source['num_listed']:,} images listed",
         "options": ", ".join(f"{name} {value}" for name, value in options.items() if value is not None),
         "kept JPEGs": f"{manifest['num_kept_jpegs']:,}",

@@ -16,7 +16,7 @@ from dataprep.beton.contract import BetonError, manifest_path, open_beton
 from dataprep.console import describe, quietly, show_progress, show_summary, show_verification
 from dataprep.sources import options as source_options
 from dataprep.sources import published
-from dataprep.writing.raw_source import SourceError, doubts
+from dataprep.writing.raw_source import Source, SourceError, doubts
 from dataprep.writing.subset_choice import write_drawn, write_listed
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import WriteError, already_written, write_beton
@@ -94,8 +94,13 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def write(command: source_options.Output) -> int:
-    """Write one beton; returns the exit code."""
-    source = command.open_source()
+    """Write the betons of a command; returns the exit code."""
+    for source in command.open_sources():
+        _write_one(command, source)
+    return 0
+
+
+def _write_one(command: source_options.Output, source: Source) -> None:
     differences = published.differences(source)
     if differences and not command.allow_partial:
         cure = "get what is missing, or add --allow-partial to write what is there"
@@ -114,11 +119,10 @@ def write(command: source_options.Output) -> int:
     target = command.out / f"{source.split or Path(source.root).name}.beton"
     if not command.overwrite and already_written(source, target, plan):
         print(f"{target} is already there, from the same source with the same options (--overwrite writes it again)")
-        return 0
+        return
     with show_progress(target.name) as report:
         done = write_beton(source, target, plan, num_workers=command.num_workers, on_bad=command.on_bad, report=report)
     show_summary(done, target, manifest_path(target))
-    return 0
 
 
 def choose_subset(command: Subset) -> int:

@@ -74,7 +74,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "dataprep/writing": [
         {"images", "partial_file"},
         {"sample_encoding"},
-        {"beton_file", "encoder_pool", "encoder_process", "raw_source"},
+        {"beton_file", "channel_statistics", "encoder_pool", "encoder_process", "raw_source"},
         {"write_plan"},
         {"manifest"},
         {"writer"},
@@ -82,8 +82,10 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "dataprep/sources": [
         {"published"},
+        {"own_images", "tar_members"},
         {"cifar10_batches", "digits", "imagenet_tars", "inat18", "places205", "voc07"},
-        {"class_folders"},
+        {"class_folders", "file_list", "parquet_table", "tar_shards"},
+        {"anywhere"},
         {"options"},
     ],
     "slurm": [

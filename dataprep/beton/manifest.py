@@ -55,7 +55,9 @@ def read_manifest(beton: Path, path: Path | None = None) -> dict[str, Any]:
 
 
 def class_names(beton: Path) -> tuple[str, ...] | None:
-    """What a beton's labels 0, 1, ... are called; None where no manifest lies beside it, BetonError for a damaged one.
+    """What a beton's labels 0, 1, ... are called: nothing where its images have none.
+
+    None where no manifest lies beside it, BetonError for a damaged one.
 
     Splits that were written apart may number the same classes in another way: a missing folder shifts all that follow.
     """
@@ -63,10 +65,15 @@ def class_names(beton: Path) -> tuple[str, ...] | None:
     if not path.exists():
         return None
     names = read_manifest(beton).get("classes")
-    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if not is_list or not names or len(set(names)) < len(names):
+    are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not isinstance(names, list) or not are_names or len(set(names)) < len(names):
         raise _damaged(path, "its classes must be a list of different names")
     return tuple(names)
+
+
+def has_labels(beton: Path) -> bool:
+    """Whether the images of a beton have labels, as all have that were written by others."""
+    return class_names(beton) != ()
 
 
 def manifest_samples(beton: Path) -> Iterator[tuple[str, int]]:

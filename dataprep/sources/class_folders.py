@@ -22,7 +22,17 @@ from dataprep.writing.sample_encoding import FilePart
 
 logger = logging.getLogger(__name__)
 
-_SPLIT_NAMES = frozenset({"train", "training", "trainval", "val", "valid", "validation", "test", "testing"})
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "trainval": "trainval",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Usual names of folders that are parts of a data set, not classes, and what their betons are called."""
 _NAMES_SHOWN = 10
 _WNID = re.compile(r"n\d{8}")
 
@@ -35,10 +45,12 @@ def folder(root: Path, split: str | None = None, name: str = "folder") -> Source
         found = ", ".join(sorted(entry.name for entry in root.iterdir() if entry.is_dir())[:10]) or "no folders"
         raise SourceError(f"--split is {split!r}, but {base} is no folder; {root} holds: {found}")
     classes, strays = _subfolders(base)
+    if not classes and strays:
+        logger.info("%s holds no folders: its images have no labels", base)
+        return images(root, split, name)
     if not classes:
-        hint = f" ({strays} files lie in it directly)" if strays else ""
-        raise SourceError(f"{base} holds no class folders{hint}; expected: {base}/<class>/<image files>")
-    if not split and {name.lower() for name in classes} <= _SPLIT_NAMES:
+        raise SourceError(f"{base} holds no images; expected: {base}/<class>/<image files>, or images without labels")
+    if not split and split_names(classes):
         raise SourceError(f"{base} holds splits ({', '.join(classes)}), not classes; add --split {classes[0]}")
     if strays:
         logger.warning("%s: %d files outside the class folders are left out", base, strays)
@@ -65,6 +77,37 @@ def folder(root: Path, split: str | None = None, name: str = "folder") -> Source
         split=split or "",
         classes=tuple(classes),
         labels=np.repeat(np.arange(len(classes), dtype=np.int64), counts),
+        relative_path=paths.__getitem__,
+        content=lambda sample: FilePart(os.path.join(prefix, paths[sample])),
+    )
+
+
+def split_folders(root: Path) -> dict[str, str]:
+    """What the beton of each folder in the root is called, where all of them are parts of a data set; else nothing."""
+    return split_names([entry.name for entry in _visible(root) if entry.is_dir()])
+
+
+def split_names(folders: list[str]) -> dict[str, str]:
+    """`split_folders` of these names."""
+    found = {folder: _SPLIT_NAMES.get(folder.lower(), "") for folder in folders}
+    return found if all(found.values()) and len(set(found.values())) == len(found) else {}
+
+
+def images(root: Path, split: str | None = None, name: str = "folder") -> Source:
+    """Every file below `root/[split/]` that is not hidden, in folders or not, sorted by path; without labels."""
+    root = existing_folder(root)
+    base = existing_folder(root / split) if split else root
+    paths: list[str] = []
+    _list_files(base, "", paths)
+    if not paths:
+        raise SourceError(f"{base} holds no files; expected images, in folders or not")
+    prefix = str(base)
+    return Source(
+        name=name,
+        root=str(root),
+        split=split or "",
+        classes=(),
+        labels=np.zeros(len(paths), np.int64),
         relative_path=paths.__getitem__,
         content=lambda sample: FilePart(os.path.join(prefix, paths[sample])),
     )
@@ -130,7 +173,7 @@ def _visible(folder: Path) -> list[os.DirEntry[str]]:
 def _list_files(base: Path, relative: str, paths: list[str]) -> None:
     """Append the files under `base/relative`, depth first in sorted order, as paths relative to `base`."""
     for entry in _visible(base / relative):
-        path = f"{relative}/{entry.name}"
+        path = f"{relative}/{entry.name}" if relative else entry.name
         if entry.is_dir(follow_symlinks=False):
             _list_files(base, path, paths)
         elif entry.is_symlink() and os.path.isdir(entry.path):  # inside a class it may lead in circles

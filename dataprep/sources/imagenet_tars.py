@@ -12,18 +12,17 @@ import io
 import tarfile
 from array import array
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dataprep.sources import published
+from dataprep.sources.tar_members import list_tar
 from dataprep.writing.raw_source import Source, SourceError
 from dataprep.writing.sample_encoding import FilePart
 
 TAR_NAMES = {split: archive.name for split, archive in published.IMAGENET.items()}
 DEVKIT = "ILSVRC2012_devkit_t12"
-_PART_BYTES = 1 << 20
 _META = "data/meta.mat"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 
@@ -72,12 +71,12 @@ def _open_train(root: Path, tar: Path) -> Source:
     members = _Members(tar)
     counts = []
     with tar.open("rb") as file:
-        inner = {PurePosixPath(name).stem: (offset, size) for name, offset, size in _list_tar(file, 0, _size(file))}
+        inner = {PurePosixPath(name).stem: (offset, size) for name, offset, size in list_tar(file)}
         if not inner:
             raise SourceError(f"{tar} holds no <wnid>.tar; download it again")
         for wnid in sorted(inner):
             offset, size = inner[wnid]
-            photos = sorted(_list_tar(file, offset, offset + size))
+            photos = sorted(list_tar(file, offset, offset + size))
             if not photos:
                 raise SourceError(f"{wnid}.tar in {tar} holds no photos; download {tar.name} again")
             for name, photo_offset, photo_size in photos:
@@ -91,7 +90,7 @@ def _open_val(root: Path, tar: Path) -> Source:
     """Photos sorted by name, labels from the devkit."""
     wnid_of_id, ids = _read_devkit(root)
     with tar.open("rb") as file:
-        photos = sorted(_list_tar(file, 0, _size(file)))
+        photos = sorted(list_tar(file))
     if len(photos) != len(ids):
         raise SourceError(f"{tar} holds {len(photos):,} photos, the devkit labels {len(ids):,}; download both again")
     unknown = sorted(set(ids) - wnid_of_id.keys())
@@ -104,33 +103,6 @@ def _open_val(root: Path, tar: Path) -> Source:
     index = {wnid: number for number, wnid in enumerate(classes)}
     labels = np.array([index[wnid_of_id[number]] for number in ids], dtype=np.int64)
     return members.source(root, "val", classes, labels)
-
-
-def _list_tar(file: BinaryIO, start: int, end: int) -> list[tuple[str, int, int]]:
-    """Name, offset and size of the regular files of an uncompressed tar that lies in `file` from `start` to `end`."""
-    file.seek(start)
-    found = []
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        while (member := archive.next()) is not None and member.offset < end:
-            if member.offset_data + member.size > end:
-                raise tarfile.ReadError(f"{member.name} is cut off at byte {end:,}")
-            if member.isfile():
-                found.append((member.name.removeprefix("./"), member.offset_data, member.size))
-        last = archive.offset
-    _check_nothing_follows(file, last, end)
-    return found
-
-
-def _check_nothing_follows(file: BinaryIO, start: int, end: int) -> None:
-    """ReadError unless the rest of a tar is zeros: tarfile takes a damaged header for the end of the archive."""
-    file.seek(start)
-    while part := file.read(min(_PART_BYTES, max(0, end - file.tell()))):
-        if part.count(0) < len(part):
-            raise tarfile.ReadError(f"the header at byte {start:,} is damaged, {end - start:,} bytes lie behind it")
-
-
-def _size(file: BinaryIO) -> int:
-    return file.seek(0, io.SEEK_END)
 
 
 def _read_devkit(root: Path) -> tuple[dict[int, str], list[int]]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from dataprep.sources import anywhere, digits, inat18, places205, voc07
 from dataprep.sources import class_folders as sources
-from dataprep.sources import digits, inat18, places205, voc07
+from dataprep.sources.own_images import hold_out
 from dataprep.writing.images import WriteMode
-from dataprep.writing.raw_source import Source
+from dataprep.writing.raw_source import Source, SourceError
 
 # The lines of these texts end where a sentence ends, because the help keeps the line breaks.
 
@@ -47,6 +48,10 @@ class Output(ABC):
     """Write a data set that has other numbers of images or classes than are published of it, too."""
     overwrite: bool = False
     """Replace a beton that is already there."""
+
+    def open_sources(self) -> list[Source]:
+        """The raw data, indexed: one source for each beton."""
+        return [self.open_source()]
 
     @abstractmethod
     def open_source(self) -> Source:
@@ -148,12 +153,33 @@ class Digits(Output):
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(Output, OnDisk):
-    """Any tree with one folder per class."""
+    """Own images, with labels or without."""
 
     root: Path
-    """Folder with <class>/<files>, or with <split>/<class>/<files> when --split is given."""
+    """A folder with one folder per class, or with images alone;
+    a list of files (.csv, .tsv: path and, if there are any, label and split);
+    tar shards with webdataset's names (a .tar, a folder of them, or 'shard-{000..011}.tar');
+    a .parquet file with an image column, or a folder of them."""
     split: str | None = None
-    """Subfolder of the root; without it the root holds the class folders and names the beton."""
+    """Subfolder of the root, or split of a list; names the beton.
+    Default: every split that a list names or that has a folder (train, val, ...), else train."""
+    unlabelled: bool = False
+    """Take the images without labels: of a folder all, in whatever folders they lie."""
+    val_fraction: float = 0.0
+    """Hold out this share of the images, of every class alike, as val.beton."""
+    seed: int = 0
+    """Seed of the draw of what is held out."""
 
     def open_source(self) -> Source:
-        return sources.folder(self.root, self.split)
+        (source,) = self.open_sources()
+        return source
+
+    def open_sources(self) -> list[Source]:
+        sources = anywhere.open_splits(self.root, self.split, self.unlabelled)
+        sources = [replace(source, split=source.split or "train") for source in sources]
+        if not self.val_fraction:
+            return sources
+        if len(sources) > 1:
+            names = ", ".join(source.split for source in sources)
+            raise SourceError(f"--val-fraction divides one set, and {self.root} has {names}; choose with --split")
+        return list(hold_out(sources[0], self.val_fraction, self.seed))

@@ -37,6 +37,8 @@ def identity(source: Source, plan: WritePlan) -> dict[str, Any]:
 
 def samples_per_class(labels: NDArray[Any], classes: Sequence[str]) -> dict[str, Any]:
     """How many samples each class has; of label vectors how many are -1, 0 and 1 in it."""
+    if not classes:
+        return {}
     if labels.ndim == 1:
         return dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
     columns = zip(classes, labels.T, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,7 +34,8 @@ class Source:
     split: str
     classes: tuple[str, ...]
     labels: NDArray[Any]
-    """(N,) int64, a class each; or (N, number of classes) int8, vectors of LABEL_VALUES."""
+    """(N,) int64, a class each, or zeros where there are no classes; or (N, number of classes) int8, vectors of
+    LABEL_VALUES."""
     relative_path: Callable[[int], str]
     content: Callable[[int], Content]
     default_write_mode: WriteMode = "passthrough"
@@ -49,6 +50,10 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def without_labels(self) -> Source:
+        """The same images, of no class."""
+        return replace(self, classes=(), labels=np.zeros(len(self), np.int64))
 
     @property
     def label_length(self) -> int:

@@ -30,7 +30,7 @@ class FilePart:
 _BYTES_PER_PIXEL = 16  # of the most lavish format, four channels of 32 bits
 _MIN_BYTES = 1 << 20  # for what a small picture's file may hold besides
 
-Content = FilePart | NDArray[np.uint8]
+Content = FilePart | NDArray[np.uint8] | bytes
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from dataprep.beton.contract import (
     read_manifest,
 )
 from dataprep.writing.beton_file import MAX_SAMPLE_BYTES, BetonFile
+from dataprep.writing.channel_statistics import ChannelStatistics
 from dataprep.writing.encoder_pool import EncoderPool, WorkerDied
 from dataprep.writing.manifest import identity, samples_per_class, software, write_manifest
 from dataprep.writing.partial_file import failure, partial_path, publish, remove_stale_partials
@@ -117,6 +118,7 @@ def write_beton(
     partial, partial_manifest = partial_path(target), partial_path(manifest_path(target))
     order = plan.order(len(source))
     progress = WriteProgress(num_total=len(order))
+    statistics = ChannelStatistics(len(order))
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(_remove, partial_manifest)
         cleanup.callback(_remove, partial)
@@ -126,10 +128,11 @@ def write_beton(
             remove_stale_partials(target)
             with partial.open("wb") as file:
                 beton = BetonFile(file, len(order), source.label_length)
-                _fill(beton, source, results, on_bad, progress, report)
+                _fill(beton, source, results, on_bad, progress, report, statistics)
                 head_crc, table_crc = beton.finish()
             head = _manifest_head(source, plan, beton, progress)
             head |= {"head_crc32": head_crc, "table_crc32": table_crc, "labels_crc32": labels_crc32(beton.labels)}
+            head |= statistics.measured()
             head |= {"flawed": progress.flawed, "rejected": progress.rejected}
             names = map(source.relative_path, map(int, beton.indices))
             write_manifest(partial_manifest, head, zip(names, map(int, beton.crcs), strict=False))
@@ -180,6 +183,7 @@ def _fill(
     on_bad: Literal["skip", "fail"],
     progress: WriteProgress,
     report: Callable[[WriteProgress], None],
+    statistics: ChannelStatistics,
 ) -> None:
     """Append every usable sample; keep the names and reasons of the others."""
     for position, result in results:
@@ -190,6 +194,7 @@ def _fill(
             result = Rejected(f"{len(result.data):,} bytes do not fit a page of FFCV ({MAX_SAMPLE_BYTES:,})")
         if isinstance(result, Encoded):
             beton.append(result, source.labels[position], position)
+            statistics.see(result)
             progress.num_kept += result.kept
             progress.num_bytes = beton.num_bytes
             if result.flaw:

@@ -211,7 +211,7 @@ def check_data(config: PretrainConfig) -> tuple[Beton | None, Check]:
 
 def training_data(beton: Beton | None) -> TrainingData:
     """What a method may know of the data, as far as it is known now."""
-    return TrainingData(beton.num_samples, num_classes(beton.labels)) if beton else UNKNOWN_DATA
+    return TrainingData(beton.num_samples, num_classes(beton)) if beton else UNKNOWN_DATA
 
 
 def say_model(config: PretrainConfig) -> str:

@@ -120,7 +120,7 @@ def test_a_killed_parent_takes_its_workers_along_and_the_next_write_clears_up(sl
     process.kill()
     process.communicate(timeout=10)
     wait_for(lambda: not any(is_running(worker) for worker in workers), 10)
-    target = tmp_path / "raw.beton"
+    target = tmp_path / "train.beton"
     assert [path.name for path in tmp_path.iterdir()] == [
         partial_path(target).name.replace(str(os.getpid()), str(process.pid))
     ]
@@ -131,7 +131,7 @@ def test_a_killed_parent_takes_its_workers_along_and_the_next_write_clears_up(sl
 def test_a_living_writer_of_the_same_file_is_named(slow_tree: Path, tmp_path: Path) -> None:
     process = start(slow_tree, tmp_path)
     with pytest.raises(WriteError, match=f"process {process.pid} is writing"):
-        write_beton(sources.folder(slow_tree), tmp_path / "raw.beton", WritePlan("jpg", limit=3), num_workers=0)
+        write_beton(sources.folder(slow_tree), tmp_path / "train.beton", WritePlan("jpg", limit=3), num_workers=0)
     process.terminate()
     process.communicate(timeout=10)
 
@@ -142,7 +142,7 @@ def test_a_full_disk(slow_tree: Path, tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     [message] = errors.splitlines()
-    assert f"cannot write {tmp_path / 'raw.beton'}: File too large" in message
+    assert f"cannot write {tmp_path / 'train.beton'}: File too large" in message
     assert re.search(r"about [1-9]\d*\.\d MB are needed, [\d,]+\.\d MB are free now; make room on the disk of", message)
     assert message.endswith("or choose another --out or a lower --max-resolution")
     assert list(tmp_path.iterdir()) == []

@@ -48,6 +48,6 @@ def test_memory_is_that_of_the_metadata(tmp_path: Path) -> None:
         peak = max(peak, resident_bytes(process.pid))
         time.sleep(0.05)
     assert process.returncode == 0
-    assert open_beton(tmp_path / "out" / "raw.beton").num_samples == NUM_IMAGES
+    assert open_beton(tmp_path / "out" / "train.beton").num_samples == NUM_IMAGES
     print(f"peak: {peak / 2**20:.0f} MiB")
     assert peak < 2**30

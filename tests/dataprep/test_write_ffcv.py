@@ -29,7 +29,7 @@ def test_write_verify_info_and_again(tree: Path, tmp_path: Path) -> None:
     arguments = ("folder", "--root", tree, "--out", out, "--num-workers", 1)
     first = run(*arguments)
     assert (first.returncode, first.stderr) == (0, "")
-    beton = out / "raw.beton"
+    beton = out / "train.beton"
     assert f"{beton}: 18 samples of 3 classes (18 JPEGs kept byte for byte), 1 rejected, " in first.stdout
     assert "images/s" in first.stdout
     assert "  rejected cow/bad.jpg: not an image" in first.stdout
@@ -57,7 +57,7 @@ def test_write_verify_info_and_again(tree: Path, tmp_path: Path) -> None:
 
 def test_verify_names_problems(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["folder", "--root", str(tree), "--out", str(tmp_path), "--num-workers", "0"]) == 0
-    path = tmp_path / "raw.beton"
+    path = tmp_path / "train.beton"
     content = bytearray(path.read_bytes())
     content[int(open_beton(path).pointers[7]) + 100] ^= 1
     path.write_bytes(content)
@@ -183,7 +183,7 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly(
 ) -> None:
     assert main(["folder", "--root", str(tree), "--out", str(tmp_path), "--num-workers", "0"]) == 0
     command = [sys.executable, "dataprep/write_ffcv.py", *arguments]
-    command += [str(tmp_path / "raw.beton")] if "--help" not in arguments else []
+    command += [str(tmp_path / "train.beton")] if "--help" not in arguments else []
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stderr is not None

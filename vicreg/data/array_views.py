@@ -55,7 +55,7 @@ class ArrayViews:
         interpolation: Interpolation = "bicubic",
     ) -> None:
         self.num_samples, self.num_batches = len(sampling.samples), sampling.num_batches
-        self.num_classes = num_classes(beton.labels)
+        self.num_classes = num_classes(beton)
         self._sampling, self._config, self._labels = sampling, config, beton.labels
         self._device, self._workers, self._interpolation = device, workers, interpolation
         self._held = np.unique(sampling.samples)

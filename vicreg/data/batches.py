@@ -12,13 +12,15 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dataprep.beton.contract import Beton
+from dataprep.beton.manifest import has_labels
 from vicreg.config import ViewConfig, require
 from vicreg.data.decode import StoredBytes
 from vicreg.views.augment import ONE_BY_ONE_MIN_PX, ColourPlan
@@ -172,8 +174,11 @@ def crop_on_device(images: Tensor, drawn: Drawn, interpolation: Interpolation) -
     return tuple(views)
 
 
-def num_classes(labels: NDArray[Any]) -> int:
-    """Classes that the labels of a beton tell apart; 0 where they are no classes."""
+def num_classes(beton: Beton) -> int:
+    """Classes that the labels of a beton tell apart; 0 where they are no classes, or none are there."""
+    labels = beton.labels
+    if not has_labels(beton.path):
+        return 0
     return int(labels.max()) + 1 if labels.ndim == 1 and len(labels) and labels.min() >= 0 else 0
 
 

@@ -42,7 +42,7 @@ class BetonViews:
         crop_on_device: bool = False,
     ) -> None:
         self.num_samples, self.num_batches = len(sampling.samples), sampling.num_batches
-        self.num_classes = num_classes(beton.labels)
+        self.num_classes = num_classes(beton)
         self.crop_on_device = crop_on_device
         self._beton, self._sampling, self._config = beton, sampling, config
         self._device, self._workers, self._interpolation = device, workers, interpolation

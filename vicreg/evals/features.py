@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dataprep.beton.contract import Beton, open_beton
-from dataprep.beton.manifest import class_names
+from dataprep.beton.manifest import class_names, has_labels
 from vicreg.config import DataConfig
 from vicreg.data.loaders import centre_batches
 from vicreg.evals.feature_parts import FeatureParts
@@ -111,6 +111,7 @@ class Splits:
     """How an image becomes a square when features are computed."""
     multi_label: bool = False
     """Whether an image may show several classes."""
+    has_labels: bool = True
     val_classes: tuple[int, ...] = ()
     """The training set's number of each class of the validation set; empty where both count alike."""
     parts: Path | None = None
@@ -126,12 +127,20 @@ class Splits:
         return Path(self.data.train if split == "train" else self.data.val)
 
     def labels(self, split: SplitName) -> NDArray[Any]:
-        """What the beton of a split says of its images, in the training set's classes."""
+        """What the beton of a split says of its images, in the training set's classes; (N, 0) where it says nothing."""
         labels = open_beton(self.beton(split)).labels
+        if not self.has_labels:
+            return np.empty((len(labels), 0), np.int8)
         return _renumbered(labels, self.val_classes, self.num_classes) if split == "val" else labels
 
     def require_multi_label(self, wanted: bool, evaluation: str) -> None:
-        """ValueError where the labels are not of the kind that an evaluation measures."""
+        """ValueError where there are no labels, or not of the kind that an evaluation measures."""
+        if not self.has_labels:
+            without = [path for path in (self.data.train, self.data.val) if not has_labels(Path(path))]
+            raise ValueError(
+                f"{' and '.join(without)} has images without labels, which {evaluation} needs; write them with labels "
+                "(dataprep/write_ffcv.py folder --help), or measure on other data with --data.train and --data.val"
+            )
         if self.multi_label and not wanted:
             raise ValueError(
                 f"{self.data.train} has images that show several of {self.num_classes} classes, allowed for "
@@ -167,6 +176,8 @@ def open_splits(data: DataConfig, device: torch.device, workers: int) -> Splits:
     set lacks shifts the numbers of all that follow.
     """
     train, val = open_beton(Path(data.train)).labels, open_beton(Path(data.val)).labels
+    if not (has_labels(Path(data.train)) and has_labels(Path(data.val))):
+        return Splits(data, 0, device, workers, has_labels=False)
     by_name = _match_classes(data)
     if train.ndim == 2 or val.ndim == 2:
         num_classes = train.shape[1] if train.ndim == 2 else 0

@@ -113,6 +113,8 @@ def _classes(labels: Tensor) -> NDArray[np.int64]:
     """A class for each image: where there are several the first, where there is none NO_CLASS."""
     if labels.ndim == 1:
         return labels.numpy().astype(np.int64)
+    if not labels.shape[1]:
+        return np.full(len(labels), NO_CLASS)
     present = labels.numpy() == PRESENT
     return np.where(present.any(axis=1), present.argmax(axis=1), NO_CLASS)
 

@@ -2,8 +2,9 @@
 
 Per-sample parameters are drawn elsewhere (`view_parameters`); here they meet the pixels, on whatever device these are.
 An operation touches only the samples that it is meant for; which ones is planned on the host, so that a GPU is never
-waited for. The operations are Pillow's, which the official program uses, in floating point: Pillow rounds to 8 bits
-after every operation, this rounds never. Each sample's result depends on nothing but its own pixels and parameters.
+waited for. The operations are Pillow's, which the official program uses, in floating point: Pillow cuts off to 8 bits
+after every operation of the jitter, this never, and its views are 1.2 of 255 brighter on average. Each sample's result
+depends on nothing but its own pixels and parameters.
 """
 
 from __future__ import annotations

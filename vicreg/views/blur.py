@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 BLUR_RADIUS_SIGMAS = 3.0
 """Where the Gaussian is cut off: from black to white beside each other that moves a value by 0.4 of 255."""
+PRODUCT_IMAGES = 32
+"""Images that are blurred by one product: a library picks its arithmetic by the shapes, so that otherwise an image's
+last bits would follow the number of its neighbours."""
 
 
 def radius_px(largest_sigma_px: float) -> int:
@@ -23,13 +27,26 @@ def blur(images: Tensor, sigmas_px: Tensor, radius_px: int) -> None:
     result does not depend on which others it is blurred with. On a GPU two products with banded matrices, which read
     and write an image twice and not 26 times.
     """
-    offsets = torch.arange(radius_px + 1, device=images.device).view(-1, 1, 1, 1, 1)
-    weights = torch.exp(-0.5 * (offsets / sigmas_px) ** 2) * (offsets <= torch.ceil(BLUR_RADIUS_SIGMAS * sigmas_px))
-    weights = weights / (2 * weights.sum(0) - weights[0])
+    weights = _weights(sigmas_px, radius_px)
     if images.device.type == "cuda":
-        _blur_by_products(images, weights)
+        blur_by_products(images, weights)
     else:
         _blur_by_shifts(images, weights)
+
+
+def _weights(sigmas_px: Tensor, radius_px: int) -> Tensor:
+    """Of the middle and of each distance from it (radius + 1, n, 1, 1, 1), which with both sides add up to 1.
+
+    On a CPU by numpy's exponential: torch's takes another path, with other last bits, at the end of an array.
+    """
+    offsets = torch.arange(radius_px + 1, device=sigmas_px.device).view(-1, 1, 1, 1, 1)
+    exponents = -0.5 * (offsets / sigmas_px) ** 2
+    bell = torch.from_numpy(np.exp(exponents.numpy())) if exponents.device.type == "cpu" else exponents.exp()
+    weights = bell * (offsets <= torch.ceil(BLUR_RADIUS_SIGMAS * sigmas_px))
+    total = weights[0].clone()
+    for farther in weights[1:]:  # in this order, however many images there are
+        total += 2 * farther
+    return weights / total
 
 
 def _blur_by_shifts(images: Tensor, weights: Tensor) -> None:
@@ -46,12 +63,26 @@ def _blur_by_shifts(images: Tensor, weights: Tensor) -> None:
     images.copy_(padded)
 
 
-def _blur_by_products(images: Tensor, weights: Tensor) -> None:
-    """The same for square images (n, 3, S, S); the first and the last pixel also have the weights of those outside."""
+def blur_by_products(images: Tensor, weights: Tensor) -> None:
+    """The same for square images (n, 3, S, S), as many at a time as one product takes, filled up with black ones."""
+    for some, own in zip(images.split(PRODUCT_IMAGES), weights.split(PRODUCT_IMAGES, dim=1), strict=True):
+        missing = PRODUCT_IMAGES - len(some)
+        if missing:
+            filled = torch.nn.functional.pad(some, (0, 0) * 3 + (0, missing))
+            _blur_by_product(filled, torch.nn.functional.pad(own, (0, 0) * 3 + (0, missing)))
+            some.copy_(filled[: len(some)])
+        else:
+            _blur_by_product(some, own)
+
+
+def _blur_by_product(images: Tensor, weights: Tensor) -> None:
+    """In place; the first and the last pixel also have the weights of those outside."""
     count, size = len(images), images.shape[3]
     by_distance = torch.nn.functional.pad(weights.view(len(weights), count).t(), (0, size))
-    farther = torch.ones((by_distance.shape[1], size), dtype=weights.dtype, device=weights.device).tril(-1)
-    outside = by_distance @ farther  # the weights of all that are farther; a GPU's cumsum has no deterministic form
+    farther = [torch.zeros_like(weights[0])]  # the weights of all that are farther than radius, radius - 1, ..., 0
+    for weight in weights[1:].flip(0):
+        farther.append(farther[-1] + weight)
+    outside = torch.nn.functional.pad(torch.cat(farther[::-1]).view(len(farther), count).t(), (0, size))[:, :size]
     places = torch.arange(size, device=images.device)
     matrix = by_distance[:, (places.view(-1, 1) - places).abs()]
     matrix[:, :, 0] += outside

@@ -56,8 +56,9 @@ def test_folder_lists_sorted_by_class_and_path(tree: Path) -> None:
 def test_folder_says_what_is_wrong(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="is no folder"):
         sources.folder(tmp_path / "absent")
-    with pytest.raises(SourceError, match="holds no class folders"):
-        sources.folder(tree / "ant")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="holds no images"):
+        sources.folder(tmp_path / "empty")
     with pytest.raises(SourceError, match=r"'train', but .* holds: ant, bee, cow"):
         sources.folder(tree, "train")
     (tree / "dodo").mkdir()

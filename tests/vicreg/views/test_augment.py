@@ -160,7 +160,7 @@ def test_a_gpus_blur_is_the_same(size: int, largest_px: float) -> None:
     by_products = by_shifts.clone(memory_format=torch.channels_last)
     radius_px = math.ceil(3 * float(sigmas.max()))
     blurring.blur(by_shifts, sigmas, radius_px)
-    with patch.object(blurring, "_blur_by_shifts", blurring._blur_by_products):
+    with patch.object(blurring, "_blur_by_shifts", blurring.blur_by_products):
         blurring.blur(by_products, sigmas, radius_px)
     torch.testing.assert_close(by_products, by_shifts, rtol=1e-12, atol=1e-12)
 
@@ -202,21 +202,27 @@ def test_all_operations_in_their_order(one_by_one: bool) -> None:
             assert (ours[sample] - expected).abs().max() <= 1 / 255
 
 
-def test_a_samples_result_does_not_depend_on_its_batch() -> None:
+@pytest.mark.parametrize("form", ["CPU", "GPU"])
+@pytest.mark.parametrize("size", [8, 33, 64])
+def test_a_samples_result_does_not_depend_on_its_batch(size: int, form: str) -> None:
+    """Bit for bit, blur included: so that a view is the same on any number of ranks."""
     num = 40
-    views = PHOTOS[torch.arange(num) % NUM, :, 100:164, 50:114]
+    views = PHOTOS[torch.arange(num) % NUM, :, 100 : 100 + size, 50 : 50 + size]
     view = ViewConfig(blur_p=0.6, solarize_p=0.3, rotation_deg=15)
     colour = draw_colour(view, 0, 0, np.arange(num), 0)
     angles = np.linspace(-0.2, 0.2, num).astype(np.float32)
-    whole = augment(views, ColourPlan.build(colour, angles), (0.5,) * 3, (0.2,) * 3)
-    single = augment(views, ColourPlan.build(colour, angles, one_by_one=True), (0.5,) * 3, (0.2,) * 3)
-    assert torch.allclose(whole, single, atol=1e-5)
-    some = np.array([3, 17, 18, 39])
-    part = Colour(*(getattr(colour, field.name)[some] for field in dataclasses.fields(Colour)))
-    alone = augment(views[some], ColourPlan.build(part, angles[some]), (0.5,) * 3, (0.2,) * 3)
-    assert torch.allclose(whole[some], alone, atol=1e-5)
-    again = augment(views, ColourPlan.build(colour, angles), (0.5,) * 3, (0.2,) * 3)
-    assert torch.equal(whole, again)
+
+    def of(some: np.ndarray, one_by_one: bool = False) -> Tensor:
+        part = Colour(*(getattr(colour, field.name)[some] for field in dataclasses.fields(Colour)))
+        plan = ColourPlan.build(part, angles[some], one_by_one)
+        blur = blurring.blur_by_products if form == "GPU" else blurring._blur_by_shifts
+        with patch.object(blurring, "_blur_by_shifts", blur):
+            return augment(views[some], plan, (0.5,) * 3, (0.2,) * 3)
+
+    whole = of(np.arange(num))
+    assert torch.equal(of(np.arange(num), one_by_one=True), whole)
+    for some in [*np.split(np.arange(num), 4), *np.split(np.arange(num), 40), np.array([3, 17, 18, 39])]:
+        assert torch.equal(of(some), whole[some])
 
 
 def test_memory_layouts_and_the_views_themselves() -> None:

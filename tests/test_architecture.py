@@ -53,7 +53,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/cost": [{"loss_form"}, {"estimate"}, {"flops"}, {"prediction"}],
     "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
     "vicreg/evals": [
-        {"feature_parts"},
+        {"data_identity", "feature_parts"},
         {"features", "heads", "one_vs_rest", "protocols", "results", "work"},
         {"few_labels", "gallery", "knn", "linear", "svm"},
         {"semisup"},

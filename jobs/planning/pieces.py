@@ -32,7 +32,7 @@ from slurm.watchdog import Watchdog
 from vicreg import methods
 from vicreg.config import DataConfig, PretrainConfig
 from vicreg.config_json import from_json, to_json
-from vicreg.evals import features, results
+from vicreg.evals import data_identity, features, results
 from vicreg.evals.results import BASELINES, SUBJECTS, Result, say_subject
 from vicreg.evals.work import Work
 from vicreg.exchange.encoder_file import (
@@ -167,7 +167,7 @@ def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: 
         for subject in dict.fromkeys(p.subject for p in pieces)
     }
     described = {
-        pair: features.describe(data_of(config, *pair)) for pair in dict.fromkeys((p.train, p.val) for p in pieces)
+        pair: data_identity.describe(data_of(config, *pair)) for pair in dict.fromkeys((p.train, p.val) for p in pieces)
     }
     due: list[Piece] = []
     for piece in pieces:
@@ -214,7 +214,7 @@ def measure_all(
             data_config = data_of(config, piece.train, piece.val)
             splits = features.open_splits(data_config, device, workers)
             splits = replace(splits, parts=job_folder / PARTS, heard=watchdog.heard)
-            opened[piece.train, piece.val] = splits, features.describe(data_config)
+            opened[piece.train, piece.val] = splits, data_identity.describe(data_config)
         splits, data = opened[piece.train, piece.val]
         stop.interrupt_at_once(not getattr(evaluation_module(piece.module), "RESUMES", False))
         work = Work(results.folder(run, piece.evaluation, piece.subject), should_stop=stop, heard=watchdog.heard)

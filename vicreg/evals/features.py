@@ -8,7 +8,6 @@ ranks, and with it the features have the same bits.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -22,10 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dataprep.beton.contract import Beton, open_beton
+from dataprep.beton.contract import open_beton
 from dataprep.beton.manifest import class_names, has_labels
 from vicreg.config import DataConfig
 from vicreg.data.loaders import centre_batches
+from vicreg.evals.data_identity import FRAMED_BY, fingerprint
 from vicreg.evals.feature_parts import FeatureParts
 from vicreg.model import num_features
 from vicreg.ranks import distributed
@@ -36,8 +36,6 @@ log = logging.getLogger(__name__)
 
 SplitName = Literal["train", "val"]
 SAY_EVERY_S = 30.0
-NUM_FINGERPRINT_IMAGES = 64
-FRAMED_BY = ("image_size", "eval_resize", "mean", "std")  # the settings by which an image becomes the encoder's input
 
 
 class Pixels(nn.Module):
@@ -281,30 +279,3 @@ def _belongs_to(splits: Splits, path: Path, rows: range) -> dict[str, object]:
     """What the features of some rows depend on, beside the encoder."""
     framed = {name: getattr(splits.data, name) for name in FRAMED_BY} | {"framing": splits.framing}
     return {"beton": fingerprint(open_beton(path)), "rows": [rows.start, rows.stop], "batch": splits.batch, **framed}
-
-
-def fingerprint(beton: Beton) -> str:
-    """SHA-256 over labels, image sizes and some images: tells whether a result belongs to a beton, wherever it lies."""
-    digest = hashlib.sha256()
-    for column in (beton.labels, beton.sizes, beton.widths, beton.heights):
-        digest.update(np.ascontiguousarray(column).tobytes())
-    for sample in np.linspace(0, beton.num_samples - 1, NUM_FINGERPRINT_IMAGES).astype(np.int64):
-        digest.update(beton.image_bytes(int(sample)).tobytes())
-    return digest.hexdigest()
-
-
-def describe(data: DataConfig) -> dict[str, Any]:
-    """What a result says about its data: files, numbers of images, fingerprints, and how images reach the encoder."""
-    described: dict[str, Any] = {}
-    for split, name in (("train", data.train), ("val", data.val)):
-        beton = open_beton(Path(name))
-        described[split] = {
-            "path": name,
-            "num_images": beton.num_samples,
-            "size_bytes": int(beton.memory.size),
-            "fingerprint": fingerprint(beton),
-        }
-    for name in FRAMED_BY:
-        value = getattr(data, name)
-        described[name] = list(value) if isinstance(value, tuple) else value
-    return described

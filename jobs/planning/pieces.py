@@ -217,9 +217,10 @@ def measure_all(
             opened[piece.train, piece.val] = splits, data_identity.describe(data_config)
         splits, data = opened[piece.train, piece.val]
         stop.interrupt_at_once(not getattr(evaluation_module(piece.module), "RESUMES", False))
-        work = Work(results.folder(run, piece.evaluation, piece.subject), should_stop=stop, heard=watchdog.heard)
+        folder = results.folder(run, piece.evaluation, piece.subject)
+        work = Work(folder, should_stop=stop, require_owner=stop.require_owner, heard=watchdog.heard)
         if placement.rank == 0:
-            work.beat = partial(_beat, pulse, number)
+            work.beat = partial(_beat, pulse, stop, number)
         with watchdog.phase("a measurement"):
             result = measure(piece, encoder, splits, data, work)
         if placement.rank == 0:
@@ -234,8 +235,9 @@ def measure_all(
         shutil.rmtree(job_folder / PARTS, ignore_errors=True)
 
 
-def _beat(pulse: Pulse, num_done: int, step: int, num_steps: int) -> None:
+def _beat(pulse: Pulse, stop: StopFlag, num_done: int, step: int, num_steps: int) -> None:
     """A step of a piece is done; an evaluation that fails again and again but gets further is then worth going on."""
+    stop.require_owner()
     pulse.beat(PERCENT * num_done + PERCENT * step // num_steps)
 
 

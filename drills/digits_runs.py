@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,9 +76,13 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def start(command: list[str], before: Callable[[], None] | None = None) -> subprocess.Popen[bytes]:
-    """Start a command in a session of its own; `before` is called in its process first."""
+def start(command: list[str], hangup: signal.Handlers = signal.SIG_DFL) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own. `hangup`: what SIGHUP does to it at first, whatever it does here."""
     quiet = subprocess.DEVNULL
+
+    def before() -> None:
+        signal.signal(signal.SIGHUP, hangup)
+
     return subprocess.Popen(
         command, cwd=ROOT, env=environment(), stdout=quiet, stderr=quiet, start_new_session=True, preexec_fn=before
     )

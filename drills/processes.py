@@ -21,7 +21,7 @@ def drills(runs: DigitsRuns) -> Sequence[Drill]:
         return Drill(name, attempt)
 
     def nohup(which: int, folder: Path) -> None:
-        process = start(runs.command(folder / "run"), before=_ignore_hangup)
+        process = start(runs.command(folder / "run"), hangup=signal.SIG_IGN)
         await_step(folder / "run", 3 + 5 * which, process)
         os.killpg(process.pid, signal.SIGHUP)
         assert process.wait(timeout=120) == 0, f"exit code {process.returncode}"
@@ -33,11 +33,6 @@ def drills(runs: DigitsRuns) -> Sequence[Drill]:
         stop_by("kill of the launcher", signal.SIGTERM, to_all=False),
         Drill("a closed terminal, with nohup", nohup),
     ]
-
-
-def _ignore_hangup() -> None:
-    """As nohup does in what it starts."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _stop_and_go_on(runs: DigitsRuns, folder: Path, number: signal.Signals, to_all: bool, after: int) -> None:

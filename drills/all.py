@@ -19,12 +19,12 @@ import torch
 import tyro
 from rich.console import Console
 
-from drills import clusters, kills, processes, values
+from drills import clusters, files, kills, processes, values
 from drills.digits_runs import DigitsRuns
 from drills.tally import Drill, Tally, carry_out, table
 from slurm.devcluster.daemons import DevCluster, missing_programs
 
-LOCAL = {"kills": kills.drills, "values": values.drills, "processes": processes.drills}
+LOCAL = {"kills": kills.drills, "values": values.drills, "processes": processes.drills, "files": files.drills}
 CLUSTER = "clusters"
 
 
@@ -33,7 +33,7 @@ class All:
     """Break the suite in every way, and count what is lost."""
 
     only: tuple[str, ...] = ()
-    """Families to carry out: kills, values, processes, clusters; all if none is named."""
+    """Families to carry out: kills, values, processes, files, clusters; all if none is named."""
     tries: int = 0
     """Tries of each drill; 0 for its own number."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -76,12 +77,15 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def start(command: list[str], hangup: signal.Handlers = signal.SIG_DFL) -> subprocess.Popen[bytes]:
+def start(
+    command: list[str], hangup: signal.Handlers = signal.SIG_DFL, largest_file_bytes: int = resource.RLIM_INFINITY
+) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own. `hangup`: what SIGHUP does to it at first, whatever it does here."""
     quiet = subprocess.DEVNULL
 
     def before() -> None:
         signal.signal(signal.SIGHUP, hangup)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes, resource.RLIM_INFINITY))
 
     return subprocess.Popen(
         command, cwd=ROOT, env=environment(), stdout=quiet, stderr=quiet, start_new_session=True, preexec_fn=before

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from drills import kills, processes, values
+from drills import files, kills, processes, values
 from drills.all import main
 from drills.digits_runs import DigitsRuns
 from drills.tally import Drill, carry_out, table
@@ -31,7 +31,7 @@ def test_tries_are_counted_and_losses_said(tmp_path: Path) -> None:
 
 
 def test_a_family_that_there_is_not_is_refused() -> None:
-    with pytest.raises(SystemExit, match="only is fires, allowed: kills, values, processes, clusters"):
+    with pytest.raises(SystemExit, match="only is fires, allowed: kills, values, processes, files, clusters"):
         main(["--only", "fires"])
 
 
@@ -42,7 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> DigitsRuns:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [kills, values, processes], ids=lambda family: family.__name__)
+@pytest.mark.parametrize("family", [kills, values, processes, files], ids=lambda family: family.__name__)
 def test_nothing_is_lost(family: object, runs: DigitsRuns, tmp_path: Path) -> None:
     """The last of each family, once."""
     drill = family.drills(runs)[-1]  # type: ignore[attr-defined]

@@ -208,10 +208,7 @@ def test_what_fails_again_in_the_same_way_does_not_stay(job: Job) -> None:
 def test_a_spare_node_takes_the_place_of_a_bad_one(job: Job, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     job.nodes, job.numbers = "n[1-3]", {"restarts_in_place": 1, "spare_nodes": 1}
     if how == "cannot take part":
-        program = job.slurm.folder / "bin" / "nvidia-smi"
-        program.write_text(SMI)
-        program.chmod(0o755)
-        monkeypatch.setenv("SLURM_JOB_GPUS", "0")
+        _lose_gpu_of_n2(job, monkeypatch)
     code, said = job.run("fail_on", node="n2")
     assert code == 0, said
     (_, first, nodes, reason), (_, last, others, _) = _told(job)
@@ -225,6 +222,21 @@ def test_a_spare_node_takes_the_place_of_a_bad_one(job: Job, how: str, monkeypat
         }[how]
     )
     assert job.asked() == []
+
+
+def test_a_node_that_cannot_take_part_is_left_out_at_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    job.numbers = {"restarts_in_place": 2}
+    _lose_gpu_of_n2(job, monkeypatch)
+    assert job.run("fail_on", node="n2")[0] == 0
+    assert [told[:3] for told in _told(job)] == [(0, "failed", ("n1", "n2"))]
+    assert job.asked() == ["requeue 17", "update JobId=17 ExcNodeList=n2"]
+
+
+def _lose_gpu_of_n2(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = job.slurm.folder / "bin" / "nvidia-smi"
+    program.write_text(SMI)
+    program.chmod(0o755)
+    monkeypatch.setenv("SLURM_JOB_GPUS", "0")
 
 
 BUSY = "slurm_load_jobs error: Socket timed out on send/recv operation\n"

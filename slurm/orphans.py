@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from slurm import owner, scheduler
@@ -21,6 +22,7 @@ from slurm.scheduler import Verdict
 
 log = logging.getLogger(__name__)
 
+LOOK_EVERY_S = 2.0
 MARK = "after_the_batch_step"
 PATIENCE = Patience(20.0)  # SLURM's KillWait is 30 s
 
@@ -31,11 +33,27 @@ def begin_to_look_after(job_folder: Path, start_folder: Path, claim: Claim) -> N
     threading.Thread(target=look_after, args=arguments, name="orphans").start()
 
 
+def watch(job_folder: Path, start_folder: Path, claim: Claim) -> None:
+    """Begin to look whether the batch step lives, for the first rank of the last node of a job with spare nodes.
+
+    Such a job outlives its first node: when SLURM notices the loss it kills the ranks, and lets the job run on without
+    a batch step to its time limit. This is quicker than SLURM.
+    """
+
+    def body() -> None:
+        silent = 0
+        while silent < 2:  # the shell of a batch step that was killed alone has done it by then
+            time.sleep(LOOK_EVERY_S)
+            silent = 0 if owner.is_alive(claim) else silent + 1
+        look_after(job_folder, start_folder, claim, (Verdict.BATCH_FAILED, Verdict.RUNNING))
+
+    threading.Thread(target=body, name="orphans", daemon=True).start()
+
+
 def look_after(job_folder: Path, start_folder: Path, claim: Claim, given: tuple[Verdict, ...]) -> None:
     """Do what the batch step would have done, if it does not live and the scheduler has decided nothing else.
 
-    `given`: verdicts after which there is something to do; RUNNING is one of them for a job with spare nodes, which
-    outlives its first node and which SLURM would let run on without a batch step.
+    `given`: verdicts after which there is something to do.
     """
     if not claim.holds() or owner.is_alive(claim):
         return

@@ -24,7 +24,6 @@ from slurm import fitness, orphans
 from slurm.attempts import write_whole
 from slurm.owner import Claim
 from slurm.requeue import StopFlag
-from slurm.scheduler import Verdict
 from slurm.stage_data import stage
 
 log = logging.getLogger(__name__)
@@ -243,12 +242,9 @@ def main(job_folder: Path, start_folder: Path) -> int:
             task.note(UNFIT, str(unfit))
             log.error("%s cannot take part: %s", node_name(), unfit)
             return UNFIT_EXIT_CODE
-    try:
-        run(task, spec.function, spec.arguments | copies, on_stop)
-    finally:
-        if spec.spare_nodes and task.rank == task.world_size - task.local_size:
-            given = (Verdict.BATCH_FAILED, Verdict.RUNNING)
-            orphans.look_after(job_folder, start_folder, Claim(Path(task.claim)), given)
+    if spec.spare_nodes and task.rank == task.world_size - task.local_size:
+        orphans.watch(job_folder, start_folder, Claim(Path(task.claim)))
+    run(task, spec.function, spec.arguments | copies, on_stop)
     return 0
 
 

@@ -34,15 +34,16 @@ def count(task: Task, stop: StopFlag, folder: str, steps: int) -> bool:
 
 
 def count_on(task: Task, stop: StopFlag, folder: str, steps: int) -> bool:
-    """Count, with a line for each step that says who counted, as long as this attempt may."""
+    """Count, with a line of rank 0 for each step that says who counted, as long as this attempt may."""
     pulse = Pulse(Path(folder), steps)
     for step in range(steps):
         time.sleep(STEP_S)
         if stop():
             return False
-        with (Path(folder) / "counted").open("a") as file:
-            file.write(f"{Path(task.start_folder).name} {step}\n")
-        pulse.beat(step)
+        if task.rank == 0:
+            with (Path(folder) / "counted").open("a") as file:
+                file.write(f"{Path(task.start_folder).name} {step}\n")
+            pulse.beat(step)
     return True
 
 

@@ -99,8 +99,6 @@ def _parameters(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str) 
         "requeue": True,
         "output": f"{scheduler.file_name(folder)}/{OUTPUT_FILE}",
         "kill-on-invalid-dep": "yes",  # a job whose chain is dead is removed instead of waiting for ever
-        # A node that dies takes its ranks with it, not the job; the last node's see to it when it is the first.
-        "no-kill": True if spec.spare_nodes and spec.num_nodes > 1 else None,
         "reservation": cluster.reservation or None,
     }
     parameters: dict[str, Any] = {

@@ -242,8 +242,6 @@ def main(job_folder: Path, start_folder: Path) -> int:
             task.note(UNFIT, str(unfit))
             log.error("%s cannot take part: %s", node_name(), unfit)
             return UNFIT_EXIT_CODE
-    if spec.spare_nodes and task.rank == task.world_size - task.local_size:
-        orphans.watch(job_folder, start_folder, Claim(Path(task.claim)))
     run(task, spec.function, spec.arguments | copies, on_stop)
     return 0
 

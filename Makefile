@@ -2,6 +2,7 @@
 # make test   set up, lint, fast tests; SLOW=1 runs the slow ones too
 # make lint   ruff and mypy
 # make bench  every ratio that is claimed, measured here beside its target: make bench PHOTOS=DIR
+# make drills breaks the suite on purpose in every way that is promised to lose nothing, and counts (20 minutes)
 # make setup  .venv with everything that the others need
 # make cluster-packages  the daemons of a SLURM cluster on this machine, for slurm/devcluster and its tests (root)
 
@@ -12,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SLOW ?=
 PHOTOS ?=
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint bench clean cluster-packages
+.PHONY: help setup demo test lint bench drills clean cluster-packages
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -48,6 +49,9 @@ test: lint
 bench: setup
 	@test -n "$(PHOTOS)" || { echo "error: say which photos: make bench PHOTOS=DIR (any folder tree of JPEGs)"; exit 1; }
 	$(BIN)/python benchmarks/all.py $(PHOTOS)
+
+drills: setup
+	$(BIN)/python drills/all.py
 
 cluster-packages:
 	@./cluster_packages.sh

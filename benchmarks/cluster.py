@@ -1,9 +1,10 @@
 """What the suite adds to a SLURM cluster's own delays: from submission to the first step, and around interruptions.
 
 `python benchmarks/cluster.py` starts a devcluster of its own and trains the digits recipe on it, in small. Each round
-submits a run, requeues it as an operator does, and kills a rank with SIGKILL; beside it a plain job is submitted and
-requeued, so that what is the scheduler's is known. Times come from what the run keeps (jobs.json, heartbeat.json,
-attempts.jsonl, checkpoints) and the clock just before the interruption. The median over the rounds is printed.
+submits a run, requeues it as an operator does, and kills a rank with SIGKILL until that sends it back to the queue;
+beside it a plain job is submitted and requeued, so that what is the scheduler's is known. Times come from what the run
+keeps (jobs.json, heartbeat.json, attempts.jsonl, checkpoints) and the clock just before the interruption. The median
+over the rounds is printed.
 """
 
 from __future__ import annotations
@@ -66,11 +67,15 @@ class Measured:
     checkpoint_s: float
     requeue_s: float
     kill_s: float
+    """With the ranks started anew on the nodes that the job has."""
+    kill_and_requeue_s: float
+    """After that has been done as often as it may be."""
     slurm_submit_s: float
     """Of submit_s, until the batch step began."""
     slurm_requeue_s: float
     """Of requeue_s, from the end of one attempt to the beginning of the next."""
     slurm_kill_s: float
+    slurm_kill_and_requeue_s: float
     steps_lost_by_requeue: int
     steps_lost_by_kill: int
     plain_submit_s: float
@@ -139,22 +144,29 @@ class Bench:
         plain_restarted = _started(stamps, NUM_NODES)
         _await_progress(run, resumed + steps)
 
-        killed = time.time()
-        os.kill(_rank_0(job_id), signal.SIGKILL)
-        done_before_kill, _ = _state_left(run, 2)
-        after_kill, resumed_after_kill = _first_step(run, 2)
+        kills: list[tuple[float, int]] = []  # in place as often as the profile has it, then by the queue
+        for start in range(2, 5):
+            killed = time.time()
+            os.kill(_rank_0(job_id), signal.SIGKILL)
+            done_before_kill, _ = _state_left(run, start)
+            after_kill, resumed = _first_step(run, start)
+            kills.append((after_kill - killed, done_before_kill - resumed))
+            if start < 4:
+                _await_progress(run, resumed + steps)
         self.cluster.call("scancel", job_id, plain_id)
         past = attempts.read(chain.job_folder(run, "pretrain"))
         return Measured(
             submit_s=first - submitted,
             checkpoint_s=saved - requeued,
             requeue_s=again - requeued,
-            kill_s=after_kill - killed,
+            kill_s=kills[0][0],
+            kill_and_requeue_s=kills[2][0],
             slurm_submit_s=past[0].started - submitted,
             slurm_requeue_s=past[1].started - past[0].ended,
             slurm_kill_s=past[2].started - past[1].ended,
+            slurm_kill_and_requeue_s=past[4].started - past[3].ended,
             steps_lost_by_requeue=done - resumed,
-            steps_lost_by_kill=done_before_kill - resumed_after_kill,
+            steps_lost_by_kill=max(lost for _, lost in kills),
             plain_submit_s=plain_started - plain_submitted,
             plain_requeue_s=plain_restarted - plain_requeued,
         )
@@ -181,16 +193,16 @@ def _started(stamps: Path, before: int) -> float:
     return _await("the start of a plain job", answer)
 
 
-def _first_step(run: Path, restart: int) -> tuple[float, int]:
+def _first_step(run: Path, number: int) -> tuple[float, int]:
     """When the first step of an attempt was done, and how many steps were done before it."""
     job = chain.job_folder(run, "pretrain")
 
     def answer() -> tuple[float, int] | None:
-        started = [attempt.started for attempt in attempts.read(job) if attempt.restart == restart]
+        started = [attempt.started for attempt in attempts.read(job)][number:]
         beat = attempts.read_heartbeat(job)
         return (beat.time, beat.progress - 1) if started and beat and beat.time > started[0] else None
 
-    return _await(f"the first step of attempt {restart}", answer)
+    return _await(f"the first step of attempt {number}", answer)
 
 
 def _logged_steps(run: Path) -> int:
@@ -202,16 +214,16 @@ def _await_progress(run: Path, steps: int) -> None:
     _await(f"{steps} steps", lambda: True if _logged_steps(run) >= steps else None)
 
 
-def _state_left(run: Path, restart: int) -> tuple[int, float]:
+def _state_left(run: Path, number: int) -> tuple[int, float]:
     """What an attempt finds when it begins: how many steps had been done, and when the newest checkpoint was there."""
     job = chain.job_folder(run, "pretrain")
 
     def answer() -> tuple[int, float] | None:
-        if all(attempt.restart < restart for attempt in attempts.read(job)):
+        if len(attempts.read(job)) <= number:
             return None
         return _logged_steps(run), checkpoint.list_checkpoints(run / CHECKPOINTS)[-1].stat().st_ctime
 
-    return _await(f"attempt {restart}", answer)
+    return _await(f"attempt {number}", answer)
 
 
 def _rank_0(job_id: str) -> int:
@@ -238,7 +250,8 @@ def show(rounds: list[Measured], console: Console) -> None:
     for what, name, plain_name in (
         ("submit to first step", "submit_s", "plain_submit_s"),
         ("requeue to next step", "requeue_s", "plain_requeue_s"),
-        ("kill -9 to next step", "kill_s", "plain_requeue_s"),
+        ("kill -9 to next step, in place", "kill_s", "plain_requeue_s"),
+        ("kill -9 to next step, requeued", "kill_and_requeue_s", "plain_requeue_s"),
     ):
         times = [median(each) for each in (name, f"slurm_{name}", plain_name)]
         own = statistics.median(getattr(each, name) - getattr(each, f"slurm_{name}") for each in rounds)

@@ -27,6 +27,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from benchmarks.loss import embeddings, measure, peak_bytes, restart_peak
 from benchmarks.ratios import Ratio, print_ratios
 from dataprep import write_ffcv

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ from jobs.planning.cli import (
     PlaceOptions,
     configure_logging,
     placement_of,
+    sizes_of,
     user_errors,
 )
 from jobs.planning.pieces import (
@@ -45,9 +47,11 @@ from slurm.chain import Member
 from slurm.cluster import Cluster
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
+from slurm.watchdog import Watchdog
 from vicreg.evals.work import Stopped
 from vicreg.model import branch
 from vicreg.ranks import distributed
+from vicreg.ranks.meeting import require_agreement
 
 TOGETHER = "evaluations"  # name of the one job that does them all on this machine, sharing features
 
@@ -152,9 +156,9 @@ def members(
         wanted = {**asdict(choice), "names": names}
         size = nodes if nodes > 1 or job == TOGETHER else recipes.evaluation(recipe, names[0]).nodes
         arguments = {"run": str(run), "choice": wanted, "overwrite": overwrite, "job": job}
-        evaluations.append(
-            Member(JobSpec(job, "jobs.eval_all.run_job", arguments, size, ranks_per_node), ("pretrain",))
-        )
+        reads = sizes_of(name for piece in pieces if piece.asked_as in names for name in (piece.train, piece.val))
+        spec = JobSpec(job, "jobs.eval_all.run_job", arguments, size, ranks_per_node, reads=reads)
+        evaluations.append(Member(spec, ("pretrain",)))
     report = JobSpec("report", "jobs.report.run_job", {"run": str(run)}, uses_gpus=False)
     awaited = tuple(member.spec.name for member in evaluations) or ("pretrain",)
     return [*evaluations, Member(report, after=awaited, condition="afterany")]
@@ -195,8 +199,10 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
     with (
         user_errors("stopped; what is done stays, the same command does the rest", note=task.note_error),
         distributed.connected(placement, task.rendezvous, task.rendezvous_timeout_s),
+        closing(Watchdog(task)) as watchdog,
     ):
         require_same_code(placement.name(task.rank))
+        require_agreement(placement)
         config, recipe = read_run(folder)
         if choice["checkpoints"] == LAST:
             require_finished(folder, recipe)
@@ -207,7 +213,7 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
         due = [piece for piece in pieces if distributed.from_rank_0(int(piece in mine))]
         try:
             num_done = len(pieces) - len(due)
-            measure_all(folder, due, num_done, placement, console, chain.job_folder(folder, job), stop)
+            measure_all(folder, due, num_done, placement, console, chain.job_folder(folder, job), stop, watchdog)
         except Stopped as stopped:
             if task.rank == 0:
                 console.print(f"{stopped} and saved; the same command goes on from there", highlight=False)

@@ -29,6 +29,7 @@ from jobs.planning.cli import (
     PlaceOptions,
     configure_logging,
     placement_of,
+    sizes_of,
     user_errors,
 )
 from jobs.planning.pieces import Choice, find_due, split_by_data
@@ -41,11 +42,14 @@ from slurm.chain import Member
 from slurm.cluster import Cluster
 from slurm.cluster import load as load_profile
 from slurm.requeue import StopFlag
-from slurm.task import JobSpec, Task, Watchdog
+from slurm.task import JobSpec, Task
+from slurm.watchdog import Watchdog
 from vicreg import methods
 from vicreg.config import PretrainConfig, official_views, paper_views
 from vicreg.exchange.encoder_file import ENCODER_FILE
 from vicreg.ranks import distributed
+from vicreg.ranks.meeting import require_agreement
+from vicreg.training.oversight import Oversight
 from vicreg.training.train import Outcome, train
 
 VIEWS = {"official": official_views, "paper": paper_views}
@@ -177,7 +181,14 @@ def job_spec(command: Command, cluster: Cluster, run: Path) -> JobSpec:
         stage = {"train_beton": str(Path(command.config.data.train).absolute())}
     ranks = command.place.ranks_per_node(cluster)
     return JobSpec(
-        "pretrain", "jobs.pretrain.run_job", {"run": str(run)}, command.place.nodes, ranks, stage=stage or None
+        "pretrain",
+        "jobs.pretrain.run_job",
+        {"run": str(run)},
+        command.place.nodes,
+        ranks,
+        spare_nodes=command.place.spare_nodes,
+        reads=sizes_of([command.config.data.train]),
+        stage=stage or None,
     )
 
 
@@ -195,6 +206,7 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
         distributed.connected(placement, task.rendezvous, task.rendezvous_timeout_s),
         closing(Watchdog(task)) as watchdog,
     ):
+        require_agreement(placement)
         require_same_code(placement.name(task.rank))
         config, _ = read_run(folder)
         if task.rank == 0:
@@ -205,11 +217,13 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
 
         def should_stop(step: int) -> bool:
             watchdog.heard()
+            asked = stop()
             if task.rank == 0:
-                pulse.beat(step, at_once=stop())
-            return stop()
+                pulse.beat(step, at_once=asked)
+            return asked
 
-        outcome = train(config, folder, placement, should_stop, console, train_beton)
+        oversight = Oversight(should_stop, stop.require_owner, watchdog.phase)
+        outcome = train(config, folder, placement, oversight, console, train_beton)
         if outcome is Outcome.STOPPED and task.rank == 0:
             console.print(f"{stop.signal_name or 'another rank'} asked to stop", highlight=False)
     return outcome is Outcome.FINISHED

@@ -195,6 +195,8 @@ def pace_line(progress: Progress) -> str:
         parts.append(f"{progress.data_wait_share:.0%} waiting for data")
     if progress.mfu:
         parts.append(f"MFU {progress.mfu:.0%}")
+    if progress.slowest:
+        parts.append(f"slowest {progress.slowest}: {progress.slowest_factor:.2f} of the median")
     return ", ".join(parts)
 
 

@@ -47,6 +47,8 @@ class Attempt:
     """As what it ends once the scheduler has answered; empty until that is decided."""
     hopeless: bool = False
     """Whether it failed of what would be the same again."""
+    start: int = 0
+    """How often its ranks had been started before on the nodes that the job has."""
 
 
 def begin(folder: Path, attempt: Attempt) -> None:
@@ -83,7 +85,7 @@ def read(folder: Path) -> list[Attempt]:
 def of_submission(attempts: Sequence[Attempt], job_id: str) -> list[Attempt]:
     """The attempts of the newest submission with this id, which a cluster that was set up anew may give again."""
     own = [attempt for attempt in attempts if attempt.job_id == job_id]
-    first = max((number for number, attempt in enumerate(own) if attempt.restart == 0), default=0)
+    first = max((number for number, attempt in enumerate(own) if attempt.restart == attempt.start == 0), default=0)
     return own[first:]
 
 

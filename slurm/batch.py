@@ -1,5 +1,8 @@
 """The batch step of a job: starts the ranks with srun, waits, and decides with the scheduler what happens next.
 
+After a failure the ranks are started anew on the nodes that the job has, which takes seconds where the queue takes its
+time; only then the job is sent back to the queue.
+
 submitit's own handler runs on rank 0 only, leaves the others running, counts every preemption of a short job as a
 timeout, and is gone when rank 0 is. This process is none of the ranks: it sees every one of them end, knows why, and is
 the only one that asks for a requeue. As a program: python slurm/batch.py JOB_FOLDER, and once more with its exit code
@@ -27,16 +30,15 @@ from slurm import attempts, owner, scheduler, srun
 from slurm.attempts import CANCELLED, FAILED, FINISHED, RUNNING, STOPPED, Attempt
 from slurm.calls import Patience, SchedulerError
 from slurm.owner import Claim
-from slurm.requeue import Decision, decide
+from slurm.requeue import Decision, decide, is_repeated
 from slurm.scheduler import Verdict
-from slurm.srun import KILLED, Srun
-from slurm.task import CLAIM_VARIABLE, ERROR, FINISHED_FILE, HOPELESS, HOSTS_VARIABLE, LEFT, SIGNAL, JobSpec, read_notes
+from slurm.srun import Srun
+from slurm.task import CLAIM_VARIABLE, FINISHED_FILE, HOPELESS, HOSTS_VARIABLE, LEFT, SIGNAL, JobSpec, read_notes
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2
 LOOK_S = 1.0  # so often it is looked whether another attempt has taken over
-BRIEFLY = Patience(5.0)  # while the ranks run, or where it is not worth waiting
 SUPERSEDED = "another attempt has taken over: the scheduler took this one's nodes for dead"
 
 
@@ -50,11 +52,10 @@ class Batch:
         self.job_id = os.environ["SLURM_JOB_ID"]
         self.restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         self.nodes = scheduler.host_names(os.environ["SLURM_JOB_NODELIST"])
-        self.attempt = Attempt(self.job_id, self.restart, self.nodes, time.time())
-        self.start_folder = folder / f"start_{self.job_id}_{self.restart}"
-        self.log_sizes = {path.name: path.stat().st_size for path in folder.glob("rank_*.log")}
-        name = f"job {self.job_id}, attempt {self.restart + 1}"
-        self.claim = Claim(owner.newest(folder)) if code else owner.claim(folder, name, take_over=True)
+        self.dead: set[str] = set()  # nodes that the scheduler has lost
+        self.unfit: set[str] = set()
+        self.attempt = self._attempt(0)
+        self.claim = Claim(owner.newest(folder)) if code else self._claim()
         self.patience = Patience(self.spec.patience_s, self._note_trouble)
         self.has_waited = self.terminating = False
         signal.signal(signal.SIGTERM, self._note_termination)
@@ -76,20 +77,45 @@ class Batch:
         """The attempts of this submission: what is typed anew has all its tries again, and all nodes."""
         return attempts.of_submission(attempts.read(self.folder), self.job_id)
 
+    def _attempt(self, start: int) -> Attempt:
+        nodes = self._fit_nodes()[: self.spec.num_nodes]
+        return Attempt(self.job_id, self.restart, nodes, time.time(), start=start)
+
+    def _fit_nodes(self) -> tuple[str, ...]:
+        return tuple(node for node in self.nodes if node not in self.dead | self.unfit)
+
+    def _claim(self) -> Claim:
+        again = f", start {self.attempt.start + 1}" if self.attempt.start else ""
+        return owner.claim(self.folder, f"job {self.job_id}, attempt {self.restart + 1}{again}", take_over=True)
+
+    @property
+    def start_folder(self) -> Path:
+        """Where the ranks of this start meet, and leave their notes."""
+        return self.folder / f"start_{self.job_id}_{self.restart}_{self.attempt.start}"
+
     def run(self) -> int:
-        """The whole attempt; returns the exit code of the job."""
+        """The ranks, started anew where that is the answer to a failure; returns the exit code of the job."""
         attempts.close_forgotten(self.folder, self._progress())
-        attempts.begin(self.folder, self.attempt)
-        log.info("attempt %d of job %s on %s", self.restart + 1, self.job_id, ", ".join(self.nodes))
         if shutil.which("scontrol") is None:
             log.warning("scontrol is not on this node's PATH: the job cannot send itself back to the queue")
+        while (code := self._start()) is None:
+            self.attempt = self._attempt(self.attempt.start + 1)
+            self.claim = self._claim()  # what is left of the start before on a node that was lost writes no more
+        return code
+
+    def _start(self) -> int | None:
+        """One start of the ranks; returns the exit code of the job, None to start them anew."""
+        attempts.begin(self.folder, self.attempt)
+        nodes, starts = self.attempt.nodes, self.attempt.start
+        self.log_sizes = {path.name: path.stat().st_size for path in self.folder.glob("rank_*.log")}
+        log.info("attempt %d of job %s on %s, start %d", self.restart + 1, self.job_id, ", ".join(nodes), starts + 1)
         for stale in self.folder.glob("start_*"):
             shutil.rmtree(stale, ignore_errors=True)
         self.start_folder.mkdir(parents=True)
-        told = {HOSTS_VARIABLE: json.dumps(self.nodes), CLAIM_VARIABLE: str(self.claim.path)}
+        told = {HOSTS_VARIABLE: json.dumps(nodes), CLAIM_VARIABLE: str(self.claim.path)}
         try:
-            srun.stage(self.spec)
-            ranks = Srun.start(srun.command(self.spec, self.folder, self.start_folder), os.environ | told)
+            srun.stage(self.spec, nodes)
+            ranks = Srun.start(srun.command(self.spec, self.folder, self.start_folder, nodes), os.environ | told)
         except (OSError, SchedulerError, subprocess.CalledProcessError) as error:
             return self._failed(f"the ranks could not be started: {error}", "")
         looked = time.monotonic()
@@ -102,7 +128,7 @@ class Batch:
                     return self._superseded()
             if self.terminating:
                 self.terminating = False
-                said = self._ask_scheduler(BRIEFLY)
+                said = self._ask_scheduler(scheduler.BRIEFLY)
                 if said is not Verdict.RUNNING:
                     return self._comply(said)
         return self._judge(ranks)
@@ -117,14 +143,14 @@ class Batch:
         if past and past[-1].restart == self.restart:
             if past[-1].outcome != RUNNING:
                 return code
-            self.attempt = past[-1]
+            self.attempt = past[-1]  # of the latest start
         how = f"was killed by {signal.Signals(code - 128).name}" if code > 128 else f"ended with exit code {code}"
         code = self._failed(f"the batch step on {self.nodes[0]} {how}", "")
         if code == 0 and self.start_folder.exists():
             self._await_ranks()
         return code
 
-    def _judge(self, ranks: Srun) -> int:
+    def _judge(self, ranks: Srun) -> int | None:
         """All ranks have left: find out why, and act."""
         if not self.claim.holds():
             return self._superseded()
@@ -139,14 +165,15 @@ class Batch:
             signals = read_notes(self.start_folder, SIGNAL)
             return self._requeue(STOPPED, _why_stopped(signals[0].message) if signals else "left unfinished")
         self.attempt = replace(self.attempt, hopeless=bool(read_notes(self.start_folder, HOPELESS)))
-        errors = read_notes(self.start_folder, ERROR)
-        reason, node = ranks.first_death()
-        if errors and not any(word in reason for word in KILLED):
-            first = errors[0]
-            reason, node = f"rank {first.rank} on {first.node}: {first.message}", first.node
-        elif memory := srun.memory_complaint(self.folder, self.log_sizes):
-            reason = f"{reason} ({memory})"
-        return self._failed(reason or f"srun ended with exit code {ranks.process.returncode}", node)
+        self.dead |= ranks.dead_nodes()
+        reason, node, unfit = ranks.cause(self.folder, self.start_folder, self.log_sizes)
+        if len(unfit) < max(2, len(self.attempt.nodes)):  # else it is nothing of the nodes
+            self.unfit |= unfit
+        if self._can_stay(reason, node):
+            self._record(FAILED, reason, node)
+            log.error("failed: %s; the ranks are started anew on the nodes that the job has", reason)
+            return None
+        return self._failed(reason, node)
 
     def _comply(self, said: Verdict) -> int:
         """The scheduler ends this attempt: keep its reason, and come back where it would not bring the job back."""
@@ -179,6 +206,19 @@ class Batch:
         while len(list(self.start_folder.glob(f"{LEFT}_*"))) < self.spec.num_ranks and self.claim.holds():
             time.sleep(POLL_S)
 
+    def _can_stay(self, reason: str, node: str) -> bool:
+        """Whether the answer to this failure is another start on the nodes that the job has.
+
+        Not where the same has just failed here without a step of progress: other nodes may help, or nothing does.
+        """
+        now = replace(self.attempt, outcome=FAILED, reason=reason, failed_node=node, progress=self._progress())
+        past = [*self.past[:-1], now]
+        if is_repeated(past) or not decide(past, self.spec.max_failures).try_again:
+            return False
+        if node and len({*self._fit_nodes()} - {node}) >= self.spec.num_nodes:
+            self.unfit.add(node)  # a spare one takes its place
+        return self.attempt.start < self.spec.restarts_in_place and len(self._fit_nodes()) >= self.spec.num_nodes
+
     def _failed(self, reason: str, node: str) -> int:
         """Record a failure; try again unless it has failed too often without getting further."""
         self._record(FAILED, reason, node)
@@ -194,7 +234,10 @@ class Batch:
         if outcome == STOPPED:
             self._record(STOPPED, reason)
         log.info("back to the queue: %s", reason)
-        left_out = self._nodes_to_leave_out(decision.exclude) if decision else ()
+        left_out: tuple[str, ...] = ()
+        if decision:
+            needed = self.spec.num_nodes + self.spec.spare_nodes
+            left_out = scheduler.nodes_to_leave_out((*decision.exclude, *self.unfit), self.job_id, needed)
         if not self.claim.holds():
             return self._superseded()
         try:
@@ -211,23 +254,6 @@ class Batch:
             except SchedulerError as error:
                 log.warning("%s cannot be left out: %s", ", ".join(left_out), error)
         return 0
-
-    def _nodes_to_leave_out(self, nodes: tuple[str, ...]) -> tuple[str, ...]:
-        """The nodes that failed twice, if enough others take jobs."""
-        if not nodes:
-            return ()
-        names = ", ".join(nodes)
-        try:
-            others = scheduler.usable_nodes(os.environ.get("SLURM_JOB_PARTITION", ""), BRIEFLY) - {*nodes}
-            others -= {*scheduler.excluded_nodes(self.job_id, BRIEFLY)}
-        except SchedulerError as error:
-            log.warning("%s failed twice, and stays: nobody says which other nodes there are (%s)", names, error)
-            return ()
-        if len(others) < self.spec.num_nodes:
-            log.warning("%s failed twice, but too few other nodes are left to leave it out", names)
-            return ()
-        log.warning("left out of the next start, after two failures: %s", names)
-        return nodes
 
     def _ask_scheduler(self, patience: Patience) -> Verdict:
         try:

@@ -90,6 +90,8 @@ class Cluster:
     """Folder with train.beton and val.beton of each data set, by its name."""
     max_failures: int = 3
     """Attempts that may fail in a row without progress."""
+    restarts_in_place: int = 2
+    """So often ranks are started anew on the nodes that a job has before a failure sends it back to the queue."""
     hang_timeout_min: float = 30
     """A job without a step for so long is ended and tried again."""
     rendezvous_timeout_s: float = 300
@@ -111,6 +113,9 @@ class Cluster:
                 _require(entry != "" and _is_safe_flag(entry), f"an entry of {key}", entry, f"names, {SAFE_FLAG}")
         for key in ("gpus_per_node", "cpus_per_gpu", "max_failures"):
             _require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+        _require(
+            self.restarts_in_place >= 0, "restarts_in_place", self.restarts_in_place, "0 (at once to the queue) or more"
+        )
         speeds = ("gpu_tflops", "interconnect_gb_s", "node_interconnect_gb_s", "interconnect_latency_us")
         for key in ("mem_per_gpu_gb", "gpu_memory_gb", "node_memory_gb", *speeds):
             _require(0 <= getattr(self, key) < math.inf, key, getattr(self, key), "0 (flag not given, unknown) or more")

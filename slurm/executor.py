@@ -51,6 +51,7 @@ def for_cluster(spec: JobSpec, cluster: Cluster) -> JobSpec:
         spec,
         cpus_per_rank=cluster.cpus_per_gpu if cluster.scheduler == "slurm" else 0,
         max_failures=cluster.max_failures,
+        restarts_in_place=cluster.restarts_in_place,
         hang_timeout_s=cluster.hang_timeout_min * 60,
         interconnect_gb_s=cluster.interconnect_gb_s if spec.num_nodes > 1 else cluster.node_interconnect_gb_s,
         interconnect_latency_us=cluster.interconnect_latency_us,
@@ -103,7 +104,7 @@ def _parameters(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str) 
     }
     parameters: dict[str, Any] = {
         "job_name": f"{folder.parents[1].name}-{spec.name}",
-        "nodes": spec.num_nodes,
+        "nodes": spec.num_nodes + spec.spare_nodes,
         "ntasks_per_node": spec.ranks_per_node,
         "cpus_per_task": cluster.cpus_per_gpu,
         "mem": f"{math.ceil(cluster.mem_per_gpu_gb * spec.ranks_per_node * 1024)}M" if cluster.mem_per_gpu_gb else None,

@@ -122,6 +122,12 @@ def require_free(folder: Path) -> None:
             raise Owned(f"{folder} is in use by {found.said()}; {cure}")
 
 
+def is_alive(claim: Claim) -> bool:
+    """Whether the process whose claim this is lives; on another machine it takes some seconds to tell."""
+    state = _state(claim.path)
+    return state != (0, 0) and _is_alive(claim.path, state, _read(claim.path), logging.DEBUG)
+
+
 def holder(folder: Path) -> Holder | None:
     """Who has claimed a folder last, alive or not."""
     return _read(newest(folder))
@@ -183,14 +189,16 @@ def _read(path: Path) -> Holder | None:
         return None
 
 
-def _is_alive(path: Path, state: tuple[int, int], holder: Holder | None) -> bool:
+def _is_alive(path: Path, state: tuple[int, int], holder: Holder | None, level: int = logging.WARNING) -> bool:
     """Whether the holder of a claim lives; `state`: the file's when its holder was read."""
     if holder is None and state[1] == len(RELEASED):
         return False
     if holder and holder.host == socket.gethostname():
         return holder.boot == _boot() and holder.born == _born(holder.pid)
     if holder:
-        log.warning("looking for %.0f s whether %s is still at work in %s", SIGN_OF_LIFE_S, holder.said(), path.parent)
+        log.log(
+            level, "looking for %.0f s whether %s is still at work in %s", SIGN_OF_LIFE_S, holder.said(), path.parent
+        )
     deadline = time.monotonic() + SIGN_OF_LIFE_S
     while time.monotonic() < deadline:  # no clocks are compared
         now = _state(path)

@@ -84,7 +84,7 @@ def _check_size(spec: JobSpec, cluster: Cluster, partition: Partition) -> list[C
         found = f"{asked} asked for, {where} has {limit}"
         return Check(name, fits, found if fits else f"{name} is {asked}, allowed: at most {limit} in {where}; {cure}")
 
-    nodes, gpus = spec.num_nodes, spec.ranks_per_node
+    nodes, gpus = spec.num_nodes + spec.spare_nodes, spec.ranks_per_node
     checks = [check("nodes", str(nodes), str(partition.num_nodes), nodes <= partition.num_nodes, "see --nodes")]
     if spec.uses_gpus and cluster.gres_style != "none":
         has = partition.gpus_per_node

@@ -5,7 +5,10 @@ Nothing here talks to the scheduler (slurm/scheduler.py does) or starts anything
 
 from __future__ import annotations
 
+import math
+import re
 import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType, TracebackType
@@ -14,6 +17,7 @@ from slurm.attempts import FAILED, Attempt
 from slurm.owner import Claim
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+PLACE = re.compile(r"^ranks? [\d,-]+ on \S+: ")  # where a failure was: not what it was
 FAILURES_TO_EXCLUDE = 2  # a node that failed a job so often is left out of its next try
 
 
@@ -22,12 +26,16 @@ class StopFlag:
 
     The handlers do nothing but set the flag, until the block of a `with` statement ends. A job that has nothing to save
     calls `interrupt_at_once`, and the signal then raises KeyboardInterrupt wherever the process is. `claim` is what
-    lets this process write; asking the flag raises Superseded when another attempt has taken over.
+    lets this process write; asking the flag raises Superseded when another attempt has taken over, which is looked at
+    each time or, where many ask and do not write, every `look_every_s`.
     """
 
-    def __init__(self, on_first: Callable[[str], None] | None = None, claim: Claim | None = None) -> None:
+    def __init__(
+        self, on_first: Callable[[str], None] | None = None, claim: Claim | None = None, look_every_s: float = 0.0
+    ) -> None:
         self.signal_name = ""
         self._on_first, self._claim = on_first, claim
+        self._look_every_s, self._looked = look_every_s, -math.inf
         self._interrupt = False
         self._previous = {number: signal.signal(number, self._set) for number in wanted_signals()}
 
@@ -41,9 +49,15 @@ class StopFlag:
             raise KeyboardInterrupt
 
     def __call__(self) -> bool:
+        if time.monotonic() - self._looked >= self._look_every_s:
+            self._looked = time.monotonic()
+            self.require_owner()
+        return bool(self.signal_name)
+
+    def require_owner(self) -> None:
+        """Superseded when another attempt has taken over; asked before everything that is written."""
         if self._claim:
             self._claim.require()
-        return bool(self.signal_name)
 
     def interrupt_at_once(self, wanted: bool = True) -> None:
         """From now on a stop signal raises KeyboardInterrupt, at once if one has come; or only sets the flag again."""
@@ -90,6 +104,14 @@ def bad_nodes(attempts: Sequence[Attempt]) -> tuple[str, ...]:
     """Nodes on which the job has failed twice or more, in order of their names."""
     blamed = [attempt.failed_node for attempt in attempts if attempt.outcome == FAILED and attempt.failed_node]
     return tuple(sorted(node for node in set(blamed) if blamed.count(node) >= FAILURES_TO_EXCLUDE))
+
+
+def is_repeated(attempts: Sequence[Attempt]) -> bool:
+    """Whether the last two attempts failed in the same words, and the last one without a step of progress."""
+    if len(attempts) < 2 or any(attempt.outcome != FAILED for attempt in attempts[-2:]):
+        return False
+    before, last = attempts[-2:]
+    return last.progress <= before.progress and PLACE.sub("", last.reason) == PLACE.sub("", before.reason)
 
 
 def decide(attempts: Sequence[Attempt], max_failures: int) -> Decision:

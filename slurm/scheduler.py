@@ -6,15 +6,21 @@ are stable. How a command is called, and how often, stands in slurm/calls.py.
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from slurm.calls import Patience, SchedulerError, ask, call, clean_environment, table
 
+log = logging.getLogger(__name__)
+
 WAITING = "PENDING"
+BRIEFLY = Patience(5.0)  # while the ranks run, or where it is not worth waiting
+BATCH_FAILURES = ("NonZeroExitCode", "JobLaunchFailure", "RaisedSignal")  # beginnings of reasons
 NONE = "(null)"  # as scontrol says it
 UNUSABLE = ("down", "drain", "fail", "maint", "unknown", "inval", "error", "future")  # beginnings of nodes' states
 
@@ -25,6 +31,7 @@ class Verdict(Enum):
     RUNNING = "nothing: the job may go on"
     REQUEUED = "requeued by the scheduler: preemption, node failure or scontrol requeue"
     TIME_LIMIT = "the time limit came before all ranks had left"
+    BATCH_FAILED = "the batch step has ended badly"
     CANCELLED = "cancelled"
 
 
@@ -128,7 +135,9 @@ def verdict(job_id: str, restart: int, patience: Patience | None = None) -> Verd
         return Verdict.REQUEUED
     if state == "RUNNING":
         return Verdict.RUNNING
-    return Verdict.TIME_LIMIT if "TimeLimit" in reason or state == "TIMEOUT" else Verdict.CANCELLED
+    if "TimeLimit" in reason or state == "TIMEOUT":
+        return Verdict.TIME_LIMIT
+    return Verdict.BATCH_FAILED if state == "FAILED" or reason.startswith(BATCH_FAILURES) else Verdict.CANCELLED
 
 
 def requeue(job_id: str, restart: int, patience: Patience | None = None) -> None:
@@ -233,3 +242,21 @@ def _minutes(limit: str) -> int:
     days, _, clock = limit.rpartition("-")
     parts = [0, 0, *(int(part) for part in clock.split(":"))][-3:]
     return int(days or 0) * 1440 + parts[0] * 60 + parts[1]
+
+
+def nodes_to_leave_out(nodes: Sequence[str], job_id: str, num_needed: int) -> tuple[str, ...]:
+    """Of a job that comes back: the nodes that failed twice, or cannot take part, if enough others take jobs."""
+    names = ", ".join(sorted({*nodes}))
+    if not nodes:
+        return ()
+    try:
+        others = usable_nodes(os.environ.get("SLURM_JOB_PARTITION", ""), BRIEFLY) - {*nodes}
+        others -= {*excluded_nodes(job_id, BRIEFLY)}
+    except SchedulerError as error:
+        log.warning("%s failed, and stays: nobody says which other nodes there are (%s)", names, error)
+        return ()
+    if len(others) < num_needed:
+        log.warning("%s failed, but too few other nodes are left to leave it out", names)
+        return ()
+    log.warning("left out of the next start: %s", names)
+    return tuple(sorted({*nodes}))

@@ -6,14 +6,17 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from border.terminal import complain
 from slurm import scheduler
-from slurm.task import JobSpec
+from slurm.scheduler import host_names
+from slurm.task import ERROR, UNFIT, JobSpec, read_notes
 
 ENDED = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.+)")
+NODE_DIED = re.compile(r"srun: error: Node failure on (\S+)")
 OUT_OF_MEMORY = re.compile(r"memory limit|oom[-_ ]kill", re.IGNORECASE)
 LOG_END_BYTES = 8192
 HERE = Path(__file__).resolve().parent  # programs by their paths, so that the ranks run this tree
@@ -51,13 +54,37 @@ class Srun:
         node, ranks, how = deaths[0]
         return f"rank {ranks} on {node}: {how}", node
 
+    def cause(self, folder: Path, start_folder: Path, log_sizes: dict[str, int]) -> tuple[str, str, set[str]]:
+        """Why the ranks ended, the node to blame if one is, and the nodes that cannot take part.
 
-def command(spec: JobSpec, folder: Path, start_folder: Path) -> list[str]:
-    """What starts the ranks."""
+        `log_sizes`: of the ranks' logs before this start.
+        """
+        errors, unfit = read_notes(start_folder, ERROR), read_notes(start_folder, UNFIT)
+        if unfit:
+            first = unfit[0]
+            return f"{first.node} cannot take part: {first.message}", first.node, {note.node for note in unfit}
+        if dead := sorted(self.dead_nodes()):  # srun then kills the other ranks, which are not the cause
+            return f"SLURM has lost {', '.join(dead)}", dead[0], set()
+        reason, node = self.first_death()
+        if errors and not any(word in reason for word in KILLED):
+            error = errors[0]
+            reason, node = f"rank {error.rank} on {error.node}: {error.message}", error.node
+        elif memory := memory_complaint(folder, log_sizes):
+            reason = f"{reason} ({memory})"
+        return reason or f"srun ended with exit code {self.process.returncode}", node, set()
+
+    def dead_nodes(self) -> set[str]:
+        """Nodes that SLURM has lost while the ranks ran."""
+        return {node for line in self.said if (found := NODE_DIED.match(line)) for node in host_names(found[1])}
+
+
+def command(spec: JobSpec, folder: Path, start_folder: Path, nodes: Sequence[str]) -> list[str]:
+    """What starts the ranks on these of the job's nodes."""
     cpus = [f"--cpus-per-task={spec.cpus_per_rank}"] if spec.cpus_per_rank else []
     return [
         "srun",
         f"--nodes={spec.num_nodes}",
+        f"--nodelist={','.join(nodes)}",
         f"--ntasks={spec.num_ranks}",
         f"--ntasks-per-node={spec.ranks_per_node}",
         *cpus,
@@ -73,10 +100,11 @@ def command(spec: JobSpec, folder: Path, start_folder: Path) -> list[str]:
     ]
 
 
-def stage(spec: JobSpec) -> None:
-    """Copy files to every node."""
+def stage(spec: JobSpec, nodes: Sequence[str]) -> None:
+    """Copy files to each of these nodes."""
     for source in (spec.stage or {}).values():
-        once_per_node = [f"--nodes={spec.num_nodes}", f"--ntasks={spec.num_nodes}", "--ntasks-per-node=1"]
+        once_per_node = [f"--nodes={len(nodes)}", f"--nodelist={','.join(nodes)}", f"--ntasks={len(nodes)}"]
+        once_per_node += ["--ntasks-per-node=1"]
         copy = [sys.executable, str(HERE / "stage_data.py"), source, spec.stage_folder]
         subprocess.run(["srun", *once_per_node, *ALWAYS, *copy], check=True)
 

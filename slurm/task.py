@@ -1,4 +1,4 @@
-"""One rank of a job: where it stands, what it runs, how it says that it failed, hangs or was asked to stop.
+"""One rank of a job: where it stands, what it runs, how it says that it failed or was asked to stop.
 
 A job is a dotted function name and JSON-able arguments, nothing pickled; its state lives in the run folder.
 `python slurm/task.py JOB_FOLDER START_FOLDER` is what srun starts on every rank.
@@ -26,6 +26,7 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 from border.documents import checked, parse_json, read_json
 from border.terminal import complain
 from disk.whole_files import write_text
+from slurm import fitness, orphans
 from slurm.owner import Claim
 from slurm.requeue import StopFlag
 from slurm.stage_data import stage
@@ -34,12 +35,15 @@ log = logging.getLogger(__name__)
 
 JOB_FILE = "job.json"
 FINISHED_FILE = "finished"
-ERROR, SIGNAL, LEFT = "error", "signal", "left"  # what a rank notes: the first error, the first stop signal, its end
+ERROR, UNFIT, SIGNAL, LEFT = "error", "unfit", "signal", "left"
+"""What a rank notes: the first error, why its node cannot take part, the first stop signal, its end."""
 HOPELESS = "hopeless"  # and an error that would be the same again
 HOSTS_VARIABLE = "VICREG_HOSTS"  # the nodes of a job, as JSON
 CLAIM_VARIABLE = "VICREG_CLAIM"  # the file that lets an attempt write
-HUNG_EXIT_CODE = 70  # sysexits.h: internal software error
-DUMP_LEAD_S = 10.0  # from the dump of the stacks to the end of the process: the other ranks dump theirs
+UNFIT_EXIT_CODE = 69  # sysexits.h: service unavailable
+SUPERSEDED_EXIT_CODE = 75  # sysexits.h: temporary failure
+LOOK_EVERY_S = 1.0  # so often ranks that do not write look whether another attempt has taken over
+SUPERSEDED_GRACE_S = 5.0
 
 JobFunction = Callable[..., bool | None]
 """Called as function(task, stop, **arguments); False says that it stopped early and wants to go on later."""
@@ -65,7 +69,7 @@ class Task:
     """What one rank can send to the others; 0: not known, as for the latency."""
     interconnect_latency_us: float = 0.0
     claim: str = ""
-    """The file that lets this attempt write, for rank 0: it goes when another attempt takes over (slurm/owner.py)."""
+    """The file that lets this attempt write: it goes when another attempt takes over (slurm/owner.py)."""
     has_terminal: bool = False
     """Whether somebody watches this rank; otherwise its output goes to its log."""
 
@@ -77,7 +81,7 @@ class Task:
     def note(self, kind: str, message: str) -> None:
         """Keep a word where whoever started the ranks looks for it; the first of its kind stays, it is the cause."""
         path = Path(self.start_folder) / f"{kind}_{self.rank}.json"
-        if not path.exists():
+        if path.parent.is_dir() and not path.exists():  # the attempt that has taken over removes the folder
             write_text(path, json.dumps({"message": message, "node": node_name(), "time": time.time()}))
 
     def note_error(self, message: str, hopeless: bool = False) -> None:
@@ -100,6 +104,12 @@ class JobSpec:
     """Whether each rank needs a GPU where there are any."""
     cpus_per_rank: int = 0
     """0: not given."""
+    spare_nodes: int = 0
+    """Nodes without ranks, to take the place of others that fail."""
+    restarts_in_place: int = 2
+    """After a failure ranks are started anew on the nodes that the job has, so often before it is requeued."""
+    reads: dict[str, int] | None = None
+    """Files that each node must be able to read, with their bytes."""
     max_failures: int = 3
     patience_s: float = 1800.0
     """A scheduler that does not answer is asked again for so long; near the time limit the job's end comes first."""
@@ -158,13 +168,23 @@ def node_name() -> str:
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
-def run(task: Task, function: str, arguments: dict[str, Any]) -> bool:
-    """Run one rank in a process of its own; whether the job is finished.
+def run(task: Task, function: str, arguments: dict[str, Any], on_stop: Callable[[], None] = lambda: None) -> bool:
+    """Run one rank in a process of its own; whether the job is finished. `on_stop`: called at the first stop signal.
 
     After a stop signal the rank leaves well whatever happens to it: it may fail because others have left already.
+    A rank whose attempt has been superseded leaves with its next question, the first of each node, and at the latest
+    some seconds later, wherever it hangs.
     """
-    claim = Claim(Path(task.claim)) if task.claim and task.rank == 0 else None  # rank 0 is the one that writes
-    with StopFlag(lambda name: task.note(SIGNAL, name), claim) as stop:
+    claim = Claim(Path(task.claim)) if task.claim else None
+
+    def stopping(name: str) -> None:
+        task.note(SIGNAL, name)
+        on_stop()
+
+    over = threading.Event()
+    if claim:
+        threading.Thread(target=_end_when_superseded, args=(claim, over), name="superseded", daemon=True).start()
+    with StopFlag(stopping, claim, 0.0 if task.local_rank == 0 else LOOK_EVERY_S) as stop:
         try:
             finished = resolve(function)(task, stop, **arguments) is not False
         except (Exception, KeyboardInterrupt, SystemExit) as error:
@@ -175,48 +195,27 @@ def run(task: Task, function: str, arguments: dict[str, Any]) -> bool:
                 task.note_error(f"{type(error).__name__}: {error}")
             raise
         finally:
+            over.set()
             task.note(LEFT, stop.signal_name)
     if finished and task.rank == 0:
+        if claim:
+            claim.require()
         write_text(Path(task.start_folder) / FINISHED_FILE, "")
     return finished
 
 
-class Watchdog:
-    """Ends this process when it has not been heard of for too long, after a dump of all its threads' stacks.
+def _end_when_superseded(claim: Claim, over: threading.Event) -> None:
+    """Body of a thread that ends the process some seconds after another attempt has taken over, if it is still there.
 
-    Every rank has one, and they were last heard of at about the same time; so each dumps its stacks, and only some
-    seconds later the first one leaves, with an exit code that ends the job for another try.
+    It may hang in a GPU's queue where ranks are waited for that have left.
     """
-
-    def __init__(self, task: Task) -> None:
-        self._task, self._timeout_s = task, task.hang_timeout_s
-        self._heard = time.monotonic()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._thread.start()
-
-    def heard(self) -> None:
-        """The process is alive and gets on."""
-        self._heard = time.monotonic()
-
-    def close(self) -> None:
-        """Stop watching."""
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(min(1.0, self._timeout_s / 4)):
-            if time.monotonic() - self._heard > self._timeout_s:
-                break
-        else:
+    while claim.holds():
+        if over.wait(LOOK_EVERY_S):
             return
-        message = f"no step for {self._timeout_s:.0f} s; the stacks of all threads stand in the log of each rank"
-        complain(f"rank {self._task.rank}: {message}")
-        faulthandler.dump_traceback(sys.stderr, all_threads=True)
-        self._task.note_error(message)
-        self._over.wait(DUMP_LEAD_S)
+    if not over.wait(SUPERSEDED_GRACE_S):
+        complain("another attempt has taken over; this rank did not leave by itself")
         sys.stderr.flush()
-        os._exit(HUNG_EXIT_CODE)
+        os._exit(SUPERSEDED_EXIT_CODE)
 
 
 def main(job_folder: Path, start_folder: Path) -> int:
@@ -239,8 +238,20 @@ def main(job_folder: Path, start_folder: Path) -> int:
         interconnect_gb_s=spec.interconnect_gb_s,
         interconnect_latency_us=spec.interconnect_latency_us,
     )
+
+    def on_stop() -> None:
+        if task.rank == 0:  # on the batch step's node, where it can be seen at once whether that lives
+            orphans.begin_to_look_after(job_folder, start_folder, Claim(Path(task.claim)))
+
     faulthandler.enable()
-    run(task, spec.function, spec.arguments | copies)
+    if task.local_rank == 0:
+        try:
+            fitness.require_fit(start_folder, spec.reads or {}, spec.ranks_per_node if spec.uses_gpus else 0)
+        except fitness.Unfit as unfit:
+            task.note(UNFIT, str(unfit))
+            log.error("%s cannot take part: %s", node_name(), unfit)
+            return UNFIT_EXIT_CODE
+    run(task, spec.function, spec.arguments | copies, on_stop)
     return 0
 
 

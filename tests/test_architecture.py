@@ -40,7 +40,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"evals"},
         {"training"},
     ],
-    "vicreg/ranks": [{"network"}, {"distributed"}, {"gradient_sum", "sync_batch_norm"}],
+    "vicreg/ranks": [{"network", "waiting"}, {"distributed"}, {"gradient_sum", "meeting", "sync_batch_norm"}],
     "vicreg/losses": [
         {"forms", "written_gradient"},
         {"contrastive", "correlation", "covariance"},
@@ -68,12 +68,13 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/cost": [{"loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
     "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
     "vicreg/evals": [
+        {"data_identity", "feature_parts"},
         {"features", "heads", "one_vs_rest", "protocols", "results", "work"},
         {"few_labels", "gallery", "knn", "linear", "svm"},
         {"semisup"},
     ],
     "vicreg/training": [
-        {"guards", "metrics", "online_head", "running_statistics"},
+        {"clock", "guards", "metrics", "online_head", "oversight", "running_statistics"},
         {"micro_batches"},
         {"learner"},
         {"online_probe", "saver"},
@@ -106,9 +107,9 @@ FLOORS: dict[str, list[set[str]]] = {
     "slurm": [
         {"attempts", "calls"},
         {"cluster", "devcluster", "owner", "scheduler"},
-        {"requeue", "stage_data"},
+        {"fitness", "orphans", "requeue", "stage_data"},
         {"task"},
-        {"local", "preflight", "srun"},
+        {"local", "preflight", "srun", "watchdog"},
         {"batch", "executor"},
         {"chain"},
     ],
@@ -121,7 +122,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "jobs/planning": [
         {"cli", "provenance", "recipes", "scaling", "subjects"},
-        {"run_folder"},
+        {"checks", "run_folder"},
         {"ablations", "pieces", "plan"},
     ],
     "jobs/reporting": [
@@ -273,7 +274,7 @@ def test_ffcv_is_imported_lazily() -> None:
 
 def test_no_script_shadows_another_module() -> None:
     taken = set(sys.stdlib_module_names) | (packages_distributions().keys() - set(PACKAGES))
-    for folder in ("jobs", "dataprep", "slurm", "border", "benchmarks"):
+    for folder in ("jobs", "dataprep", "slurm", "border", "benchmarks", "drills"):
         shadows = {path.stem for path in (ROOT / folder).glob("*.py")} & taken
         assert not shadows, f"{folder}/ has {shadows}, which would hide modules of that name from its scripts"
 
@@ -288,7 +289,7 @@ def test_files_are_rooms_not_halls(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "door", [path for path in _files(*PACKAGES, "benchmarks") if path.stem == "__init__"], ids=_place
+    "door", [path for path in _files(*PACKAGES, "benchmarks", "drills") if path.stem == "__init__"], ids=_place
 )
 def test_a_folder_says_where_to_begin_reading(door: Path) -> None:
     said = ast.get_docstring(ast.parse(door.read_text())) or ""
@@ -305,7 +306,7 @@ def _readme_folders() -> list[str]:
 
 
 def test_the_readme_shows_the_folders_on_disk() -> None:
-    packages = [*PACKAGES, "benchmarks"]
+    packages = [*PACKAGES, "benchmarks", "drills"]
     on_disk = {_place(path.parent) for path in _files(*packages) if path.stem == "__init__"}
     assert sorted(_readme_folders()) == sorted(on_disk | {"docs", "tests"})
 

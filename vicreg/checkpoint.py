@@ -12,7 +12,7 @@ import json
 import logging
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -33,12 +33,16 @@ class CheckpointError(ValueError):
     """A checkpoint that is incomplete or damaged."""
 
 
-def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+def save(
+    folder: Path, step: int, state: dict[str, Any], keep: int, require_owner: Callable[[], None] = lambda: None
+) -> Path:
     """Write `folder/step_NNNNNNNN` and remove all but the newest `keep` checkpoints up to it; returns its path.
 
     Whatever goes wrong is raised, a full disk with what is needed and free, and leaves nothing behind. ValueError for
     values that are not finite.
+    `require_owner` raises where the folder is another process's: asked first, and again when all is written.
     """
+    require_owner()
     require_finite(state)
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".step_*"):
@@ -51,6 +55,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
             with (beside / STATE_FILE).open("wb") as file:
                 torch.save(state, file)
             _write_manifest(beside, step)
+            require_owner()
             if final.exists():
                 shutil.rmtree(final)  # a damaged one, or that of a run that went on from an older one
             publish(beside, final)

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +145,11 @@ def placement_of(task: Task) -> Placement:
     )
 
 
+def sizes_of(files: Iterable[str]) -> dict[str, int]:
+    """Bytes of each of the files that is there, by its absolute path: what each node must be able to read."""
+    return {str(Path(name).absolute()): Path(name).stat().st_size for name in files if Path(name).is_file()}
+
+
 @dataclass(frozen=True)
 class PlaceOptions:
     """Where a job runs; what is not given comes from the cluster's profile in clusters.toml."""
@@ -153,6 +158,8 @@ class PlaceOptions:
     """Profile; $VICREG_CLUSTER if none is given, else slurm where there is sbatch, else local (this machine)."""
     nodes: int = 1
     """Machines."""
+    spare_nodes: int = 0
+    """Machines beside these that only take the place of one that fails."""
     gpus: int = 0
     """GPUs per node, one rank each; 0 for the profile's number, or those of this machine (none: one rank, on CPUs)."""
     time: str | None = None
@@ -184,6 +191,8 @@ class PlaceOptions:
         """One rank per GPU; ValueError with what is allowed for numbers that cannot be."""
         if self.nodes < 1:
             raise ValueError(f"nodes is {self.nodes}, allowed: 1 or more")
+        if self.spare_nodes < 0 or (self.spare_nodes and profile.scheduler != "slurm"):
+            raise ValueError(f"spare-nodes is {self.spare_nodes}, allowed: 0 or, on a cluster with SLURM, more")
         if self.gpus < 0:
             raise ValueError(f"gpus is {self.gpus}, allowed: 0 (the cluster's number) or more")
         if profile.scheduler == "slurm":

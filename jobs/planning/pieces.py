@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+import shutil
 import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,15 +27,17 @@ from jobs.planning.run_folder import is_finished, read_run
 from jobs.planning.subjects import LAST, build_encoder, subjects
 from slurm.attempts import Pulse
 from slurm.requeue import StopFlag
+from slurm.watchdog import Watchdog
 from vicreg.config import DataConfig, PretrainConfig
 from vicreg.config_json import from_json, to_json
-from vicreg.evals import features, results
+from vicreg.evals import data_identity, features, results
 from vicreg.evals.results import BASELINES, SUBJECTS, Result, say_subject
 from vicreg.evals.work import Work
 from vicreg.exchange.encoder_file import checksum
 from vicreg.model import num_features
 from vicreg.ranks import distributed
 
+PARTS = "features"  # in a job's folder, until its results are there
 PERCENT = 100  # the progress of a job counts in hundredths of a piece
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 
@@ -135,7 +138,7 @@ def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: 
         for subject in dict.fromkeys(p.subject for p in pieces)
     }
     described = {
-        pair: features.describe(data_of(config, *pair)) for pair in dict.fromkeys((p.train, p.val) for p in pieces)
+        pair: data_identity.describe(data_of(config, *pair)) for pair in dict.fromkeys((p.train, p.val) for p in pieces)
     }
     due: list[Piece] = []
     for piece in pieces:
@@ -162,6 +165,7 @@ def measure_all(
     console: Console,
     job_folder: Path,
     stop: StopFlag,
+    watchdog: Watchdog,
 ) -> None:
     """All pieces in turn; the features of a subject are let go when the next one comes.
 
@@ -180,24 +184,31 @@ def measure_all(
         if (piece.train, piece.val) not in opened:
             data_config = data_of(config, piece.train, piece.val)
             splits = features.open_splits(data_config, device, workers)
-            opened[piece.train, piece.val] = splits, features.describe(data_config)
+            splits = replace(splits, parts=job_folder / PARTS, heard=watchdog.heard)
+            opened[piece.train, piece.val] = splits, data_identity.describe(data_config)
         splits, data = opened[piece.train, piece.val]
         stop.interrupt_at_once(not getattr(evaluation_module(piece.module), "RESUMES", False))
-        work = Work(results.folder(run, piece.evaluation, piece.subject), should_stop=stop)
+        folder = results.folder(run, piece.evaluation, piece.subject)
+        work = Work(folder, should_stop=stop, require_owner=stop.require_owner, heard=watchdog.heard)
         if placement.rank == 0:
-            work.beat = partial(_beat, pulse, number)
-        result = measure(piece, encoder, splits, data, work)
+            work.beat = partial(_beat, pulse, stop, number)
+        with watchdog.phase("a measurement"):
+            result = measure(piece, encoder, splits, data, work)
         if placement.rank == 0:
-            stop()  # Superseded, if another attempt writes here now
+            stop.require_owner()
             results.write(run, result)
             work.forget()
             pulse.beat(PERCENT * (number + 1), at_once=True)
             console.print(finished_line(result), highlight=False, soft_wrap=True)
         stop.interrupt_at_once()
+    distributed.barrier()  # all have what they need of the parts
+    if placement.rank == 0:
+        shutil.rmtree(job_folder / PARTS, ignore_errors=True)
 
 
-def _beat(pulse: Pulse, num_done: int, step: int, num_steps: int) -> None:
+def _beat(pulse: Pulse, stop: StopFlag, num_done: int, step: int, num_steps: int) -> None:
     """A step of a piece is done; an evaluation that fails again and again but gets further is then worth going on."""
+    stop.require_owner()
     pulse.beat(PERCENT * num_done + PERCENT * step // num_steps)
 
 

@@ -8,14 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from border.text import shell_command
 from dataprep.beton.contract import Beton, open_beton
-from jobs.planning.scaling import assumptions, forms_table, scaling_table, speeds_of
+from jobs.planning.checks import (
+    check_batch,
+    check_data,
+    check_model,
+    check_val_data,
+    gb,
+    is_on_gpu,
+    training_data,
+)
+from jobs.planning.scaling import assumptions, forms_table, scaling_table
 from slurm import chain, executor, preflight
 from slurm.chain import Submitted
 from slurm.cluster import Cluster
@@ -24,11 +32,8 @@ from slurm.task import JobSpec
 from vicreg import methods
 from vicreg.config import PretrainConfig
 from vicreg.config_json import flat, to_json
-from vicreg.cost.estimate import Cost, estimate
-from vicreg.cost.fitting import cure
-from vicreg.data.batches import num_classes
+from vicreg.cost.estimate import Cost
 from vicreg.losses.forms import NUM_VIEWS
-from vicreg.method import UNKNOWN_DATA, TrainingData
 from vicreg.optim.optimizers import peak_rate
 from vicreg.views.order import batches_per_epoch
 
@@ -94,6 +99,7 @@ class Plan:
         table.add_row("length", self._length())
         ranks = f"{spec.num_ranks} {'rank' if spec.num_ranks == 1 else 'ranks'}"
         nodes = f"{spec.num_nodes} {'node' if spec.num_nodes == 1 else 'nodes'}"
+        nodes += f" and {spec.spare_nodes} to spare" if spec.spare_nodes else ""
         where = f"cluster {self.cluster.name}" if self.cluster.scheduler == "slurm" else "this machine"
         table.add_row("on", f"{where}: {nodes}, {ranks}")
         table.add_row("run folder", str(self.run))
@@ -115,16 +121,16 @@ class Plan:
         if needs is None:
             return table
         table.add_row(
-            f"memory per {'GPU' if _is_on_gpu(self.spec, self.cluster) else 'rank'}",
-            f"about {_gb(needs.memory_bytes)}: weights, gradients and optimizer "
-            f"{_gb(needs.weights_bytes + needs.gradients_bytes + needs.optimizer_bytes)}, activations "
-            f"{_gb(needs.activations_bytes)}, loss {_gb(needs.loss_bytes)}, batch {_gb(needs.batch_bytes)}",
+            f"memory per {'GPU' if is_on_gpu(self.spec, self.cluster) else 'rank'}",
+            f"about {gb(needs.memory_bytes)}: weights, gradients and optimizer "
+            f"{gb(needs.weights_bytes + needs.gradients_bytes + needs.optimizer_bytes)}, activations "
+            f"{gb(needs.activations_bytes)}, loss {gb(needs.loss_bytes)}, batch {gb(needs.batch_bytes)}",
         )
-        table.add_row("checkpoint", f"{_gb(needs.checkpoint_bytes)}, the newest {config.train.keep_checkpoints} stay")
+        table.add_row("checkpoint", f"{gb(needs.checkpoint_bytes)}, the newest {config.train.keep_checkpoints} stay")
         table.add_row(
             "traffic per step",
-            f"{_gb(needs.traffic_bytes)} from each rank: gradients {_gb(needs.gradient_traffic_bytes)}, embeddings "
-            f"{_gb(needs.embedding_traffic_bytes)}, batch norm {_gb(needs.batch_norm_traffic_bytes)}",
+            f"{gb(needs.traffic_bytes)} from each rank: gradients {gb(needs.gradient_traffic_bytes)}, embeddings "
+            f"{gb(needs.embedding_traffic_bytes)}, batch norm {gb(needs.batch_norm_traffic_bytes)}",
         )
         table.add_row("data in memory", self._data_in_memory())
         return table
@@ -132,7 +138,7 @@ class Plan:
     def _data(self) -> str:
         if self.beton is None:
             return self.config.data.train
-        return f"{self.config.data.train}: {self.beton.num_samples:,} images, {_gb(self.beton.file.size)}"
+        return f"{self.config.data.train}: {self.beton.num_samples:,} images, {gb(self.beton.file.size)}"
 
     def _length(self) -> str:
         train = self.config.train
@@ -153,66 +159,9 @@ class Plan:
             return "unknown: there are no data"
         size = self.beton.file.size
         if not memory:
-            return f"{_gb(size)}; node_memory_gb in clusters.toml is not set"
+            return f"{gb(size)}; node_memory_gb in clusters.toml is not set"
         fits = "fits into the file cache" if size < 0.7 * memory else "will be read again every epoch"
-        return f"{_gb(size)} of {_gb(memory)} per node: {fits}"
-
-
-def check_batch(config: PretrainConfig, spec: JobSpec) -> Check:
-    """Whether every rank gets the same number of images."""
-    batch, ranks = config.train.global_batch, spec.num_ranks
-    if batch % ranks == 0:
-        return Check("batch", True, f"{batch} images on {ranks} ranks, {batch // ranks} each")
-    below, above = batch - batch % ranks, batch + ranks - batch % ranks
-    multiples = f"{below} or {above}" if below else str(above)
-    said = f"global_batch is {batch}, allowed: a multiple of the {ranks} ranks, such as {multiples}"
-    return Check("batch", False, f"{said}; see --train.global-batch, --nodes and --gpus")
-
-
-def check_model(
-    config: PretrainConfig, spec: JobSpec, cluster: Cluster, data: TrainingData
-) -> tuple[Cost | None, Check]:
-    """What a rank will take, and whether the model can be built and fits a GPU."""
-    ranks = spec.num_ranks if config.train.global_batch % spec.num_ranks == 0 else 1
-    try:
-        on_gpu = _is_on_gpu(spec, cluster)
-        needs = estimate(config, ranks, on_gpu, speeds_of(cluster, ranks, on_gpu), data)
-    except ValueError as error:
-        return None, Check("model", False, str(error))
-    if ranks != spec.num_ranks:
-        return None, Check("model", True, f"{needs.num_parameters / 1e6:,.1f} M parameters")
-    said = f"{needs.num_parameters / 1e6:,.1f} M parameters, about {_gb(needs.memory_bytes)} on each rank"
-    memory_bytes = cluster.gpu_memory_gb * 1e9
-    if not memory_bytes:
-        return needs, Check("model", True, said)
-    has = f"{cluster.gpu_memory_gb:g} GB of a GPU of {cluster.name}"
-    if needs.memory_bytes > memory_bytes:
-        fits = f"take {cure(config, ranks, memory_bytes, on_gpu, data)}, or another profile if gpu_memory_gb is wrong"
-        return needs, Check("model", False, f"{said}, allowed: the {has}; {fits}")
-    return needs, Check("model", True, f"{said}, of the {has}")
-
-
-def check_val_data(config: PretrainConfig) -> Check:
-    """Whether the evaluations that follow will have data."""
-    try:
-        return Check("val data", True, f"{open_beton(Path(config.data.val)).num_samples:,} images")
-    except (OSError, ValueError) as error:
-        return Check("val data", False, f"{error}; the evaluations need it")
-
-
-def check_data(config: PretrainConfig) -> tuple[Beton | None, Check]:
-    """The training data, and whether they are there and enough for a step."""
-    try:
-        beton = open_beton(Path(config.data.train))
-        steps = batches_per_epoch(beton.num_samples, config.train.global_batch)
-    except (OSError, ValueError) as error:
-        return None, Check("data", False, str(error))
-    return beton, Check("data", True, f"{beton.num_samples:,} images, {steps} steps an epoch")
-
-
-def training_data(beton: Beton | None) -> TrainingData:
-    """What a method may know of the data, as far as it is known now."""
-    return TrainingData(beton.num_samples, num_classes(beton)) if beton else UNKNOWN_DATA
+        return f"{gb(size)} of {gb(memory)} per node: {fits}"
 
 
 def say_model(config: PretrainConfig) -> str:
@@ -243,7 +192,7 @@ def show_dry_run(plan: Plan, console: Console) -> int:
     console.rule("plan")
     console.print(plan.table())
     if plan.needs is not None:
-        on_gpu = _is_on_gpu(plan.spec, plan.cluster)
+        on_gpu = is_on_gpu(plan.spec, plan.cluster)
         console.rule("scaling")
         console.print(forms_table(plan.config, plan.spec.num_ranks, plan.cluster, on_gpu))
         console.print(scaling_table(plan.config, plan.num_steps, plan.cluster, on_gpu, training_data(plan.beton)))
@@ -287,14 +236,3 @@ def _facts() -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     return table
-
-
-def _gb(num_bytes: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:,.3g} {unit}"
-    return f"{num_bytes / 1e3:,.3g} kB"
-
-
-def _is_on_gpu(spec: JobSpec, cluster: Cluster) -> bool:
-    return spec.uses_gpus and (cluster.scheduler == "slurm" or torch.cuda.is_available())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import statistics
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ from jobs.planning.pieces import Choice, Piece, plan
 from jobs.planning.run_folder import read_content, read_run
 from jobs.reporting import training_lines
 from jobs.reporting.document import Block, Code, Text
+from slurm import attempts, chain
 from vicreg.config import PretrainConfig
 from vicreg.evals import results
 from vicreg.evals.results import TRAINED, Result, say_subject
@@ -23,6 +25,8 @@ from vicreg.exchange.encoder_file import ENCODER_FILE, checksum, load_encoder
 from vicreg.training.metrics import METRICS_FILE
 
 log = logging.getLogger(__name__)
+
+MAX_REASONS = 5  # for which a run was started again
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,16 @@ def summary(run: Run) -> str:
         parts.append(f"trained for {run.duration()} (h:mm:ss)")
     if run.lines and not run.finished:
         parts.append(f"now in epoch {run.lines[-1]['epoch'] + 1}")
-    return ", ".join(parts) + "."
+    return " ".join([", ".join(parts) + ".", *_interruptions(run.path)])
+
+
+def _interruptions(run: Path) -> list[str]:
+    """A sentence on how often its pretraining was started, and why again; nothing for a single start."""
+    past = attempts.read(chain.job_folder(run, "pretrain"))
+    reasons = Counter(attempt.reason or attempt.outcome for attempt in past[:-1])
+    named = [f"{reason} ({number} times)" if number > 1 else reason for reason, number in reasons.items()]
+    more = [f"{len(named) - MAX_REASONS} other reasons"] if len(named) > MAX_REASONS else []
+    return [f"Started {len(past)} times, again after: {'; '.join(named[:MAX_REASONS] + more)}."] if reasons else []
 
 
 def say_length(run: Run) -> str:

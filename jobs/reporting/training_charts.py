@@ -25,6 +25,7 @@ WATCHED = (  # field of metrics.jsonl, title, what it says: of every method, bel
         "Validation top-1 in percent; the head learns beside the encoder.",
     ),
     ("knn_top1", "Nearest neighbours", "Validation top-1 in percent while pretraining goes on."),
+    ("gradient_norm", "Gradient norm", "Of all gradients together, after the sum over the ranks."),
     ("learning_rate", "Learning rate", "Warm-up, then a cosine."),
     ("images_per_s", "Images per second", "All ranks together, between logged steps."),
     (
@@ -34,6 +35,11 @@ WATCHED = (  # field of metrics.jsonl, title, what it says: of every method, bel
     ),
     ("mfu", "Model FLOP utilisation", "The model's arithmetic over what the GPU could do at best."),
     ("data_wait_share", "Waiting for data", "Share of the time in which the step waited for its images."),
+    (
+        "slowest_factor",
+        "Slowest rank",
+        "Its own time for a step over the median of the ranks; all others wait for it.",
+    ),
 )
 MEASURES = (
     ("top1", "top-1", "Validation accuracy in percent after each epoch."),

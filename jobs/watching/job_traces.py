@@ -127,6 +127,10 @@ class Progress:
     mfu: float = 0.0
     loss: float = math.nan
     eta_s: float = 0.0
+    slowest: str = ""
+    """The rank whose own time for a step is the longest, with its node."""
+    slowest_factor: float = 1.0
+    """That time over the median of the ranks."""
 
 
 def read_progress(run: Path, name: str) -> Progress:
@@ -154,7 +158,20 @@ def read_progress(run: Path, name: str) -> Progress:
         mfu=_number(last, "mfu", 0),
         loss=_number(last, "loss", math.nan),
         eta_s=eta_s,
+        slowest=_place(chain.job_folder(run, name), int(_number(last, "slowest_rank", -1))),
+        slowest_factor=_number(last, "slowest_factor", 1.0),
     )
+
+
+def _place(folder: Path, rank: int) -> str:
+    """A rank with the node on which it runs."""
+    if rank < 0:
+        return ""
+    try:
+        node = _read_attempts(folder)[-1].nodes[rank // JobSpec.read(folder).ranks_per_node]
+    except (OSError, ValueError, TypeError, IndexError):
+        return f"rank {rank}"
+    return f"rank {rank} on {node}"
 
 
 def _epochs_and_batch(run: Path) -> tuple[int, int]:

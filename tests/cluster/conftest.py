@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from drills.cluster_runs import Runs
 from slurm.devcluster.daemons import DevCluster, missing_programs
-from tests.cluster.running import Runs
 
 MISSING = missing_programs()
 SKIPPED = f"no real SLURM to test on: {', '.join(MISSING)} not installed; get them with: make cluster-packages (root)"

@@ -2,110 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
-from slurm import attempts, scheduler
-from slurm.devcluster import processes
-from slurm.devcluster.daemons import DevCluster
-from tests.cluster.running import Runs, outcomes, ranks, wait_for
+from drills.cluster_runs import Runs
+from drills.faults import silent_controller
+from slurm import scheduler
 
 pytestmark = pytest.mark.slow
-
-
-@contextmanager
-def _silent_controller(cluster: DevCluster) -> Iterator[None]:
-    """slurmctld takes connections and answers nothing."""
-    pid = cluster.pids["slurmctld"]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-def _batch_step(job: Path) -> int:
-    """The process of a job's batch step."""
-    for name in os.listdir("/proc"):
-        try:
-            words = Path(f"/proc/{name}/cmdline").read_bytes().decode().split("\0") if name.isdigit() else []
-        except OSError:
-            continue
-        if any(word.endswith("slurm/batch.py") for word in words) and str(job) in words:
-            return int(name)
-    raise AssertionError(f"no batch step of {job}")
-
-
-def test_a_scheduler_that_is_busy_when_a_rank_dies_costs_no_job(runs: Runs) -> None:
-    """The job's own scontrol answers five times as a real one does that gets no answer; srun needs none."""
-    folder = runs.folder / "bin"
-    folder.mkdir()
-    busy = "slurm_load_jobs error: Socket timed out on send/recv operation"
-    (folder / "scontrol").write_text(
-        f'#!/bin/sh\necho "$1" >> {folder}/calls\n'
-        f'if [ "$(wc -l < {folder}/calls)" -le 5 ]; then echo "{busy}" >&2; exit 1; fi\n'
-        f'exec {shutil.which("scontrol")} "$@"\n'
-    )
-    (folder / "scontrol").chmod(0o755)
-    profile = {"setup": [f'export PATH="{folder}:$PATH"']}
-    job, job_id = runs.submit("count", steps=200, num_nodes=2, ranks_per_node=1, profile=profile)
-    runs.await_attempt(job, 0, 10)
-    os.kill(ranks(job_id)[1], signal.SIGKILL)
-    waiting = "waits for an answer of SLURM: scontrol show job"
-    wait_for("the reason on record", lambda: waiting in attempts.read(job)[0].reason, 30)
-    shown = " ".join(runs.command("jobs/status.py", str(runs.folder / "run")).stdout.split())
-    assert "Socket timed out on send/recv operation" in shown, shown
-    assert runs.await_over(job_id) == "COMPLETED"
-    assert outcomes(job) == ["failed", "finished"]
-    assert "Killed" in attempts.read(job)[0].reason
-    assert (folder / "calls").read_text().split()[5:7] == ["show", "requeue"]
-
-
-def test_a_controller_that_is_silent_for_a_while_costs_no_job(runs: Runs) -> None:
-    job, job_id = runs.submit("count", steps=600, num_nodes=2, ranks_per_node=1)
-    runs.await_attempt(job, 0, 10)
-    with _silent_controller(runs.cluster):
-        os.kill(ranks(job_id)[1], signal.SIGKILL)
-        time.sleep(20)
-    assert runs.await_over(job_id, 180) == "COMPLETED"
-    assert outcomes(job) == ["failed", "finished"]
-
-
-def test_a_killed_batch_step_is_tried_again_and_its_ranks_save(runs: Runs) -> None:
-    job, job_id = runs.submit("count", steps=120, num_nodes=2, ranks_per_node=2)
-    runs.await_attempt(job, 0, 10)
-    os.kill(_batch_step(job), signal.SIGKILL)
-    assert runs.await_over(job_id) == "COMPLETED"
-    first, second = attempts.read(job)
-    assert (first.outcome, second.outcome) == ("failed", "finished")
-    assert first.reason.endswith("was killed by SIGKILL")
-    assert first.progress > 0
-    assert {(job / f"count_{rank}").read_text() for rank in range(4)} == {"120"}
-
-
-def test_an_attempt_on_a_node_that_is_taken_for_dead_stops_when_the_next_begins(runs: Runs) -> None:
-    """The slurmd dies, the node lives: SLURM starts the job elsewhere while the old rank counts on."""
-    job, job_id = runs.submit("count_on", steps=1200, num_nodes=1, ranks_per_node=1)
-    node = runs.await_attempt(job, 0, 10).nodes[0]
-    old = ranks(job_id)[0]
-    os.kill(runs.cluster.pids[node], signal.SIGKILL)
-    runs.await_attempt(job, 1, 1, 120)
-    wait_for("the end of the old rank", lambda: not processes.alive(old), 10)
-    runs.cluster.start_node(node)
-    lines = [line.split() for line in (job / "counted").read_text().splitlines()]
-    changes = [number for number, (one, other) in enumerate(pairwise(lines)) if one[0] != other[0]]
-    assert len(changes) == 1, "both attempts counted at the same time"
-    runs.cluster.call("scancel", job_id)
-    runs.await_over(job_id)
 
 
 def test_variables_in_the_environment_do_not_beat_the_plan(
@@ -125,7 +31,7 @@ def test_variables_in_the_environment_do_not_beat_the_plan(
 
 
 def test_a_controller_that_is_silent_while_a_chain_is_submitted_gets_each_job_once(runs: Runs) -> None:
-    with _silent_controller(runs.cluster):
+    with silent_controller(runs.cluster):
         submitted: list[str] = []
         submitting = threading.Thread(target=lambda: submitted.append(runs.submit("count", steps=200)[1]))
         submitting.start()

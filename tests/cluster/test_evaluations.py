@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from drills.cluster_runs import ROOT, Runs
 from slurm.chain import read_jobs
-from tests.cluster.running import ROOT, Runs
 from tests.jobs.run_folders import digits_config, write_run
 from vicreg.evals import results
 from vicreg.evals.results import TRAINED

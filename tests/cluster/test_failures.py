@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
+from drills.cluster_runs import Runs, outcomes
 from slurm import attempts, chain
 from slurm.chain import Member
 from slurm.cluster import load, override
 from slurm.task import JobSpec
-from tests.cluster.running import Runs, outcomes, ranks, wait_for
-
-
-def test_a_requeue_by_the_operator_loses_no_step(runs: Runs) -> None:
-    job, job_id = runs.submit("count", steps=120, num_nodes=2, ranks_per_node=2)
-    runs.await_attempt(job, 0, 20)
-    runs.cluster.call("scontrol", "requeue", job_id)
-    assert runs.await_over(job_id) == "COMPLETED"
-    first, second = attempts.read(job)
-    assert (first.outcome, second.outcome) == ("stopped", "finished")
-    assert "scontrol requeue" in first.reason
-    assert {(job / f"count_{rank}").read_text() for rank in range(4)} == {"120"}
 
 
 def test_a_code_error_is_tried_again_until_the_limit(runs: Runs) -> None:
@@ -58,13 +44,13 @@ def test_a_hang_is_ended_with_the_stacks_of_all_ranks(runs: Runs) -> None:
     assert outcomes(job) == ["failed", "finished"]
     assert "no step for 3 s" in attempts.read(job)[0].reason
     for rank in range(4):
-        assert "functions.py" in (job / f"rank_{rank}.log").read_text()
+        assert "counting.py" in (job / f"rank_{rank}.log").read_text()
 
 
 def test_a_dead_chain_is_removed_and_the_last_job_still_comes(runs: Runs) -> None:
     run = runs.folder / "run"
     run.mkdir()
-    function = "tests.cluster.functions"
+    function = "drills.counting"
 
     def member(name: str, what: str, after: tuple[str, ...] = (), condition: str = "afterok") -> Member:
         arguments = {"folder": str(chain.job_folder(run, name)), "steps": 2}
@@ -93,20 +79,6 @@ def test_a_job_may_submit_jobs(runs: Runs) -> None:
     inner = chain.read_jobs(other)["inner"]
     assert runs.await_over(inner.job_id) == "COMPLETED"
     assert "NumTasks=2" in runs.cluster.call("scontrol", "show", "job", inner.job_id)
-
-
-def test_a_killed_rank_and_a_lost_node_are_tried_again(runs: Runs) -> None:
-    job, job_id = runs.submit("count", steps=200, num_nodes=2, ranks_per_node=2)
-    runs.await_attempt(job, 0, 10)
-    os.kill(ranks(job_id)[3], signal.SIGKILL)
-    lost = runs.await_attempt(job, 1, 10).nodes[-1]
-    assert "Killed" in attempts.read(job)[0].reason
-    runs.cluster.kill_node(lost)
-    wait_for("the end of the attempt", lambda: outcomes(job)[1] != "running" or len(outcomes(job)) > 2, 90)
-    runs.cluster.start_node(lost)
-    assert runs.await_over(job_id, 180) == "COMPLETED"
-    assert outcomes(job)[0] == "failed"
-    assert outcomes(job)[-1] == "finished"
 
 
 def test_nothing_is_left_of_a_start(runs: Runs) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from drills.cluster_runs import Runs, metrics, outcomes, ranks, wait_for
 from slurm import attempts, chain
 from slurm.chain import read_jobs
 from slurm.cluster import load
-from tests.cluster.running import Runs, metrics, outcomes, ranks, wait_for
 from vicreg import checkpoint
 
 EVALUATIONS = ("few-labels", "knn", "linear", "semisup-1", "semisup-10", "gallery")

@@ -19,6 +19,7 @@ import torch
 
 from border.private_folder import require_private
 from jobs import pretrain
+from jobs.planning.run_folder import write_config
 from jobs.watching.job_states import collect
 from slurm.requeue import StopFlag
 from slurm.task import Task
@@ -281,7 +282,7 @@ def test_what_is_compiled_is_kept_where_nobody_else_can_put_code(
 ) -> None:
     config = digits_config(digits_folder)
     config = replace(config, train=replace(config.train, compile=True))
-    pretrain.write_run_config(tmp_path, "digits", config)
+    write_config(tmp_path, "digits", config)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(pretrain, "train", lambda *_: Outcome.FINISHED)

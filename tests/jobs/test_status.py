@@ -26,6 +26,7 @@ from jobs.watching.job_traces import short_nodes, tail
 from slurm import attempts, chain
 from slurm.attempts import CANCELLED, FAILED, FINISHED, RUNNING, STOPPED, Attempt
 from slurm.chain import Submitted
+from slurm.task import JobSpec
 
 ROOT = Path(__file__).parents[2]
 HEADER = "JOBID|STATE|NODELIST|REASON|START_TIME|TIME|COMMAND"
@@ -115,13 +116,15 @@ def test_a_running_job_shows_how_far_it_is(run: Path, slurm: FakeSlurm) -> None:
     slurm.queue(line("7", "RUNNING", "n[1-2]", elapsed="50"), line("8", "PENDING", reason="Dependency"))
     beat(begin(run, "pretrain", "7"), 50, 200)
     timing = '"images_per_s": 640.0, "data_wait_share": 0.02, "step_ms_p50": 195.4, "step_ms_p95": 1240.0, "mfu": 0.4'
+    timing += ', "slowest_rank": 3, "slowest_factor": 1.238'
+    JobSpec("pretrain", "any", {}, 2, 2).write(chain.job_folder(run, "pretrain"))
     (run / "metrics.jsonl").write_text(f'{{"step": 49, "epoch": 2, "loss": 21.5, {timing}}}\n{{"step": 5')
     pretrain, knn, report = collect(run)
     assert (pretrain.state, pretrain.nodes, pretrain.restarts) == ("RUNNING", "n[1-2]", 0)
     assert 45 < pretrain.elapsed_s < 60
     shown = status.progress_line(pretrain.progress)
     assert shown == "epoch 3/10, step 50/200, 640 images/s, loss 21.5, 0:00:30 left"  # 150 steps of 128 images
-    pace = "steps of 195 ms (95 % under 1,240), 2% waiting for data, MFU 40%"
+    pace = "steps of 195 ms (95 % under 1,240), 2% waiting for data, MFU 40%, slowest rank 3 on n2: 1.24 of the median"
     assert status.pace_line(pretrain.progress) == pace
     assert pace in [line.plain for line in status._news(pretrain)]
     assert (knn.state, knn.note) == ("PENDING", "waits for pretrain")

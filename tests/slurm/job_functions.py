@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import time
 from pathlib import Path
 
-from slurm import task as task_module
+from slurm import watchdog as watchdog_module
 from slurm.requeue import StopFlag
-from slurm.task import Task, Watchdog
+from slurm.task import Task, node_name
+from slurm.watchdog import Watchdog
 
 
 def tell(task: Task, stop: StopFlag, folder: str, **copies: str) -> None:
@@ -21,7 +23,7 @@ def tell(task: Task, stop: StopFlag, folder: str, **copies: str) -> None:
 
 def get_stuck(task: Task, stop: StopFlag, steps: int) -> None:
     """Take some steps that the watchdog hears of, then none."""
-    task_module.DUMP_LEAD_S = 0.1
+    watchdog_module.DUMP_LEAD_S = 0.1
     watchdog = Watchdog(task)
     for _ in range(steps):
         time.sleep(task.hang_timeout_s / 4)
@@ -35,6 +37,16 @@ def fail_hopelessly(task: Task, stop: StopFlag) -> None:
         task.note_error("train.beton: sample 3 cannot be used", True)
         raise SystemExit(1)
     _wait_for_ever()
+
+
+def be_slow(task: Task, stop: StopFlag, phase: str, times: float, on_rank: int = 0) -> None:
+    """Take so many times the time-out for something, in a phase of its own if it has a name, while others wait."""
+    watchdog_module.DUMP_LEAD_S = 0.1
+    watchdog = Watchdog(task)
+    watchdog.heard()
+    with watchdog.phase(phase) if phase and task.rank == on_rank else contextlib.nullcontext():
+        time.sleep(times * task.hang_timeout_s)
+    watchdog.close()
 
 
 def _wait_for_ever() -> None:
@@ -68,6 +80,23 @@ def fail(task: Task, stop: StopFlag, on_rank: int, code: int = 0) -> None:
     if code:
         raise SystemExit(code)
     raise ValueError("no such data")
+
+
+def fail_at_first(task: Task, stop: StopFlag, times: int, on_rank: int) -> None:
+    """Fail on one rank, each time otherwise, in the first so many starts of an allocation."""
+    start = int(task.start_folder.rpartition("_")[2])
+    if start < times:
+        if task.rank != on_rank:
+            _wait_for_ever()
+        raise ValueError(f"failure {start + 1}")
+
+
+def fail_on(task: Task, stop: StopFlag, node: str) -> None:
+    """Fail wherever a node takes part."""
+    if node_name() == node:
+        raise ValueError("this node is broken")
+    if node in task.hosts:
+        _wait_for_ever()
 
 
 def kill_itself(task: Task, stop: StopFlag, on_rank: int) -> None:

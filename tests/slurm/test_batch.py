@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,11 @@ for rank, code in enumerate(codes):
         print(f"srun: error: {{node}}: task {{rank}}: {{how}}", file=sys.stderr)
 sys.exit(int(any(codes)))
 """
+SMI = """\
+#!/bin/sh
+if [ $SLURMD_NODENAME = n2 ]; then echo "Unable to determine the device handle: GPU is lost"; exit 15; fi
+echo "39000, 40000"
+"""
 
 
 class Job:
@@ -55,6 +61,7 @@ class Job:
 
     def __init__(self, slurm: FakeSlurm, folder: Path) -> None:
         self.slurm, self.folder, self.job_id = slurm, folder, "17"
+        self.nodes, self.numbers = "n[1-2]", dict[str, Any]()
         srun = slurm.folder / "bin" / "srun"
         srun.write_text(SRUN.format(python=sys.executable))
         srun.chmod(0o755)
@@ -63,9 +70,10 @@ class Job:
         self, function: str, restart: int = 0, max_failures: int = 3, **arguments: object
     ) -> subprocess.Popen[str]:
         """Start the batch step as the script does."""
-        spec = JobSpec("job", f"{FUNCTIONS}.{function}", arguments, 2, max_failures=max_failures, patience_s=PATIENCE_S)
+        numbers = {"max_failures": max_failures, "patience_s": PATIENCE_S, "restarts_in_place": 0} | self.numbers
+        spec = JobSpec("job", f"{FUNCTIONS}.{function}", arguments, 2, **numbers)
         spec.write(self.folder)
-        variables = {"SLURM_JOB_ID": self.job_id, "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_RESTART_COUNT": str(restart)}
+        variables = {"SLURM_JOB_ID": self.job_id, "SLURM_JOB_NODELIST": self.nodes, "SLURM_RESTART_COUNT": str(restart)}
         variables |= {"SLURM_JOB_PARTITION": "normal", "PYTHONPATH": str(ROOT)}
         script = self.folder / "sbatch.sh"
         script.write_text(sbatch_script(spec, self.folder, Cluster("mine")))
@@ -144,7 +152,7 @@ def test_a_bad_node_stays_where_too_few_others_are(job: Job, slurm: FakeSlurm) -
     slurm.says("sinfo --Node", "n1|idle\nn2|mixed\nn3|down*\nn4|drained\n")
     for restart in range(2):
         _, said = job.run("fail", restart, on_rank=1)
-    assert "n2 failed twice, but too few other nodes are left" in said
+    assert "n2 failed, but too few other nodes are left" in said
     assert job.asked() == ["requeue 17", "requeue 17"]
 
 
@@ -175,6 +183,69 @@ def test_a_scheduler_that_refuses_leaves_a_record(job: Job, slurm: FakeSlurm) ->
     assert "the same command goes on from the last checkpoint" in said
     assert job.last().outcome == "failed"
     assert "it could not be sent back to the queue: scontrol" in job.last().reason
+
+
+def _told(job: Job) -> list[tuple[int, str, tuple[str, ...], str]]:
+    return [(attempt.start, attempt.outcome, attempt.nodes, attempt.reason) for attempt in attempts.read(job.folder)]
+
+
+def test_ranks_are_started_anew_where_they_are_before_the_job_goes_back(job: Job) -> None:
+    job.numbers = {"restarts_in_place": 2}
+    code, said = job.run("fail_at_first", times=2, on_rank=1)
+    assert code == 0, said
+    where = ("n1", "n2")
+    assert _told(job) == [
+        (0, "failed", where, "rank 1 on n2: ValueError: failure 1"),
+        (1, "failed", where, "rank 1 on n2: ValueError: failure 2"),
+        (2, "finished", where, ""),
+    ]
+    assert job.asked() == []
+    assert not list(job.folder.glob("start_*"))
+
+
+def test_what_fails_again_in_the_same_way_does_not_stay(job: Job) -> None:
+    """No step was made: two starts here, then other nodes; and three failures in a row are the end, as ever."""
+    job.numbers = {"restarts_in_place": 9}
+    assert job.run("fail", on_rank=1)[0] == 0
+    assert [told[:2] for told in _told(job)] == [(0, "failed"), (1, "failed")]
+    assert job.asked() == ["requeue 17", "update JobId=17 ExcNodeList=n2"]
+    assert job.run("fail", 1, on_rank=1)[0] == 1
+    assert [told[:2] for told in _told(job)] == [(0, "failed"), (1, "failed"), (0, "failed")]
+
+
+@pytest.mark.parametrize("how", ["fails", "cannot take part"])
+def test_a_spare_node_takes_the_place_of_a_bad_one(job: Job, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    job.nodes, job.numbers = "n[1-3]", {"restarts_in_place": 1, "spare_nodes": 1}
+    if how == "cannot take part":
+        _lose_gpu_of_n2(job, monkeypatch)
+    code, said = job.run("fail_on", node="n2")
+    assert code == 0, said
+    (_, first, nodes, reason), (_, last, others, _) = _told(job)
+    assert (first, nodes, last, others) == ("failed", ("n1", "n2"), "finished", ("n1", "n3"))
+    assert (
+        reason
+        == {
+            "fails": "rank 1 on n2: ValueError: this node is broken",
+            "cannot take part": "n2 cannot take part: 0 of 1 GPUs answer (nvidia-smi: Unable to determine the device "
+            "handle: GPU is lost)",
+        }[how]
+    )
+    assert job.asked() == []
+
+
+def test_a_node_that_cannot_take_part_is_left_out_at_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    job.numbers = {"restarts_in_place": 2}
+    _lose_gpu_of_n2(job, monkeypatch)
+    assert job.run("fail_on", node="n2")[0] == 0
+    assert [told[:3] for told in _told(job)] == [(0, "failed", ("n1", "n2"))]
+    assert job.asked() == ["requeue 17", "update JobId=17 ExcNodeList=n2"]
+
+
+def _lose_gpu_of_n2(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = job.slurm.folder / "bin" / "nvidia-smi"
+    program.write_text(SMI)
+    program.chmod(0o755)
+    monkeypatch.setenv("SLURM_JOB_GPUS", "0")
 
 
 BUSY = "slurm_load_jobs error: Socket timed out on send/recv operation\n"
@@ -228,6 +299,26 @@ def test_a_batch_step_that_is_killed_is_a_failure_like_any_other(
     assert (job.last().outcome, job.last().reason) == ("failed", "the batch step on n1 was killed by SIGKILL")
     assert job.asked() == (["requeue 17"] if max_failures == 3 else [])
     assert ("given up: 1 failures" in said) == (max_failures == 1)
+
+
+@pytest.mark.parametrize("max_failures", [3, 1])
+def test_when_everything_of_the_batch_step_is_killed_the_ranks_see_to_the_requeue(
+    job: Job, slurm: FakeSlurm, tmp_path: Path, max_failures: int
+) -> None:
+    process = job.start("stop_late", max_failures=max_failures, folder=str(tmp_path), how="well")
+    _await_ranks(tmp_path, process)
+    slurm.says("scontrol show job 17", "JobState=COMPLETING Reason=JobLaunchFailure Restarts=0 ExcNodeList=(null) ")
+    os.killpg(process.pid, signal.SIGSTOP)  # none of them may see the others die
+    for pid in (process.pid, *_processes("batch.py", job.folder), *_processes("srun", job.folder)):
+        os.kill(pid, signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGCONT)
+    _signal_ranks(job, signal.SIGTERM)
+    while _processes("task.py", job.folder) or _processes("batch.py", job.folder):
+        time.sleep(0.01)
+    _end(process)
+    (last,) = attempts.read(job.folder)
+    assert (last.outcome, last.reason) == ("failed", "the batch step on n1 was killed by SIGKILL")
+    assert job.asked() == (["requeue 17"] if max_failures == 3 else [])
 
 
 def test_a_batch_step_that_fails_itself_is_one_too(job: Job, tmp_path: Path) -> None:

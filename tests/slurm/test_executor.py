@@ -134,6 +134,11 @@ def test_ways_to_ask_for_gpus(
     assert {name: flags[name] for name in flags if "gpu" in name or "gres" in name} == expected
 
 
+def test_spare_nodes_are_asked_for() -> None:
+    script = sbatch_script(replace(_spec(2), spare_nodes=1), Path("/runs/one/jobs/pretrain"), Cluster("mine"))
+    assert "#SBATCH --nodes=3" in script.splitlines()
+
+
 def test_flags_that_the_site_refuses_are_left_out_and_no_others() -> None:
     whole = _flags(sbatch_script(_spec(), FOLDER, EVERYTHING))
     omitted = ("mem", "requeue", "kill-on-invalid-dep", "wckey", "no", "time")
@@ -179,9 +184,10 @@ def test_the_script_run_by_bash_starts_the_ranks_with_the_folder_as_one_argument
     variables = {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "n[1-2]", "PYTHONPATH": str(ROOT)}
     subprocess.run(["/bin/bash", script], env=os.environ | variables, capture_output=True, check=True)
     (srun,) = slurm.calls("srun")
-    start_folder = folder / "start_17_0"
+    start_folder = folder / "start_17_0_0"
     assert srun.command[1:] == [
         "--nodes=2",
+        "--nodelist=n1,n2",
         "--ntasks=4",
         "--ntasks-per-node=2",
         "--cpus-per-task=3",

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from jobs.planning.cli import placement_of
-from slurm import owner, task
+from slurm import owner, task, watchdog
 from slurm.owner import Superseded
 from slurm.requeue import StopFlag
-from slurm.task import ERROR, FINISHED_FILE, HUNG_EXIT_CODE, LEFT, SIGNAL, JobSpec, Task, read_notes
+from slurm.task import ERROR, FINISHED_FILE, LEFT, SIGNAL, JobSpec, Task, read_notes
 from vicreg.ranks import distributed
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +95,8 @@ def test_ranks_know_who_they_are_from_slurm_s_variables(tmp_path: Path) -> None:
         stage_folder=str(tmp_path / "$SLURMD_NODENAME"),
     )
     job = Job(tmp_path / "job", spec, ("n1", "n4"))
-    job.claim = "the file"
+    (tmp_path / "claim").touch()
+    job.claim = str(tmp_path / "claim")
     assert job.run(0, 1, 2, 3) == [(0, "")] * 4
     for rank in range(4):
         assert json.loads((tmp_path / f"told_{rank}.json").read_text()) == {
@@ -110,7 +111,7 @@ def test_ranks_know_who_they_are_from_slurm_s_variables(tmp_path: Path) -> None:
             "hang_timeout_s": 8,
             "interconnect_gb_s": 25,
             "interconnect_latency_us": 9,
-            "claim": "the file",
+            "claim": job.claim,
             "has_terminal": False,
             "copies": {"train_beton": "the data"},
         }
@@ -151,7 +152,7 @@ def test_a_rank_that_hangs_shows_its_stacks_and_ends(tmp_path: Path) -> None:
     spec = JobSpec("job", f"{FUNCTIONS}.get_stuck", {"steps": 5}, hang_timeout_s=0.6)
     job = Job(tmp_path / "job", spec, ("n1",))
     ((code, said),) = job.run(0)
-    assert code == HUNG_EXIT_CODE
+    assert code == watchdog.HUNG_EXIT_CODE
     assert "rank 0: no step for 1 s; the stacks of all threads stand in the log of each rank" in said
     assert "in _wait_for_ever" in said
     assert "in _watch" in said
@@ -170,6 +171,29 @@ def test_the_first_error_is_kept_with_its_node(tmp_path: Path) -> None:
     assert [note.message for note in read_notes(job.start_folder, ERROR)] == ["ValueError: no such data"]
 
 
+@pytest.mark.parametrize(
+    ("phase", "times", "said"),
+    [
+        ("", 3, ["no step for", "no step for"]),
+        ("a measurement", 3, []),
+        ("a checkpoint", 3, ["a checkpoint took over", "no step for"]),
+    ],
+)
+def test_what_takes_long_on_one_rank_is_no_hang_of_the_others(
+    tmp_path: Path, phase: str, times: float, said: list[str]
+) -> None:
+    arguments = {"phase": phase, "times": times}
+    spec = JobSpec("job", f"{FUNCTIONS}.be_slow", arguments, ranks_per_node=2, hang_timeout_s=1.0)
+    job = Job(tmp_path / "job", spec, ("n1",))
+    codes = [code for code, _ in job.run(0, 1)]
+    notes = read_notes(job.start_folder, ERROR)
+    told = {note.rank: note.message for note in notes}
+    assert [told[rank].startswith(word) for rank, word in enumerate(said) if rank in told] == [True] * len(told)
+    assert (0 in told) == bool(said)
+    assert codes[0] == (watchdog.HUNG_EXIT_CODE if said else 0)
+    assert not list(job.start_folder.glob("phase_*")) or said
+
+
 def test_a_rank_that_leaves_with_a_code_has_said_why_itself(tmp_path: Path) -> None:
     job = Job(tmp_path / "job", JobSpec("job", f"{FUNCTIONS}.fail", {"on_rank": 0, "code": 3}), ("n1",))
     assert [code for code, _ in job.run(0)] == [3]
@@ -178,20 +202,28 @@ def test_a_rank_that_leaves_with_a_code_has_said_why_itself(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_rank_0_ends_with_its_next_question_when_another_attempt_has_taken_over(tmp_path: Path, rank: int) -> None:
-    """It alone writes; the others end because it is gone."""
+def test_every_node_ends_with_its_next_question_when_another_attempt_has_taken_over(tmp_path: Path, rank: int) -> None:
     held = owner.claim(tmp_path, "job 17, attempt 1")
+    (tmp_path / "start").mkdir()
     place = Task(rank, 2, 0, 1, str(tmp_path / "start"), claim=str(held.path))
     arguments = {"folder": str(tmp_path), "steps": 3}
     assert task.run(place, f"{FUNCTIONS}.ask_often", arguments)
     owner.claim(tmp_path, "job 17, attempt 2", take_over=True)
-    if rank == 1:
-        assert task.run(place, f"{FUNCTIONS}.ask_often", arguments)
-        return
     with pytest.raises(Superseded, match="taken over by job 17, attempt 2 on"):
         task.run(place, f"{FUNCTIONS}.ask_often", arguments)
     assert "taken over by job 17, attempt 2" in read_notes(tmp_path / "start", ERROR)[0].message
     assert not (tmp_path / "step_0").exists()
+
+
+def test_a_rank_that_hangs_is_ended_when_another_attempt_has_taken_over(tmp_path: Path) -> None:
+    held = owner.claim(tmp_path / "job", "job 17, attempt 1")
+    spec = JobSpec("job", f"{FUNCTIONS}.get_stuck", {"steps": 0})
+    job = Job(tmp_path / "job", spec, ("n1",))
+    job.claim = str(held.path)
+    process = job.start(0)
+    owner.claim(tmp_path / "job", "job 17, attempt 2", take_over=True)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == task.SUPERSEDED_EXIT_CODE, said
 
 
 @pytest.mark.parametrize("how", ["well", "fail"])

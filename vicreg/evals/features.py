@@ -8,9 +8,9 @@ ranks, and with it the features have the same bits.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,10 +21,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dataprep.beton.contract import Beton, open_beton
-from dataprep.beton.manifest import class_names, has_labels
+from dataprep.beton.contract import open_beton
+from dataprep.beton.manifest import has_labels
 from vicreg.config import DataConfig
 from vicreg.data.loaders import centre_batches
+from vicreg.evals.data_identity import FRAMED_BY, fingerprint, match_classes
+from vicreg.evals.feature_parts import FeatureParts
 from vicreg.model import num_features
 from vicreg.ranks import distributed
 from vicreg.views.order import shard
@@ -34,7 +36,6 @@ log = logging.getLogger(__name__)
 
 SplitName = Literal["train", "val"]
 SAY_EVERY_S = 30.0
-NUM_FINGERPRINT_IMAGES = 64
 
 
 class Pixels(nn.Module):
@@ -89,6 +90,10 @@ class Features:
         return self.rows(np.arange(len(self.labels), dtype=np.int64), device)
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Splits:
     """What an evaluation measures on: training and validation betons, and where the work is done."""
@@ -107,6 +112,10 @@ class Splits:
     has_labels: bool = True
     val_classes: tuple[int, ...] = ()
     """The training set's number of each class of the validation set; empty where both count alike."""
+    parts: Path | None = None
+    """Where features are kept in parts while they are computed; None: nowhere."""
+    heard: Callable[[], None] = _nothing
+    """Told now and then that the work gets on."""
     _kept: WeakKeyDictionary[nn.Module, dict[str, Features]] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
@@ -186,29 +195,6 @@ def open_splits(data: DataConfig, device: torch.device, workers: int) -> Splits:
     return Splits(data, num_classes, device, workers, val_classes=by_name)
 
 
-def match_classes(data: DataConfig) -> tuple[int, ...]:
-    """The training set's number of each of the validation set's classes; empty where they are numbered alike.
-
-    ValueError where the validation set has a class that the training set does not have. Betons without manifests are
-    taken to be numbered alike.
-    """
-    train, val = class_names(Path(data.train)), class_names(Path(data.val))
-    if train is None or val is None or train == val:
-        return ()
-    places = {name: number for number, name in enumerate(train)}
-    unknown = [name for name in val if name not in places]
-    if unknown:
-        raise ValueError(
-            f"{data.val} has classes that {data.train} does not have: {_listed(unknown)}; allowed: the training set's, "
-            f"{_listed(list(train))}"
-        )
-    return tuple(places[name] for name in val)
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
 def _renumbered(labels: NDArray[Any], classes: tuple[int, ...], num_classes: int) -> NDArray[Any]:
     """Labels in the training set's numbers; of images with several classes, columns in its order, absent if unknown."""
     if not classes:
@@ -248,12 +234,15 @@ def compute_features(encoder: nn.Module, splits: Splits, split: SplitName) -> Fe
     encoder.eval().to(splits.device)
     values = torch.empty((len(own), num_features(encoder)), dtype=torch.float32)
     dtype = next((weight.dtype for weight in encoder.parameters()), torch.float32)
-    done, said = 0, time.monotonic()
+    parts = FeatureParts(splits.parts, encoder, _belongs_to(splits, path, own) if splits.parts else {})
+    done, said = parts.load(values), time.monotonic()
     for images, _, _ in centre_batches(
-        splits.data, path, own, batch_size=splits.batch, workers=splits.workers, framing=splits.framing
+        splits.data, path, own[done:], batch_size=splits.batch, workers=splits.workers, framing=splits.framing
     ):
         values[done : done + len(images)] = encoder(splits.normalise(images).to(dtype)).to(torch.float32).cpu()
         done += len(images)
+        splits.heard()
+        parts.keep_if_due(values, done)
         if time.monotonic() - said > SAY_EVERY_S:
             said = time.monotonic()
             log.info("features of %s: %s of this rank's %s images", split, f"{done:,}", f"{len(own):,}")
@@ -263,35 +252,7 @@ def compute_features(encoder: nn.Module, splits: Splits, split: SplitName) -> Fe
     return Features(values, labels, first_rows)
 
 
-def fingerprint(beton: Beton) -> str:
-    """SHA-256 over labels, image sizes and some images: tells whether a result belongs to a beton, wherever it lies."""
-    digest = hashlib.sha256()
-    for column in (beton.labels, beton.sizes, beton.widths, beton.heights):
-        digest.update(np.ascontiguousarray(column).tobytes())
-    for sample in np.linspace(0, beton.num_samples - 1, NUM_FINGERPRINT_IMAGES).astype(np.int64):
-        digest.update(beton.image_bytes(int(sample)).data)
-    return digest.hexdigest()
-
-
-def describe(data: DataConfig) -> dict[str, Any]:
-    """What a result says about its data: files, numbers of images, fingerprints, and how images reach the encoder.
-
-    Where the two betons do not number their classes alike, also by which names they were matched.
-    """
-    described: dict[str, Any] = {}
-    for split, name in (("train", data.train), ("val", data.val)):
-        beton = open_beton(Path(name))
-        described[split] = {
-            "path": name,
-            "num_images": beton.num_samples,
-            "size_bytes": beton.file.size,
-            "fingerprint": fingerprint(beton),
-        }
-    for name in ("image_size", "eval_resize", "mean", "std"):
-        value = getattr(data, name)
-        described[name] = list(value) if isinstance(value, tuple) else value
-    if matched := match_classes(data):
-        names = class_names(Path(data.train)) or ()
-        lacking = [name for number, name in enumerate(names) if number not in matched]
-        described["classes"] = {"matched": len(matched), "of": len(names), "without_val_images": lacking}
-    return described
+def _belongs_to(splits: Splits, path: Path, rows: range) -> dict[str, object]:
+    """What the features of some rows depend on, beside the encoder."""
+    framed = {name: getattr(splits.data, name) for name in FRAMED_BY} | {"framing": splits.framing}
+    return {"beton": fingerprint(open_beton(path)), "rows": [rows.start, rows.stop], "batch": splits.batch, **framed}

@@ -78,6 +78,7 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
         if number % distributed.world_size() == distributed.rank():
             predicted = _fit_and_predict(labelled, train.labels.numpy()[chosen], queries, config)
             correct[number] = int((predicted == val.labels.numpy()).sum())
+        splits.heard()
     distributed.sum_over_ranks(correct)
 
     metrics: dict[str, float] = {}

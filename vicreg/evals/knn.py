@@ -16,6 +16,7 @@ float64, would save no more than a third of that, and elsewhere less than the fe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,7 +66,7 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
     require(largest <= len(train.labels), "neighbours", largest, f"up to the {len(train.labels)} training images")
 
     queries = F.normalize(val.all_rows(splits.device).double())
-    keys = _nearest_own(queries, train, largest)
+    keys = _nearest_own(queries, train, largest, splits.heard)
     labels = train.labels.to(splits.device)
     correct = {(k, vote): 0 for k in config.neighbours for vote in config.votes}
     for begin in range(0, len(queries), QUERY_BLOCK):
@@ -82,7 +83,7 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
     return Measured({f"top1_{k}_neighbours{plain[vote]}": 100 * n / len(queries) for (k, vote), n in correct.items()})
 
 
-def _nearest_own(queries: Tensor, train: Features, k: int) -> Tensor:
+def _nearest_own(queries: Tensor, train: Features, k: int, heard: Callable[[], None]) -> Tensor:
     """Keys (num_queries, up to k) of the nearest among this rank's training rows, nearest first."""
     best = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
     for begin in range(0, len(train.values), TRAIN_BLOCK):
@@ -93,6 +94,7 @@ def _nearest_own(queries: Tensor, train: Features, k: int) -> Tensor:
             block = slice(start, start + QUERY_BLOCK)
             candidates = torch.cat([best[block], _key(queries[block] @ rows.T, samples)], dim=1)
             parts.append(candidates.topk(min(k, candidates.shape[1])).values)
+            heard()
         best = torch.cat(parts)
     missing = k - best.shape[1]
     return F.pad(best, (0, missing), value=torch.iinfo(torch.int64).min)

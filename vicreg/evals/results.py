@@ -57,7 +57,7 @@ class Result:
     settings: dict[str, Any]
     """The evaluation's whole configuration."""
     data: dict[str, Any]
-    """As `features.describe` says it."""
+    """As `data_identity.describe` says it."""
     num_classes: int
     num_features: int
     encoder_sha256: str

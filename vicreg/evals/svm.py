@@ -217,6 +217,7 @@ def _shared(jobs: list[Any], num_results: int, what: str, splits: Splits) -> NDA
     said = time.monotonic()
     for count, (number, results) in enumerate(zip(own, done, strict=True), 1):
         found[number] = torch.tensor(results, dtype=torch.float64)
+        splits.heard()
         if time.monotonic() - said > SAY_EVERY_S:
             said = time.monotonic()
             log.info("%s: %d of this rank's %d", what, count, len(own))

@@ -32,6 +32,10 @@ def _never() -> bool:
     return False
 
 
+def _nothing() -> None:
+    pass
+
+
 def _unheard(step: int, num_steps: int) -> None:
     pass
 
@@ -45,6 +49,10 @@ class Work:
     belongs_to: dict[str, Any] = field(default_factory=dict)
     """Settings, data and weights, JSON-able: the state of anything else is ignored."""
     should_stop: Callable[[], bool] = _never
+    require_owner: Callable[[], None] = _nothing
+    """Raises when another attempt has taken over; asked before everything that is written."""
+    heard: Callable[[], None] = _nothing
+    """Told now and then, on every rank, that the work gets on."""
     beat: Callable[[int, int], None] = _unheard
     """Told after each step how many are done, and how many there are."""
     _saved_at: float = field(default_factory=time.monotonic, repr=False)
@@ -72,7 +80,7 @@ class Work:
         if self.folder is None or distributed.rank() != 0:
             return
         content = {"step": step, "belongs_to": self.belongs_to, "state": state}
-        checkpoint.save(self.folder / STATE_FOLDER, step, content, KEEP)
+        checkpoint.save(self.folder / STATE_FOLDER, step, content, KEEP, self.require_owner)
 
     def save_if_due(self, step: int, state: Callable[[], dict[str, Any]]) -> None:
         """Save if a minute has passed since the last time; rank 0 decides. All ranks call it together."""
@@ -82,6 +90,7 @@ class Work:
 
     def leave_if_asked(self, step: int, state: Callable[[], dict[str, Any]]) -> None:
         """Save and raise `Stopped` if any rank was asked to stop. All ranks call it together, after each step."""
+        self.heard()
         if distributed.any_rank(self.should_stop()):
             self.save(step, state())
             raise Stopped(f"stopped at step {step}")

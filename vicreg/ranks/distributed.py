@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from disk.whole_files import write_text
 from vicreg.ranks import network
+from vicreg.ranks.waiting import counted
 
 INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -136,9 +137,9 @@ def _open_store(placement: Placement, rendezvous: Path, timeout_s: float) -> tup
         hosts = [network.LOOPBACK] if _is_one_machine(placement) else [socket.gethostname(), *network.addresses()]
         write_text(rendezvous, json.dumps({"hosts": hosts, "port": store.port}))
         return store, ""
-    deadline = time.monotonic() + timeout_s
+    start = time.monotonic()
     while not rendezvous.exists():
-        if time.monotonic() > deadline:
+        if time.monotonic() > start + timeout_s:
             raise RendezvousError(
                 f"rank {placement.name(placement.rank)} waited {timeout_s:.0f} s for the address of rank "
                 f"{placement.name(0)} in {rendezvous}; that rank did not start, or not all machines share the folder"
@@ -146,7 +147,7 @@ def _open_store(placement: Placement, rendezvous: Path, timeout_s: float) -> tup
         time.sleep(0.05)
     hosts, port = network.read_address(rendezvous)
     try:
-        host, towards = network.reach(hosts, port, deadline)
+        host, towards = network.reach(hosts, port, start + timeout_s)
         return dist.TCPStore(host, port, None, False, timeout), towards
     except (ConnectionError, dist.DistError) as error:
         raise RendezvousError(
@@ -203,6 +204,7 @@ def _all_there(store: dist.Store, names: list[str], placement: Placement) -> boo
         raise RendezvousError(f"{placement.name(placement.rank)} lost {placement.name(0)} while waiting") from error
 
 
+@counted
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """The sum of `tensor` over the ranks, in place and without a gradient."""
     if dist.is_initialized():
@@ -216,9 +218,10 @@ def begin_sum_over_ranks(tensor: Tensor) -> Callable[[], object]:
         return lambda: None
     work = dist.all_reduce(tensor, async_op=True)
     assert work is not None
-    return work.wait
+    return counted(work.wait)
 
 
+@counted
 def gather_rows(tensor: Tensor) -> Tensor:
     """All ranks' rows (n x ... each, equal n) below each other in rank order, without a gradient."""
     if not dist.is_initialized():
@@ -256,14 +259,14 @@ def rows_to_columns(rows: Tensor) -> Tensor:
 
 def columns_to_rows(columns: Tensor, dims: int) -> Tensor:
     """The way back from `rows_to_columns`: this rank's rows (n x dims)."""
-    ranks = world_size()
-    if ranks == 1:
+    if world_size() == 1:
         return columns
-    rows, width = len(columns) // ranks, columns.shape[1]
+    ranks, rows, width = world_size(), len(columns) // world_size(), columns.shape[1]
     incoming = _exchange(columns.contiguous().view(ranks, rows, width))
     return incoming.transpose(0, 1).reshape(rows, ranks * width)[:, :dims]
 
 
+@counted
 def _exchange(parts: Tensor) -> Tensor:
     """Part r (r the first index) goes to rank r; from each rank comes the part that it has for this one."""
     incoming = torch.empty_like(parts)
@@ -271,21 +274,21 @@ def _exchange(parts: Tensor) -> Tensor:
     return incoming
 
 
+@counted
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set on any rank; the same answer on every rank. A GPU and its queue are not waited for."""
     if not dist.is_initialized():
         return flag
-    votes = torch.tensor([int(flag)])
-    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    dist.all_reduce(votes := torch.tensor([int(flag)]), op=dist.ReduceOp.MAX)
     return bool(votes.item())
 
 
+@counted
 def from_rank_0(number: int) -> int:
     """Rank 0's number, on every rank."""
     if not dist.is_initialized():
         return number
-    box = torch.tensor([number])
-    dist.broadcast(box, src=0)
+    dist.broadcast(box := torch.tensor([number]), src=0)
     return int(box.item())
 
 

@@ -37,6 +37,8 @@ class StepGuard:
         self._counts = torch.zeros(3, dtype=torch.int64, device=device)  # skipped, now in a row, at most in a row
         self._bad_samples = torch.zeros(0, dtype=torch.int64, device=device)
         self._suspects = torch.zeros(0, dtype=torch.bool, device=device)  # of them, those with odd views
+        self.gradient_norm = torch.zeros((), device=device)
+        """Of all gradients of the last step together, left out or not."""
 
     @property
     def skipped(self) -> int:
@@ -61,7 +63,9 @@ class StepGuard:
         A huge value may leave an infinite variance behind although all gradients are finite. `samples` (B,) are those
         of this rank, to be named if the step is left out: of those whose views (each (B, ...)) tell, these alone.
         """
-        finite = torch.isfinite(torch.stack(torch._foreach_norm(list(gradients)))).all()
+        norms = torch.stack(torch._foreach_norm(list(gradients)))
+        self.gradient_norm = torch.linalg.vector_norm(norms)
+        finite = torch.isfinite(norms).all()
         for values in statistics:
             finite = finite & torch.isfinite(values).all()
         total, in_a_row, most = self._counts.unbind()

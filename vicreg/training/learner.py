@@ -47,6 +47,8 @@ class Learner:
     """Where encoders take less than a rank's batch at a time."""
     stand_ins: int = 0
     """For how many samples that could not be decoded others have stood in, over all steps and ranks."""
+    view_events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+    """Recorded before and after a step's views are made, where their time on a GPU is to be known."""
 
     @classmethod
     def build(cls, config: PretrainConfig, device: torch.device, data: TrainingData = UNKNOWN_DATA) -> Learner:
@@ -116,7 +118,11 @@ class Learner:
         """One step on this rank's part of a global batch; returns the loss terms of the whole of it."""
         torch.manual_seed(_step_seed(self.config.train.seed, progress.step, rank))  # dropout, stochastic depth
         batch = batch.to(self.device)
+        if self.view_events:
+            self.view_events[0].record()
         views = [self._prepare(batch, view) for view in range(len(batch.views))]
+        if self.view_events:
+            self.view_events[1].record()
         return self.learn(Inputs(views, batch.labels, batch.samples), progress)
 
     def learn(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
@@ -169,6 +175,7 @@ class Learner:
     def report(self, step: int, terms: dict[str, Tensor]) -> dict[str, float]:
         """The terms as numbers, with the steps skipped so far; warns when the embeddings have collapsed."""
         self.guard.check(step, terms)
+        terms = terms | {"gradient_norm": self.guard.gradient_norm.to(terms["loss"])}
         values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         self.guard.watch_collapse(step, values, methods.load(self.config.method.name).TERMS)
         values["skipped_steps"] = self.guard.skipped

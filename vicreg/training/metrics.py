@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 METRICS_FILE = "metrics.jsonl"
 BLOCK_BYTES = 1 << 20
 SPEED = ("images_per_s", "data_wait_share", "step_ms_p50", "step_ms_p95", "model_tflops", "mfu")
-TIMING = (*SPEED, "elapsed_s")  # the only fields that differ between runs of one seed
+RANKS = ("rank_ms_median", "rank_ms_worst", "slowest_rank", "slowest_factor", "slowest_wait_share")
+TIMING = (*SPEED, *RANKS, "elapsed_s")  # the only fields that differ between runs of one seed
 
 
 def read_lines(run: Path) -> Iterator[dict[str, Any] | None]:

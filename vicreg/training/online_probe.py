@@ -28,9 +28,13 @@ class OnlineProbe:
         """Classes that an online head tells apart; 0 without one."""
         return self._splits.num_classes if self._splits else 0
 
+    def is_due(self, step: int) -> bool:
+        """Whether there is something to measure after `step` steps."""
+        return self._splits is not None and step % self._every_steps == 0
+
     def measure_if_due(self, step: int, learner: Learner) -> dict[str, float]:
         """Accuracies in percent after `step` steps, or nothing; all ranks call it together."""
-        if self._splits is None or step % self._every_steps:
+        if self._splits is None or not self.is_due(step):
             return {}
         assert learner.online is not None
         splits = dataclasses.replace(self._splits)  # one that keeps no features of earlier weights

@@ -23,6 +23,7 @@ from vicreg.config_json import to_json
 from vicreg.schema import SCHEMA
 from vicreg.training.guards import TrainingDiverged
 from vicreg.training.learner import Learner
+from vicreg.training.oversight import Oversight
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,13 @@ class Saver:
         steps_per_epoch: int,
         leads: bool,
         data_offset: int = 0,
+        oversight: Oversight | None = None,
     ) -> None:
-        """data_offset: batches that were left behind by going back, for the position in the data."""
+        """data_offset: batches that were left behind by going back, for the position in the data.
+
+        oversight: asked whether the folder is this attempt's, and told where training waits for a checkpoint.
+        """
+        self._oversight = oversight or Oversight()
         self._folder, self._learner, self._config, self._leads = folder, learner, config, leads
         self._every_steps = config.train.checkpoint_every_steps or steps_per_epoch
         self._data_offset = data_offset
@@ -80,6 +86,9 @@ class Saver:
     def _begin(self, step: int) -> None:
         if not self._leads or step == self._saved_step:
             return
+        if self._thread is not None and self._thread.is_alive():
+            with self._oversight.phase("a checkpoint"):
+                self.wait()
         self.wait()
         state = self._learner.state() | {
             "schema": SCHEMA,
@@ -101,11 +110,14 @@ class Saver:
         if copied is not None:
             copied.synchronize()
         try:
-            checkpoint.save(self._folder, step, state, self._config.train.keep_checkpoints)
+            keep = self._config.train.keep_checkpoints
+            checkpoint.save(self._folder, step, state, keep, self._oversight.require_owner)
         except Exception as error:  # torch says RuntimeError where a file cannot grow
             self._failure = error
 
     def _raise_failure(self) -> None:
+        if self._failure is not None:
+            self._oversight.require_owner()  # if the folder is another's, that is the reason
         if isinstance(self._failure, ValueError):
             raise TrainingDiverged(f"the checkpoint of step {self._saved_step}: {self._failure}") from self._failure
         if self._failure is not None:

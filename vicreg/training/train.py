@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing, nullcontext
 from enum import Enum
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 
@@ -18,7 +16,6 @@ from vicreg import checkpoint, methods
 from vicreg.config import PretrainConfig
 from vicreg.config_json import differing_fields, to_json
 from vicreg.cost.fitting import cure
-from vicreg.cost.flops import peak_flops, step_flops
 from vicreg.cost.loss_form import with_cheapest_form
 from vicreg.data.loaders import Batch, ViewLoader, open_views
 from vicreg.exchange.encoder_file import encoder_path, save_encoder
@@ -27,10 +24,12 @@ from vicreg.method import UNKNOWN_DATA, Progress, TrainingData
 from vicreg.model import branch
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
+from vicreg.training.clock import Clock
 from vicreg.training.guards import TrainingDiverged
 from vicreg.training.learner import Learner
 from vicreg.training.metrics import Metrics
 from vicreg.training.online_probe import OnlineProbe
+from vicreg.training.oversight import Oversight
 from vicreg.training.saver import Saver
 
 log = logging.getLogger(__name__)
@@ -53,24 +52,25 @@ def train(
     config: PretrainConfig,
     run: Path,
     placement: Placement,
-    should_stop: Callable[[int], bool],
+    oversight: Oversight | Callable[[int], bool],
     console: Console,
     train_beton: str = "",
 ) -> Outcome:
     """Train up to the configured number of epochs, from the run folder's newest checkpoint if there is one.
 
-    Call it on every rank, inside `distributed.connected`. `should_stop` is told the number of steps done after each of
-    them; when it turns true on any rank, all save and leave together at the next step boundary. `train_beton` is
-    another place of the same training data, such as a copy on the node's own disk. Afterwards the run folder holds
+    Call it on every rank, inside `distributed.connected`. `oversight`, or its `should_stop` alone, is told the number
+    of steps done; when it says stop on any rank, all save and leave together at the next step boundary. `train_beton`
+    is another place of the same training data, such as a copy on the node's own disk. Afterwards the run folder holds
     checkpoints, metrics.jsonl and, when finished, encoder.pt. Raises ValueError for a configuration that cannot run
     here or differs from the checkpoint's. Where the gradients stay non-finite it goes back to the last checkpoint and
     on with the data behind; TrainingDiverged when that happens more than `max_rollbacks` times.
     """
     _require_divisible(config.train.global_batch, placement.world_size)
+    oversight = oversight if isinstance(oversight, Oversight) else Oversight(oversight)
     position: int | None = None
     for rollbacks in range(config.train.max_rollbacks + 1):
         try:
-            return _train(config, run, placement, should_stop, console, train_beton, position)
+            return _train(config, run, placement, oversight, console, train_beton, position)
         except torch.OutOfMemoryError as error:
             raise GpuFull(_say_what_fits(config, placement, error)) from error
         except TrainingDiverged as error:
@@ -94,7 +94,7 @@ def _train(
     config: PretrainConfig,
     run: Path,
     placement: Placement,
-    should_stop: Callable[[int], bool],
+    oversight: Oversight,
     console: Console,
     train_beton: str,
     position: int | None,
@@ -118,12 +118,15 @@ def _train(
     probe = OnlineProbe(config, device, workers, steps_per_epoch)
     data = TrainingData(loader.num_samples, loader.num_classes)
     learner = Learner.build(_with_form(config, placement, device), device, data)
+    leads = placement.rank == 0
+    if leads:
+        oversight.require_owner()
     step, offset = _resume(learner, run, config)
     if position is not None:
         offset = position - step
-    leads = placement.rank == 0
-    saver = Saver(run / CHECKPOINTS, learner, config, steps_per_epoch, leads, offset)
-    clock = _Clock(config, data, step, placement, device)
+    saver = Saver(run / CHECKPOINTS, learner, config, steps_per_epoch, leads, offset, oversight)
+    clock = Clock(config, data, step, placement, device)
+    learner.view_events = clock.view_events
     metrics = _metrics(config, run, step, num_steps, steps_per_epoch, console) if leads else None
     stopped = False
     with ExitStack() as stack:
@@ -143,22 +146,27 @@ def _train(
             except TrainingDiverged as error:
                 error.position = step + offset
                 raise
-            with clock.stopped():
+            with clock.stopped(), oversight.phase("a measurement") if probe.is_due(step + 1) else nullcontext():
                 measured = probe.measure_if_due(step + 1, learner)
+            compared = clock.compare(clock.views_s) if is_due else {}
             if metrics and (is_due or measured):
-                metrics.log(step, learner.rate(progress), learner.report(step, terms) | measured, clock.lap(step))
+                oversight.require_owner()
+                values = learner.report(step, terms) | measured
+                metrics.log(step, learner.rate(progress), values, clock.lap(step) | compared)
             if metrics:
                 metrics.advance(step)
             step += 1
             saver.save_if_due(step)
-            wants_to_stop = should_stop(step)
+            wants_to_stop = oversight.should_stop(step)
             if step % config.train.stop_check_every_steps == 0 and distributed.any_rank(wants_to_stop):
                 stopped = step < num_steps
                 break
-    saver.finish(step)
-    if leads and not stopped:
-        _save_encoders(run, learner, config, step)
-    distributed.barrier()
+    with oversight.phase("the end"):
+        saver.finish(step)
+        if leads and not stopped:
+            oversight.require_owner()
+            _save_encoders(run, learner, config, step)
+        distributed.barrier()
     return Outcome.STOPPED if stopped else Outcome.FINISHED
 
 
@@ -179,57 +187,6 @@ def _stream(loader: ViewLoader, position: int, end: int) -> Generator[Batch, Non
                 position += 1
                 if position == end:
                     return
-
-
-class _Clock:
-    """Speed, waiting for data, and how long steps take, from lap to lap."""
-
-    def __init__(
-        self, config: PretrainConfig, data: TrainingData, step: int, placement: Placement, device: torch.device
-    ) -> None:
-        self._global_batch = config.train.global_batch
-        self._flops = step_flops(config, config.train.global_batch // placement.world_size, data)
-        self._peak = peak_flops(device, config.train.precision)
-        self._start, self._step, self._waited_s = time.monotonic(), step, 0.0
-        self._steps_s: list[float] = []
-        self._stopped_s = 0.0
-
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """What happens meanwhile does not count."""
-        start = time.monotonic()
-        yield
-        self._stopped_s += time.monotonic() - start
-
-    def timed(self, batches: Iterator[Batch]) -> Generator[Batch, None, None]:
-        """The same batches, with the time that each took to come and to be worked on."""
-        while True:
-            start = time.monotonic()
-            batch = next(batches, None)
-            self._waited_s += time.monotonic() - start
-            if batch is None:
-                return
-            self._stopped_s = 0.0
-            yield batch
-            self._steps_s.append(time.monotonic() - start - self._stopped_s)
-
-    def lap(self, step: int) -> dict[str, float]:
-        """Timing of the steps up to and including `step` since the lap before; the last step is still under way."""
-        now = time.monotonic()
-        seconds, steps = now - self._start - self._stopped_s, step + 1 - self._step
-        timing = {
-            "images_per_s": round(steps * self._global_batch / seconds, 1),
-            "data_wait_share": round(self._waited_s / seconds, 4),
-            "model_tflops": round(self._flops * steps / seconds / 1e12, 4),
-        }
-        if self._peak:
-            timing["mfu"] = round(self._flops * steps / seconds / self._peak, 4)
-        if self._steps_s:
-            for percent in (50, 95):
-                timing[f"step_ms_p{percent}"] = round(1000 * float(np.percentile(self._steps_s, percent)), 2)
-        self._start, self._step, self._waited_s = now, step + 1, 0.0
-        self._steps_s.clear()
-        return timing
 
 
 def _metrics(

@@ -22,7 +22,7 @@ from slurm.task import Task
 from tests.jobs.run_folders import digits_config, write_run
 
 ROOT = Path(__file__).parents[3]
-FOLDERS = (*provenance.PACKAGES, "benchmarks")
+FOLDERS = (*provenance.PACKAGES, "benchmarks", "drills")
 MODULES_THAT_OTHERS_START = {"encoder_process.py"}  # with -P and their tree's path in PYTHONPATH
 SCRIPTS = [
     path

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.planning.recipes import recipe
-from jobs.reporting.measured_run import Run, load_run
+from jobs.reporting.measured_run import Run, load_run, summary
+from slurm import attempts, chain
+from slurm.attempts import Attempt
 from tests.jobs.run_folders import write_run
 
 
@@ -64,3 +66,15 @@ def test_what_is_measured_now_and_then_has_neighbours() -> None:
 def test_what_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no run folder"):
         load_run(tmp_path)
+
+
+def test_it_says_how_often_a_run_was_started_and_why(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", recipe("digits").pretrain, "digits")
+    job = chain.job_folder(tmp_path / "run", "pretrain")
+    assert "Started" not in summary(load_run(tmp_path / "run"))
+    for number, reason in enumerate(("rank 1 on n2: Killed", "asked to stop by SIGTERM", "rank 1 on n2: Killed", "")):
+        attempt = Attempt("7", 0, ("n1", "n2"), float(number), start=number)
+        attempts.begin(job, attempt)
+        attempts.end(job, attempt, "failed" if reason else "finished", reason)
+    said = "Started 4 times, again after: rank 1 on n2: Killed (2 times); asked to stop by SIGTERM."
+    assert summary(load_run(tmp_path / "run")).endswith(said)

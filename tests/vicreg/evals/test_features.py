@@ -18,7 +18,8 @@ from dataprep.beton.contract import Beton, BetonError, open_beton
 from tests.vicreg.photos import ROOT
 from vicreg.config import DataConfig
 from vicreg.evals import knn
-from vicreg.evals.features import Pixels, _renumbered, describe, fingerprint, open_splits
+from vicreg.evals.data_identity import describe, fingerprint
+from vicreg.evals.features import Pixels, _renumbered, open_splits
 from vicreg.views.resample import squash_into
 
 CPU = torch.device("cpu")

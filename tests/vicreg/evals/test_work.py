@@ -119,3 +119,13 @@ def test_ranks_stop_together_and_other_numbers_of_ranks_go_on(
     assert f"going on at step {STOPPED_AT}" in caplog.text
     assert alone.metrics == whole.metrics
     assert run_ranks(go_on, 2, tmp_path, name, meaningless, tmp_path / "state").metrics == whole.metrics
+
+
+def test_nothing_is_saved_in_a_folder_that_is_another_attempt_s(tmp_path: Path) -> None:
+    def superseded() -> None:
+        raise RuntimeError("taken over")
+
+    work = Work(tmp_path, require_owner=superseded)
+    with pytest.raises(RuntimeError, match="taken over"):
+        work.save(3, {})
+    assert not list(tmp_path.rglob("step_*"))

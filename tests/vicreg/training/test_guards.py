@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,6 +26,14 @@ def test_counts_refused_steps_and_forgives_them() -> None:
     assert taken == [False, False, True, False]
     assert guard.skipped == 3
     guard.check(4, TERMS)
+
+
+def test_the_norm_is_that_of_all_gradients_together() -> None:
+    guard = StepGuard(max_skipped=3, device=CPU)
+    gradients = [torch.randn(3, 5), torch.randn(7)]
+    guard.accept(gradients, [], SAMPLES)
+    expected = np.linalg.norm(np.concatenate([gradient.double().numpy().ravel() for gradient in gradients]))
+    assert guard.gradient_norm.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_says_what_was_left_out_once(caplog: pytest.LogCaptureFixture) -> None:

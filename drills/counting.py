@@ -1,4 +1,4 @@
-"""Job functions for the tests on the cluster: they count to a number, and go wrong on demand."""
+"""Job functions for drills and tests on a cluster: they count to a number, and go wrong on demand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from slurm.attempts import Pulse
 from slurm.chain import Member
 from slurm.cluster import load
 from slurm.requeue import StopFlag
-from slurm.task import JobSpec, Task, Watchdog, node_name
+from slurm.task import JobSpec, Task, node_name
+from slurm.watchdog import Watchdog
 
 STEP_S = 0.05
 
@@ -33,15 +34,16 @@ def count(task: Task, stop: StopFlag, folder: str, steps: int) -> bool:
 
 
 def count_on(task: Task, stop: StopFlag, folder: str, steps: int) -> bool:
-    """Count, with a line for each step that says who counted, as long as this attempt may."""
+    """Count, with a line of rank 0 for each step that says who counted, as long as this attempt may."""
     pulse = Pulse(Path(folder), steps)
     for step in range(steps):
         time.sleep(STEP_S)
         if stop():
             return False
-        with (Path(folder) / "counted").open("a") as file:
-            file.write(f"{Path(task.start_folder).name} {step}\n")
-        pulse.beat(step)
+        if task.rank == 0:
+            with (Path(folder) / "counted").open("a") as file:
+                file.write(f"{Path(task.start_folder).name} {step}\n")
+            pulse.beat(step)
     return True
 
 
@@ -67,6 +69,7 @@ def hang(task: Task, stop: StopFlag, folder: str) -> bool:
         return True
     marker.touch()
     watchdog = Watchdog(task)
+    watchdog.heard()
     time.sleep(600)
     watchdog.close()
     return False
@@ -75,6 +78,6 @@ def hang(task: Task, stop: StopFlag, folder: str) -> bool:
 def submit_another(task: Task, stop: StopFlag, folder: str, run_of_other: str) -> bool:
     """Submit a job from inside this one."""
     job = chain.job_folder(Path(run_of_other), "inner")
-    spec = JobSpec("inner", "tests.cluster.functions.count", {"folder": str(job), "steps": 2}, 1, 2)
+    spec = JobSpec("inner", "drills.counting.count", {"folder": str(job), "steps": 2}, 1, 2)
     chain.submit(Path(run_of_other), [Member(spec)], load("devcluster"))
     return True

@@ -1,4 +1,4 @@
-"""Starting jobs on the test cluster and waiting for what becomes of them."""
+"""Starting jobs on a devcluster and waiting for what becomes of them; for drills, and for tests on a real SLURM."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from slurm.cluster import load, override
 from slurm.devcluster.daemons import DevCluster
 from slurm.task import JobSpec
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 def wait_for(what: str, ready: Callable[[], Any], timeout_s: float) -> Any:
@@ -42,14 +42,16 @@ class Runs:
     folder: Path
 
     def submit(self, function: str, run: str = "run", **arguments: Any) -> tuple[Path, str]:
-        """Submit one job of tests/cluster/functions.py; returns its folder and id. Sizes and profile by keyword."""
-        sizes = {name: arguments.pop(name) for name in ("num_nodes", "ranks_per_node") if name in arguments}
+        """Submit one job of drills/counting.py; returns its folder and id. Sizes and profile by keyword."""
+        sizes = {
+            name: arguments.pop(name) for name in ("num_nodes", "ranks_per_node", "spare_nodes") if name in arguments
+        }
         profile = override(load("devcluster"), **arguments.pop("profile", {}))
         folder = self.folder / run
         folder.mkdir(exist_ok=True)
         (folder / CONFIG_FILE).write_text("{}")  # what makes it a run folder
         job = chain.job_folder(folder, "job")
-        spec = JobSpec("job", f"tests.cluster.functions.{function}", {"folder": str(job), **arguments}, **sizes)
+        spec = JobSpec("job", f"drills.counting.{function}", {"folder": str(job), **arguments}, **sizes)
         return job, chain.submit(folder, [Member(spec)], profile)[0].job_id
 
     def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -75,18 +77,18 @@ class Runs:
         wait_for(f"the end of job {job_id}", lambda: self.state(job_id) in over, timeout_s)
         return self.state(job_id)
 
-    def await_attempt(self, job: Path, restart: int, progress: int, timeout_s: float = 120) -> Attempt:
-        """The attempt, when it runs and has itself told that the job is as far as `progress`."""
+    def await_attempt(self, job: Path, number: int, progress: int, timeout_s: float = 120) -> Attempt:
+        """The attempt of this number, when it runs and has itself told that the job is as far as `progress`."""
 
         def ready() -> Attempt | None:
             past = attempts.read(job)
             heartbeat = attempts.read_heartbeat(job)
-            running = [a for a in past if a.restart == restart and a.outcome == attempts.RUNNING]
+            running = [attempt for attempt in past[number:] if attempt.outcome == attempts.RUNNING]
             if not running or heartbeat is None or heartbeat.time < running[0].started:
                 return None
             return running[0] if heartbeat.progress >= progress else None
 
-        found: Attempt = wait_for(f"attempt {restart} of {job} at step {progress}", ready, timeout_s)
+        found: Attempt = wait_for(f"attempt {number} of {job} at step {progress}", ready, timeout_s)
         return found
 
 

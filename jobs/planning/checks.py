@@ -1,0 +1,89 @@
+"""What is checked of a pretraining job before it is one: batch, model and memory, data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dataprep.beton.contract import Beton, open_beton
+from jobs.planning.scaling import speeds_of
+from slurm.cluster import Cluster
+from slurm.preflight import Check
+from slurm.task import JobSpec
+from vicreg.config import PretrainConfig
+from vicreg.cost.estimate import Cost, estimate
+from vicreg.cost.fitting import cure
+from vicreg.data.batches import num_classes
+from vicreg.method import UNKNOWN_DATA, TrainingData
+from vicreg.views.order import batches_per_epoch
+
+
+def check_batch(config: PretrainConfig, spec: JobSpec) -> Check:
+    """Whether every rank gets the same number of images."""
+    batch, ranks = config.train.global_batch, spec.num_ranks
+    if batch % ranks == 0:
+        return Check("batch", True, f"{batch} images on {ranks} ranks, {batch // ranks} each")
+    below, above = batch - batch % ranks, batch + ranks - batch % ranks
+    multiples = f"{below} or {above}" if below else str(above)
+    said = f"global_batch is {batch}, allowed: a multiple of the {ranks} ranks, such as {multiples}"
+    return Check("batch", False, f"{said}; see --train.global-batch, --nodes and --gpus")
+
+
+def check_model(
+    config: PretrainConfig, spec: JobSpec, cluster: Cluster, data: TrainingData
+) -> tuple[Cost | None, Check]:
+    """What a rank will take, and whether the model can be built and fits a GPU."""
+    ranks = spec.num_ranks if config.train.global_batch % spec.num_ranks == 0 else 1
+    try:
+        on_gpu = is_on_gpu(spec, cluster)
+        needs = estimate(config, ranks, on_gpu, speeds_of(cluster, ranks, on_gpu), data)
+    except ValueError as error:
+        return None, Check("model", False, str(error))
+    if ranks != spec.num_ranks:
+        return None, Check("model", True, f"{needs.num_parameters / 1e6:,.1f} M parameters")
+    said = f"{needs.num_parameters / 1e6:,.1f} M parameters, about {gb(needs.memory_bytes)} on each rank"
+    memory_bytes = cluster.gpu_memory_gb * 1e9
+    if not memory_bytes:
+        return needs, Check("model", True, said)
+    has = f"{cluster.gpu_memory_gb:g} GB of a GPU of {cluster.name}"
+    if needs.memory_bytes > memory_bytes:
+        fits = f"take {cure(config, ranks, memory_bytes, on_gpu, data)}, or another profile if gpu_memory_gb is wrong"
+        return needs, Check("model", False, f"{said}, allowed: the {has}; {fits}")
+    return needs, Check("model", True, f"{said}, of the {has}")
+
+
+def check_val_data(config: PretrainConfig) -> Check:
+    """Whether the evaluations that follow will have data."""
+    try:
+        return Check("val data", True, f"{open_beton(Path(config.data.val)).num_samples:,} images")
+    except (OSError, ValueError) as error:
+        return Check("val data", False, f"{error}; the evaluations need it")
+
+
+def check_data(config: PretrainConfig) -> tuple[Beton | None, Check]:
+    """The training data, and whether they are there and enough for a step."""
+    try:
+        beton = open_beton(Path(config.data.train))
+        steps = batches_per_epoch(beton.num_samples, config.train.global_batch)
+    except (OSError, ValueError) as error:
+        return None, Check("data", False, str(error))
+    return beton, Check("data", True, f"{beton.num_samples:,} images, {steps} steps an epoch")
+
+
+def training_data(beton: Beton | None) -> TrainingData:
+    """What a method may know of the data, as far as it is known now."""
+    return TrainingData(beton.num_samples, num_classes(beton)) if beton else UNKNOWN_DATA
+
+
+def gb(num_bytes: float) -> str:
+    """With three digits."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:,.3g} {unit}"
+    return f"{num_bytes / 1e3:,.3g} kB"
+
+
+def is_on_gpu(spec: JobSpec, cluster: Cluster) -> bool:
+    """Whether the ranks will have GPUs."""
+    return spec.uses_gpus and (cluster.scheduler == "slurm" or torch.cuda.is_available())

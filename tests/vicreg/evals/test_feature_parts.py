@@ -1,0 +1,111 @@
+"""Features of a job that is killed: the next one goes on from the parts, and measures the same bits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vicreg import checkpoint
+from vicreg.config import DataConfig
+from vicreg.evals import feature_parts
+from vicreg.evals.features import Splits, open_splits
+
+CPU = torch.device("cpu")
+KILLED_AFTER = 7  # batches of 128 of the 1,437 digits
+
+
+class Killed(Exception):
+    """What ends the first try."""
+
+
+class Encoder(nn.Module):
+    """A convolution that counts the batches that pass, and may be ended by one."""
+
+    num_features = 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.layer = nn.Conv2d(3, 2, 3, stride=2, padding=1)
+        self.seen, self.last = 0, 10**6
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.seen == self.last:
+            raise Killed
+        self.seen += 1
+        features: Tensor = self.layer(images).flatten(1)
+        return features
+
+
+@pytest.fixture
+def splits(digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Splits:
+    """The digits at 8 px, with parts after every batch."""
+    monkeypatch.setattr(feature_parts, "KEEP_EVERY_S", 0.0)
+    train, val = str(digits_folder / "train.beton"), str(digits_folder / "val.beton")
+    data = DataConfig(train=train, val=val, image_size=8, eval_resize=8)
+    return replace(open_splits(data, CPU, 1), parts=tmp_path / "parts")
+
+
+def _features(splits: Splits, encoder: nn.Module) -> Tensor:
+    return replace(splits).features(encoder, "train").values
+
+
+@pytest.fixture
+def undisturbed(splits: Splits) -> Tensor:
+    """What is right."""
+    return _features(replace(splits, parts=None), Encoder())
+
+
+def _kill(splits: Splits) -> None:
+    encoder = Encoder()
+    encoder.last = KILLED_AFTER
+    with pytest.raises(Killed):
+        _features(splits, encoder)
+
+
+def _parts(splits: Splits) -> list[Path]:
+    assert splits.parts
+    return sorted(splits.parts.glob("*/step_*"))
+
+
+def test_a_killed_job_goes_on_from_the_parts(splits: Splits, undisturbed: Tensor) -> None:
+    _kill(splits)
+    assert len(_parts(splits)) == KILLED_AFTER
+    encoder = Encoder()
+    assert torch.equal(_features(splits, encoder), undisturbed)
+    assert encoder.seen == 12 - KILLED_AFTER
+
+
+def test_a_damaged_part_is_computed_again(splits: Splits, undisturbed: Tensor) -> None:
+    _kill(splits)
+    state = _parts(splits)[3] / checkpoint.STATE_FILE
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    encoder = Encoder()
+    assert torch.equal(_features(splits, encoder), undisturbed)
+    assert encoder.seen == 12 - 3
+
+
+@pytest.mark.parametrize("changed", ["weights", "settings", "data"])
+def test_parts_of_anything_else_are_not_taken(splits: Splits, digits_folder: Path, changed: str) -> None:
+    _kill(splits)
+    encoder = Encoder()
+    if changed == "weights":
+        nn.init.zeros_(encoder.layer.bias)
+    elif changed == "settings":
+        splits = replace(splits, data=replace(splits.data, mean=(0.5, 0.5, 0.5)))
+    else:
+        splits = replace(splits, data=replace(splits.data, train=str(digits_folder / "val.beton")))
+    _features(splits, encoder)
+    assert encoder.seen == (3 if changed == "data" else 12)
+
+
+def test_whoever_watches_hears_of_every_batch(splits: Splits) -> None:
+    heard: list[int] = []
+    _features(replace(splits, heard=lambda: heard.append(1)), Encoder())
+    assert len(heard) == 12

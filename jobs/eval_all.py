@@ -106,7 +106,7 @@ def main(arguments: list[str]) -> int:
         choice = command.choice(cluster)
         branch(config.model, choice.encoder)  # raises what it objects to
         if choice.checkpoints == LAST and not is_awaited(run, cluster, command.after):
-            require_finished(run, recipe)
+            require_finished(run)
         ranks = command.place.ranks_per_node(cluster)
         pieces = split_by_data(plan(run, recipe, config.data, choice), bool(command.evals), console)
         due = find_due(run, pieces, config, command.overwrite, console)
@@ -205,7 +205,7 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
         require_agreement(placement)
         config, recipe = read_run(folder)
         if choice["checkpoints"] == LAST:
-            require_finished(folder, recipe)
+            require_finished(folder)
         pieces = plan(folder, recipe, config.data, Choice(**{**choice, "names": tuple(choice["names"])}))
         mine = find_due(folder, pieces, config, overwrite, console) if task.rank == 0 else []
         distributed.device_for(placement)

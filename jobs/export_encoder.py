@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     with user_errors():
         command = tyro.cli(Command, args=arguments)
         config, recipe = read_run(command.run)
-        require_finished(command.run, recipe)
+        require_finished(command.run)
         model = branch(config.model, command.encoder)
         path = encoder_path(command.run, "" if command.encoder == "a" else command.encoder)
         trained = Trained(load_encoder(path), model, config.data, f"{path}, recipe {recipe}")

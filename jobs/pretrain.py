@@ -18,12 +18,13 @@ from rich.console import Console
 from rich.text import Text
 
 from border.private_folder import temporary_folder
-from border.terminal import Terminal
+from border.terminal import Terminal, complain
 from border.text import shell_command
 from disk.closed_pipe import quietly
 from jobs import eval_all
 from jobs.planning import recipes
 from jobs.planning.cli import (
+    CONFIG_FILE,
     INTERRUPTED_EXIT_CODE,
     LOG_WIDTH,
     PlaceOptions,
@@ -35,7 +36,7 @@ from jobs.planning.cli import (
 from jobs.planning.pieces import Choice, find_due, split_by_data
 from jobs.planning.pieces import plan as plan_evaluations
 from jobs.planning.plan import Plan, num_steps, show_dry_run, show_submitted
-from jobs.planning.run_folder import is_finished, note_code, read_run, require_same_code, write_config
+from jobs.planning.run_folder import ConfigDamaged, is_finished, note_code, read_run, require_same_code, write_config
 from slurm import chain, owner
 from slurm.attempts import Pulse
 from slurm.chain import Member
@@ -64,7 +65,8 @@ class Command:
     views: Literal["recipe", "official", "paper"] = "recipe"
     """Augmentation to start from: the recipe's, the official code's asymmetric pair, or the paper's symmetric text."""
     run: str = ""
-    """Run folder; runs/RECIPE if empty (in the cluster's shared folder, if its profile has one)."""
+    """Run folder; runs/RECIPE if empty (in the cluster's shared folder, if its profile has one). Of a run that is
+    there, alone, it goes on as it was started."""
     then_eval: bool = False
     """Go on with the recipe's evaluations and the report."""
     stage_data: bool = False
@@ -133,15 +135,20 @@ def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
 
 
 def parse(arguments: list[str]) -> Command:
-    """The command line, whose defaults are those of the recipe and the cluster's profile that it names."""
+    """The command line, whose defaults are those of the recipe and the cluster's profile that it names.
+
+    Where it names a run that is there already, and no recipe, they are the run's own.
+    """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--recipe", default=Command.recipe)
+    early.add_argument("--run", default="")
+    early.add_argument("--recipe", default="")
     early.add_argument("--views", default=Command.views)
     early.add_argument("--cluster", default="")
     early.add_argument("--method.name", dest="method", default="")
     chosen, _ = early.parse_known_args(arguments)
-    recipe = recipes.recipe(chosen.recipe)
-    config = at_home(recipe.pretrain, load_profile(chosen.cluster))
+    config, name = own_config(Path(chosen.run)) if chosen.run and not chosen.recipe else (None, "")
+    recipe = recipes.recipe(chosen.recipe or name or Command.recipe)
+    config = config or at_home(recipe.pretrain, load_profile(chosen.cluster))
     if chosen.views in VIEWS:
         config = replace(config, views=VIEWS[chosen.views]())
     if chosen.method and chosen.method != config.method.name:
@@ -155,6 +162,15 @@ def parse(arguments: list[str]) -> Command:
         description=f"{Command.__doc__}\n\nRecipe {recipe.name}: {described}",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+
+
+def own_config(run: Path) -> tuple[PretrainConfig | None, str]:
+    """Configuration and recipe of a run that is there; nothing where none is, or what it holds is damaged."""
+    try:
+        return read_run(run) if (run / CONFIG_FILE).is_file() else (None, "")
+    except ConfigDamaged as error:
+        complain(str(error))
+        return None, ""
 
 
 def at_home(config: PretrainConfig, cluster: Cluster) -> PretrainConfig:

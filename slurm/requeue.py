@@ -116,5 +116,6 @@ def is_repeated(attempts: Sequence[Attempt]) -> bool:
 
 def decide(attempts: Sequence[Attempt], max_failures: int) -> Decision:
     """What to do after the last of these attempts has failed."""
-    again = failures_in_a_row(attempts) < max_failures and not attempts[-1].hopeless
+    is_hopeless = bool(attempts) and attempts[-1].hopeless
+    again = failures_in_a_row(attempts) < max_failures and not is_hopeless
     return Decision(again, bad_nodes(attempts))

@@ -57,7 +57,7 @@ def _write(folder: Path) -> Path:
             photo.write_bytes(encoded(picture(number)) if sample else b"no photo")
     (folder / "raw" / f"loop{WITHOUT_SLASH[0]}").symlink_to(".")
     assert write_ffcv.main(["folder", "--root", "raw", "--out", "betons", "--num-workers", "1"]) == 0
-    return folder / "betons" / "raw.beton"
+    return folder / "betons" / "train.beton"
 
 
 def test_writing_and_looking_at_betons(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +65,7 @@ def test_writing_and_looking_at_betons(folder: Path, capfd: pytest.CaptureFixtur
     assert write_ffcv.main(["info", str(beton)]) == 0
     assert write_ffcv.main(["verify", str(beton)]) == 0
     odd = beton.rename(beton.with_name(f"{WITHOUT_SLASH[1]}[.beton"))
-    beton.with_name("raw.beton.json").rename(odd.with_name(f"{odd.name}.json"))
+    beton.with_name("train.beton.json").rename(odd.with_name(f"{odd.name}.json"))
     assert write_ffcv.main(["info", str(odd)]) == 0
     odd.write_bytes(odd.read_bytes()[:-1])
     assert write_ffcv.main(["verify", str(odd)]) == 1

@@ -37,15 +37,12 @@ INTERRUPTED_EXIT_CODE = 130  # as shells have it: 128 + SIGINT
 
 
 class RunFile(TypedDict):
-    """What every config.json of a run folder has; provenance stands beside it."""
+    """What every config.json of a run folder has; provenance stands beside it, for whoever wants to show it."""
 
     pretrain: dict[str, Any]
     schema: NotRequired[int]
     recipe: NotRequired[str]
     imported: NotRequired[dict[str, Any]]
-    commit: NotRequired[str | None]
-    code: NotRequired[list[dict[str, Any]]]
-    versions: NotRequired[dict[str, Any]]
 
 
 def read_run_file(run: Path) -> RunFile:

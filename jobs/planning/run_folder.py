@@ -166,14 +166,13 @@ def is_finished(run: Path, encoder: str = "") -> bool:
     return True
 
 
-def require_finished(run: Path, recipe: str) -> None:
+def require_finished(run: Path) -> None:
     """ValueError with the cure where the run has no encoder yet."""
     if not is_finished(run):
         path = encoder_path(run)
         what = f"{path.name} is cut off or damaged" if path.exists() else f"it has no {path.name}"
         raise ValueError(
-            f"{run} is not finished ({what}); go on with  "
-            f"{shell_command('python', 'jobs/pretrain.py', '--recipe', recipe, '--run', run)}"
+            f"{run} is not finished ({what}); go on with  {shell_command('python', 'jobs/pretrain.py', '--run', run)}"
         )
 
 

@@ -197,7 +197,7 @@ def say_length(run: Run) -> str:
 def what_is_missing(run: Run) -> list[Block]:
     """What is not shown, why, and the command that makes it."""
     if not run.finished:
-        again = shell_command("python", "jobs/pretrain.py", "--recipe", run.recipe, "--run", run.path)
+        again = shell_command("python", "jobs/pretrain.py", "--run", run.path)
         return [Text("Not finished, so nothing is measured. Go on with"), Code(again)]
     blocks: list[Block] = []
     if run.outdated:

@@ -244,11 +244,11 @@ def _no_beton(run: Path) -> None:
 @pytest.mark.parametrize(
     ("break_it", "arguments", "message"),
     [
-        (_no_run, [], "is no run folder (it has no config.json); make one with jobs/pretrain.py --run"),
+        (_no_run, [], "is no run folder (it has no config.json); make one with  python jobs/pretrain.py --run"),
         (
             _no_encoder,
             [],
-            "is not finished (it has no encoder.pt); go on with  python jobs/pretrain.py --recipe digits",
+            "is not finished (it has no encoder.pt); go on with  python jobs/pretrain.py --run",
         ),
         (_damaged_config, [], "config.json is damaged"),
         (_foreign_encoder, [], "encoder.pt is not an encoder of this suite"),

@@ -123,7 +123,8 @@ def test_a_stop_signal_saves_and_the_same_command_goes_on_to_the_same_bits(
     assert saved is not None
     assert 5 < saved["step"] < STEPS
     assert read_metrics(tmp_path / "run")[-1]["step"] == saved["step"] - 1  # no step is lost
-    done = _run(command)
+    alone = [sys.executable, "jobs/pretrain.py", "--run", str(tmp_path / "run"), "--gpus", ranks]
+    done = _run(alone if ranks == "1" else command)
     assert done.returncode == 0, done.stderr
     assert f"resuming {tmp_path / 'run'} at step {saved['step']}" in re.sub(r"\s+", " ", done.stdout)
     _assert_same_bits(tmp_path / "run", tmp_path / "whole")
@@ -242,6 +243,17 @@ def test_help_shows_every_group_with_units_and_defaults() -> None:
     groups = [f"{name} options" for name in ("data", "method", "views.0", "views.1", "model", "optimizer", "train")]
     for part in (*groups, "--method.covariance-weight", "--optimizer.base-lr", "(default: 0.3)", "px"):
         assert part in text
+
+
+def test_a_run_that_is_there_brings_its_own_configuration(digits_folder: Path, tmp_path: Path) -> None:
+    config = digits_config(digits_folder)
+    write_config(tmp_path / "run", "digits", config)
+    command = pretrain.parse(["--run", str(tmp_path / "run")])
+    assert (command.recipe, command.config) == ("digits", config)
+    longer = pretrain.parse(["--run", str(tmp_path / "run"), "--train.epochs", "7"]).config
+    assert longer == replace(config, train=replace(config.train, epochs=7))
+    assert pretrain.parse(["--run", str(tmp_path / "new")]).recipe == "imagenet-1000ep"
+    assert pretrain.parse(["--run", str(tmp_path / "run"), "--recipe", "cifar10"]).recipe == "cifar10"
 
 
 def test_another_method_brings_its_own_options(digits_folder: Path, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_an_unfinished_run_is_said(digits: Path) -> None:
     text = _print(digits)
     assert "now in epoch 3" in text
     assert "Not finished, so nothing is measured. Go on with" in text
-    assert "    python jobs/pretrain.py --recipe digits --run digits\n" in text
+    assert "    python jobs/pretrain.py --run digits\n" in text
     assert "|" not in text
 
 

@@ -83,5 +83,5 @@ def slurm(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     (folder / "bin").mkdir()
     monkeypatch.setenv("PATH", str(folder / "bin"))
     monkeypatch.setattr(calls, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(calls, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(calls, "PATIENCE_S", 1.0)
     return FakeSlurm(folder)

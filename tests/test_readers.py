@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,6 +70,17 @@ def test_documents_of_another_structure_are_one_line(name: str, whole: Place, da
     way = data.draw(st.sampled_from(places(value)))
     other = changed(value, way, data.draw(VALUES | st.just(...)))
     read_damaged(reader, whole, document(reader, path, other))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("iNaturalist's list", {"images": [{"id": [], "file_name": "a"}], "annotations": [], "categories": []}),
+        ("rendezvous.json", {"hosts": [".0.0.1"], "port": 1}),
+    ],
+)
+def test_what_drills_have_found_is_one_line(name: str, whole: Place, content: dict[str, Any]) -> None:
+    read_damaged(READERS[name], whole, json.dumps(content).encode())
 
 
 OBJECTS: tuple[Any, ...] = (None, [], {}, 17, "text", {"encoder": 1, "model": 2, "origin": 3}, {1: torch.zeros(1)})

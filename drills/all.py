@@ -22,12 +22,14 @@ from rich.console import Console
 if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from drills import clusters, files, kills, processes, values
+from drills import clusters, data, documents, files, kills, processes, values
 from drills.digits_runs import DigitsRuns
 from drills.tally import Drill, Tally, carry_out, table
 from slurm.devcluster.daemons import DevCluster, missing_programs
 
-LOCAL = {"kills": kills.drills, "values": values.drills, "processes": processes.drills, "files": files.drills}
+LOCAL = {
+    family.__name__.rpartition(".")[2]: family.drills for family in (kills, values, processes, files, data, documents)
+}
 CLUSTER = "clusters"
 
 
@@ -36,7 +38,7 @@ class All:
     """Break the suite in every way, and count what is lost."""
 
     only: tuple[str, ...] = ()
-    """Families to carry out: kills, values, processes, files, clusters; all if none is named."""
+    """Families to carry out: kills, values, processes, files, data, documents, clusters; all if none is named."""
     tries: int = 0
     """Tries of each drill; 0 for its own number."""
 

@@ -94,9 +94,22 @@ def start(
 
 def finish(command: list[str]) -> str:
     """Run a command to its end; AssertionError with its words unless it ends well."""
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S)
-    assert done.returncode == 0, f"exit code {done.returncode}: {(done.stdout + done.stderr)[-2000:]}"
-    return done.stdout
+    code, said = ended(command)
+    assert code == 0, f"exit code {code}: {said[-2000:]}"
+    return said
+
+
+def ended(command: list[str], timeout_s: float = TIMEOUT_S) -> tuple[int, str]:
+    """Exit code (a signal's is negative) and words of a command; AssertionError with these where it hangs."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        said = process.communicate(timeout=timeout_s)[0].decode("utf-8", "replace")
+    except subprocess.TimeoutExpired as error:
+        kill_session(process)
+        raise AssertionError(f"not over within {timeout_s:.0f} s: {(error.stdout or b'')[-2000:]!r}") from error
+    return process.returncode, said
 
 
 def await_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:

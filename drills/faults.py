@@ -1,12 +1,13 @@
-"""What goes wrong, on purpose: processes that are killed, a scheduler that is silent, values that are no numbers."""
+"""What goes wrong, on purpose: processes that are killed, a scheduler that is silent, bits that are flipped."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from slurm.devcluster import processes
 from slurm.devcluster.daemons import DevCluster
@@ -48,3 +49,31 @@ def kill_all_of_batch_step(job: Path) -> None:
 def descendants(pid: int) -> list[int]:
     """The processes that a process has started, and those that they have."""
     return [other for other in processes.with_descendants([pid]) if other != pid]
+
+
+def flip_bit(path: Path, place: int, bit: int) -> None:
+    """One bit of a file is another; done twice it is as before."""
+    with path.open("r+b") as file:
+        file.seek(place)
+        (byte,) = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte ^ 1 << bit]))
+
+
+@contextmanager
+def flipped_bit(path: Path, place: int, bit: int) -> Iterator[None]:
+    """`flip_bit`, for a while."""
+    flip_bit(path, place, bit)
+    try:
+        yield
+    finally:
+        flip_bit(path, place, bit)
+
+
+def refusal(read: Callable[[], Any], kinds: tuple[type[Exception], ...]) -> str:
+    """What a reader objects to, in the words of an error that a user gets as a line; empty if it has read it."""
+    try:
+        read()
+    except kinds as error:
+        return str(error) or f"{type(error).__name__}, without a word"
+    return ""

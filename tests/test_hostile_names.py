@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-import unicodedata
 from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
 
-from border.text import HIDDEN, visible
+from border.text import visible
 from dataprep import write_ffcv
+from drills.documents import NAMES, require_quiet
 from jobs import eval_all, pretrain, report, status
 from slurm import attempts
 from slurm.attempts import FAILED, Attempt
@@ -20,15 +20,6 @@ from tests.jobs.html_page import Page
 from tests.jobs.measured_runs import write_measured
 from tests.jobs.run_folders import digits_config, write_run
 
-NAMES = (
-    "\x1b]0;owned\x07\x1b[2J",
-    "a\nerror: all is lost\r",
-    "\x9b31mred\u202egpj.exe",
-    "[bold]x[/] a[/b] a[",
-    "<script>alert(1)<b onclick='x'>\"&amp;",
-    "`rm -rf` $(touch owned) ; 'x' | *_y_* [a](b) ![c](d)",
-    "latin\udcff",
-)
 WITHOUT_SLASH = tuple(name.replace("/", "-") for name in NAMES)
 RUNS = ("".join(WITHOUT_SLASH[:3]), "".join(WITHOUT_SLASH[3:]))
 
@@ -38,14 +29,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
     return tmp_path
-
-
-def _is_quiet(said: str) -> None:
-    """No character of a text steers a terminal, no line but ours begins at the margin, and nothing has broken."""
-    steering = {c for c in said if unicodedata.category(c) in HIDDEN and c != "\n"}
-    assert not steering, said
-    assert "Traceback" not in said
-    assert "\nerror: all is lost" not in said
 
 
 def _write(folder: Path) -> Path:
@@ -71,7 +54,7 @@ def test_writing_and_looking_at_betons(folder: Path, capfd: pytest.CaptureFixtur
     assert write_ffcv.main(["verify", str(odd)]) == 1
     assert write_ffcv.main(["info", f"none{WITHOUT_SLASH[1]}"]) == 1
     said = "".join(capfd.readouterr())
-    _is_quiet(said)
+    require_quiet(said)
     for name in WITHOUT_SLASH:
         assert visible(name) in said.replace("\n", "")
 
@@ -99,7 +82,7 @@ def test_a_run_called_so_is_planned_watched_measured_and_reported(
     with pytest.raises(SystemExit):
         pretrain.main(["--recipe", name])
     said = "".join(capfd.readouterr())
-    _is_quiet(said)
+    require_quiet(said)
     assert visible(name) in said.replace("\n", "")
 
 
@@ -110,12 +93,12 @@ def test_reports_are_inert(folder: Path, capfd: pytest.CaptureFixture[str]) -> N
         write_measured(run, names=NAMES, pictures=3)
     (runs[-1] / "encoder.pt").unlink()
     assert report.main([str(run) for run in runs]) == 0
-    _is_quiet("".join(capfd.readouterr()))
+    require_quiet("".join(capfd.readouterr()))
     for run in runs:
         page = Page((run / "report.html").read_text())  # no scripts, no handlers, no links to elsewhere
         assert "could not be made" not in page.said()
         written = (run / "report.md").read_text()
-        _is_quiet(written + page.text)
+        require_quiet(written + page.text)
         parsed = MarkdownIt("gfm-like", {"linkify": False}).parse(written)
         kinds = {token.type for token in parsed} | {child.type for token in parsed for child in token.children or []}
         assert not kinds & {"html_block", "html_inline", "link_open", "image", "code_inline", "s_open", "em_open"}

@@ -36,9 +36,10 @@ class _Columns:
 def open_splits(path: Path) -> list[Source]:
     """One source for each split that the list names, in the order of their names; SourceError names line and cure."""
     rows = _rows(path)
+    if rows:
+        columns, rows = _read_columns(path, rows)
     if not rows:
         raise SourceError(f"{path} lists no files; expected a line with a path for each")
-    columns, rows = _read_columns(path, rows)
     base, listings = path.parent, dict[str, Listing]()
     for number, row in rows:
         width = 1 + max(columns.path, columns.label, columns.split)

@@ -52,11 +52,11 @@ def _read_list(path: Path) -> tuple[list[str], list[int], tuple[str, ...]]:
         num_annotations = len(document["annotations"])
         ids = [entry["id"] for entry in document["images"]]
         paths = [str(entry["file_name"]) for entry in document["images"]]
+        unlabelled = [name for image, name in zip(ids, paths, strict=True) if image not in label_of]
         classes = _class_names(document.get("categories", []))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = "cannot be read as JSON with images, annotations and categories"
         raise SourceError(f"{path} {what} ({type(error).__name__}: {error}); unpack it again") from error
-    unlabelled = [name for image, name in zip(ids, paths, strict=True) if image not in label_of]
     if unlabelled or num_annotations != len(ids):
         which = f", none for {unlabelled[0]}" if unlabelled else ""
         raise SourceError(f"{path} has {num_annotations:,} annotations for {len(ids):,} images{which}; get it again")

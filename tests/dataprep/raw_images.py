@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-
-def picture(seed: int, width: int = 40, height: int = 30) -> NDArray[np.uint8]:
-    """Smooth coloured noise: what JPEG keeps nearly as it is."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def encoded(pixels: NDArray[np.uint8], kind: str = "JPEG", **options: object) -> bytes:
-    """Pixels as the content of an image file."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **options)
-    return buffer.getvalue()
+from drills.jpeg_damage import encoded as encoded
+from drills.jpeg_damage import picture as picture
 
 
 def make_tree(root: Path, num_per_class: int = 6, classes: tuple[str, ...] = ("ant", "bee", "cow")) -> Path:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from drills import files, kills, processes, values
+from drills import archives, data, documents, files, kills, processes, values
 from drills.all import main
 from drills.digits_runs import DigitsRuns
 from drills.tally import Drill, carry_out, table
@@ -31,8 +32,24 @@ def test_tries_are_counted_and_losses_said(tmp_path: Path) -> None:
 
 
 def test_a_family_that_there_is_not_is_refused() -> None:
-    with pytest.raises(SystemExit, match="only is fires, allowed: kills, values, processes, files, clusters"):
+    with pytest.raises(
+        SystemExit, match="only is fires, allowed: kills, values, processes, files, data, documents, clusters"
+    ):
         main(["--only", "fires"])
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_malicious_code_would_leave_a_trace(number: int, tmp_path: Path) -> None:
+    """Where it is unpickled without care."""
+    calls = documents.malicious(tmp_path / documents.TRACE)
+    assert len(calls) == 8
+    pickle.loads(pickle.dumps(calls[number]))  # noqa: S301
+    assert (tmp_path / documents.TRACE).exists()
+
+
+@pytest.mark.parametrize("drill", archives.drills(), ids=lambda drill: drill.name)
+def test_no_photo_of_a_damaged_tar_is_lost_in_silence(drill: Drill, tmp_path: Path) -> None:
+    assert not carry_out(drill, tmp_path, Console()).losses
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +59,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> DigitsRuns:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [kills, values, processes, files], ids=lambda family: family.__name__)
+@pytest.mark.parametrize(
+    "family", [kills, values, processes, files, data, documents], ids=lambda family: family.__name__
+)
 def test_nothing_is_lost(family: object, runs: DigitsRuns, tmp_path: Path) -> None:
     """The last of each family, once."""
     drill = family.drills(runs)[-1]  # type: ignore[attr-defined]

@@ -54,7 +54,7 @@ def reach(hosts: list[str], port: int, deadline: float) -> tuple[str, str]:
             try:
                 with socket.create_connection((host, port), timeout=CONNECT_S) as link:
                     return host, str(link.getsockname()[0])
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # a name with an empty part cannot be asked for
                 failures[host] = str(error)
         if time.monotonic() > deadline:
             raise ConnectionError(", ".join(f"{host} ({failure})" for host, failure in failures.items()))

@@ -152,6 +152,7 @@ def test_a_list_with_splits(tree: Path, tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("", "lists no files"),
+        ("path,label\n", "lists no files"),
         ("a/1.jpg,ant,train,x\n", "4 columns without names"),
         ("path,label\nant/000.jpg,ant\nant/001.jpg\n", "line 3 is 'ant/001.jpg', expected 2 columns"),
         ("path,label\nant/000.jpg,\n", "line 2 has no label"),

@@ -161,6 +161,10 @@ def test_going_on_with_other_ranks_follows_the_same_path(digits_folder: Path, tm
     assert done.returncode == 0, done.stderr
     for mine, theirs in zip(_numbers(tmp_path / "run"), _numbers(tmp_path / "whole"), strict=True):
         just_resumed = mine["step"] <= saved["step"]
+        # Rounding alone moves a gradient of few samples by a thousandth (float32).
+        assert mine.pop("gradient_norm") == pytest.approx(
+            theirs.pop("gradient_norm"), rel=0.01 if just_resumed else 0.1
+        )
         assert mine == pytest.approx(theirs, rel=1e-5 if just_resumed else 0.05)
 
 
@@ -241,7 +245,7 @@ def test_help_shows_every_group_with_units_and_defaults() -> None:
     assert done.returncode == 0
     text = re.sub(r"[│\s]+", " ", done.stdout)
     groups = [f"{name} options" for name in ("data", "method", "views.0", "views.1", "model", "optimizer", "train")]
-    for part in (*groups, "--method.covariance-weight", "--optimizer.base-lr", "(default: 0.3)", "px"):
+    for part in (*groups, "--method.invariance-weight", "--optimizer.base-lr", "(default: 0.3)", "px"):
         assert part in text
 
 
@@ -260,10 +264,10 @@ def test_another_method_brings_its_own_options(digits_folder: Path, tmp_path: Pa
     method = ("--method.name", "barlow_twins", "--method.redundancy-weight", "0.01", "--model.expander-bias", "none")
     done = _run([sys.executable, "jobs/pretrain.py", "--recipe", "digits", *method, "--help"])
     assert "--method.redundancy-weight" in done.stdout
-    assert "--method.covariance-weight" not in done.stdout
-    refused = _run(_command(digits_folder, tmp_path / "run", *method, "--method.covariance-weight", "1"))
+    assert "--method.invariance-weight" not in done.stdout
+    refused = _run(_command(digits_folder, tmp_path / "run", *method, "--method.invariance-weight", "1"))
     assert refused.returncode == 2
-    assert "--method.covariance-weight" in refused.stderr
+    assert "--method.invariance-weight" in refused.stderr
     done = _run(_command(digits_folder, tmp_path / "run", *method))
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "run" / "config.json").read_text())

@@ -128,7 +128,7 @@ def test_ranks_learn_what_one_process_learns(digits_folder: Path, tmp_path: Path
         other_terms, other_gradient, other_state = others
         assert len(terms) == NUM_STEPS
         for other, alone in zip(other_terms, terms, strict=True):
-            assert other["loss"] == pytest.approx(alone["loss"], rel=tolerance)
+            assert other["loss"] == pytest.approx(alone["loss"], rel=tolerance, abs=tolerance)
         assert _apart(other_state, state) < tolerance
         if precision == "float64":  # in float32 rounding alone moves a first gradient by 1e-3, on any number of ranks
             assert _apart(other_gradient, gradient) < tolerance

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+# Before torch is imported: what is small takes longer on several threads, a hundred times where cores are busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["VICREG_CLUSTER"] = "local"  # whatever is installed here; the tests of SLURM name their cluster
 
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
-# Before torch is imported: what is small takes longer on several threads, a hundred times where cores are busy.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)  # what is small takes longer on several, a hundred times where cores are busy
 os.environ["VICREG_CLUSTER"] = "local"  # whatever is installed here; the tests of SLURM name their cluster
 
 

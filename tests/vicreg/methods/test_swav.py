@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -73,10 +74,9 @@ def test_the_queue_holds_what_came_last_and_is_used_once_full() -> None:
             into.append(say(view, rows, progress))
             return into[-1]
 
-        method._assign = watched  # type: ignore[method-assign]
         clusters = method.prototypes.weight.detach().clone()
-        _step(learner, step)
-        method._assign = original  # type: ignore[method-assign]
+        with patch.object(method, "_assign", watched):
+            _step(learner, step)
         own = method._assigned[0]
         # Embeddings that were queued meet today's prototypes, from the step on in which the queue is full.
         beside = [own, *pushed[-2:]] if step >= 3 else [own]

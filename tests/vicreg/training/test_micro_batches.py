@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -56,8 +57,8 @@ def _after_a_step(config: PretrainConfig) -> State:
         gradients.update({name: p.grad.clone() for name, p in learner.method.named_parameters() if p.grad is not None})
         take(taken, progress, terms)
 
-    learner._take = keep  # type: ignore[method-assign]
-    terms = learner.learn(Inputs([view[own] for view in views], samples % 10, samples), Progress(0, 10, 5))
+    with patch.object(learner, "_take", keep):
+        terms = learner.learn(Inputs([view[own] for view in views], samples % 10, samples), Progress(0, 10, 5))
     return terms, gradients, {name: value.detach().clone() for name, value in learner.method.state_dict().items()}
 
 

@@ -65,11 +65,11 @@ FLOORS: dict[str, list[set[str]]] = {
         | {"supcon", "supervised", "swav", "vicreg"},
         {"infomin"},
     ],
-    "vicreg/cost": [{"loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
+    "vicreg/cost": [{"evaluations", "loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
     "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
     "vicreg/evals": [
-        {"data_identity", "feature_parts"},
-        {"features", "heads", "one_vs_rest", "protocols", "results", "work"},
+        {"data_identity", "feature_parts", "results"},
+        {"features", "heads", "one_vs_rest", "protocols", "work"},
         {"few_labels", "gallery", "knn", "linear", "svm"},
         {"semisup"},
     ],
@@ -105,7 +105,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"options"},
     ],
     "slurm": [
-        {"attempts", "calls"},
+        {"attempts", "calls", "job_size"},
         {"cluster", "devcluster", "owner", "scheduler"},
         {"fitness", "orphans", "requeue", "stage_data"},
         {"task"},
@@ -121,9 +121,10 @@ FLOORS: dict[str, list[set[str]]] = {
         {"import_encoder"},
     ],
     "jobs/planning": [
-        {"cli", "provenance", "recipes", "scaling", "subjects"},
-        {"checks", "run_folder"},
-        {"ablations", "pieces", "plan"},
+        {"cli", "image_facts", "provenance", "recipes", "scaling", "subjects", "writing_commands"},
+        {"auto_recipe", "checks", "eval_options", "run_folder"},
+        {"ablations", "pieces", "plan", "starting_point"},
+        {"job_sizes", "measurement"},
     ],
     "jobs/reporting": [
         {"document", "figures", "training_lines"},

@@ -88,7 +88,10 @@ def _from_timm(name: str) -> nn.Module:
             f"encoder is {name!r}, allowed: {NARROW}, a classification model of torchvision (such as resnet50), "
             "or a model of timm (see timm.list_models())"
         )
-    encoder: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+    try:  # a ViT's positions are then resampled for images of another size than it was made for
+        encoder: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
+    except TypeError:  # another network, which has no such option
+        encoder = timm.create_model(name, pretrained=False, num_classes=0)
     # For timm, num_features is the width before pooling; some heads (VGG, MobileNetV3) widen it.
     encoder.num_features = encoder.head_hidden_size
     return encoder

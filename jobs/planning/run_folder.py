@@ -74,10 +74,17 @@ def _damaged(path: Path, error: Unreadable) -> ConfigDamaged:
     return ConfigDamaged(f"{path} is damaged ({error}); {cure}")
 
 
-def write_config(run: Path, recipe: str, config: PretrainConfig, imported: dict[str, Any] | None = None) -> None:
+def write_config(
+    run: Path,
+    recipe: str,
+    config: PretrainConfig,
+    imported: dict[str, Any] | None = None,
+    chosen: dict[str, str] | None = None,
+) -> None:
     """Keep the resolved configuration in the run folder, or refuse when it holds another one.
 
-    `imported` says where the encoder comes from if it was not trained here (jobs/import_encoder.py).
+    `imported` says where the encoder comes from if it was not trained here (jobs/import_encoder.py); `chosen` has the
+    fields that were decided without being told, with the reasons; those of the start stay.
     """
     path = run / CONFIG_FILE
     there: dict[str, Any] = {}
@@ -106,6 +113,8 @@ def write_config(run: Path, recipe: str, config: PretrainConfig, imported: dict[
     }
     if imported:
         content["imported"] = imported
+    if reasons := there.get("chosen") or chosen:
+        content["chosen"] = reasons
     write_text(path, json.dumps(content, indent=1))
 
 
@@ -123,13 +132,14 @@ def _config_elsewhere(run: Path, otherwise: PretrainConfig) -> PretrainConfig:
     state = checkpoint.load_newest(run / CHECKPOINTS)
     encoder = encoder_path(run)
     if state is None and checkpoint.is_whole(encoder):
-        origin = load_without_code(encoder, encoder.name)["origin"]
+        content = load_without_code(encoder, encoder.name)
+        origin = content["origin"]
         if "config" not in origin:
             raise ValueError(
                 f"{run / CONFIG_FILE} is damaged, and {encoder} was imported; remove {run}, and import it again "
                 "(jobs/import_encoder.py)"
             )
-        return methods.read_config(origin["config"], SCHEMA)
+        return methods.read_config(origin["config"], content.get("schema", 1))
     return methods.read_config(state["config"], state.get("schema", 1)) if state else otherwise
 
 

@@ -7,10 +7,11 @@ the same pixels, as far as the manifests tell.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from dataprep.beton.contract import BetonError, manifest_samples, read_manifest
+from jobs.planning import recipes
 from jobs.planning.ablations import rows_of
 from jobs.planning.pieces import evaluation_module
 from jobs.reporting.document import Block, Table, Text
@@ -21,7 +22,12 @@ from vicreg.evals.protocols import Column
 from vicreg.evals.results import SUBJECTS, TRAINED, Result, say_subject
 
 CIFAR10 = "CIFAR-10"
+LAST_EPOCH, GRID_BEST = "_last_epoch", "_grid_best"  # how names of metrics end
 NUM_CLASSES_SHOWN = 10
+NUM_FIELDS_SHOWN = 12
+PUBLISHED_RECIPE = "imagenet-1000ep"
+OF_PRETRAINING = ("model.encoder", "train.epochs", "train.global_batch", "data.image_size", "optimizer.", "views.")
+"""Fields in which a run may differ from the published one; methods of others are known to share the encoder alone."""
 _PUBLISHED_ENCODER = "ResNet-50, ImageNet"
 ROWS_OF = {
     "vicreg": (protocols.OURS,),
@@ -90,32 +96,47 @@ def measured_table(run: Run, beton: tuple[str, int, int]) -> Table:
 
 def _add_metrics(table: Table, evaluation: str, columns: list[Result | None], mark: bool) -> None:
     """A row for each metric of an evaluation, its name in the first."""
-    for row, metric in enumerate(metric_names(columns)):
+    names = metric_names(columns)
+    for row, metric in enumerate(names):
         values = [column.metrics.get(metric) if column else None for column in columns]
         deviations = [column.metrics.get(f"{metric}_std") if column else None for column in columns]
-        table.add(["" if row else evaluation, say_metric(metric)], values, deviations, mark)
+        table.add(["" if row else evaluation, say_metric(metric, names)], values, deviations, mark)
 
 
 def metric_names(columns: list[Result | None]) -> list[str]:
-    """All metrics of some results but the standard deviations, in their order."""
+    """All metrics of some results but the standard deviations: those that flatter behind all others."""
     names = dict.fromkeys(name for column in columns if column for name in column.metrics)
-    return [name for name in names if not name.endswith("_std")]
+    shown = [name for name in names if not name.endswith("_std")]
+    return sorted(shown, key=lambda name: flatters(name, names))
 
 
-def say_metric(name: str) -> str:
-    """top1_10_labels -> top-1, 10 labels."""
-    first, _, rest = name.partition("_")
+def flatters(name: str, names: Collection[str]) -> bool:
+    """Whether a metric was chosen by the validation images themselves: the best of the epochs, or of a grid."""
+    return name.endswith(GRID_BEST) or f"{name}{LAST_EPOCH}" in names
+
+
+def say_metric(name: str, names: Collection[str] = ()) -> str:
+    """top1_10_labels -> top-1, 10 labels; names: all that were measured, among which the best epoch is named so."""
+    base = name.removesuffix(GRID_BEST).removesuffix(LAST_EPOCH)
+    first, _, rest = base.partition("_")
     said = "mAP" if first == "map" else first.replace("top", "top-")
-    return said + (f", {rest.replace('_', ' ')}" if rest else "")
+    said += f", {rest.replace('_', ' ')}" if rest else ""
+    if name.endswith(GRID_BEST):
+        return f"{said}, best of grid (flatters)"
+    return f"{said}, best epoch (flatters)" if flatters(name, names) else said
 
 
 def other_settings(run: Run) -> list[str]:
-    """One sentence per evaluation whose settings are not the defaults of its file."""
+    """Sentences on evaluations whose settings are not the defaults of their files, or were fitted to few images."""
     lines: list[str] = []
     for evaluation, result in run.trained().items():
         changed = differing_fields(to_json(evaluation_module(result.module).Config()), result.settings)
         if changed:
             lines.append(f"{evaluation}: not the default settings ({', '.join(changed)}).")
+        if result.options:
+            given = ", ".join(f"{name} {value}" for name, value in result.options.items())
+            lines.append(f"{evaluation}: given by option: {given}.")
+        lines += [f"{evaluation}: {note}." for note in result.notes]
     return lines
 
 
@@ -177,7 +198,9 @@ def published(runs: list[Run], with_settings: bool = False) -> list[Block]:
         _add_published(table, columns, own_rows)
         shown = [] if with_settings else [run for run, own in zip(runs, measured, strict=True) if own]
         notes = [f"Measured, {run.path}: {pretraining(run)}." for run in shown]
-        blocks += [table, Text(" ".join([*notes, _sources(), *_other_protocols(runs, measured, columns)]))]
+        differing = [_other_pretraining(run) for run, own in zip(runs, measured, strict=True) if own]
+        differing += _other_protocols(runs, measured, columns)
+        blocks += [table, Text(" ".join(filter(None, [*notes, _sources(), *differing])))]
     return blocks
 
 
@@ -216,6 +239,20 @@ def _add_published(table: Table, columns: list[Column], first: Sequence[str] = (
 
 def _sources() -> str:
     return f"Published: {protocols.PUBLISHED_SETTING}, all methods as printed in the {protocols.PAPER}."
+
+
+def _other_pretraining(run: Run) -> str:
+    """A sentence on what the run's pretraining has other than the published one; empty where that is nothing."""
+    if "imported" in run.origin:
+        return ""
+    published_run = to_json(recipes.recipe(PUBLISHED_RECIPE).pretrain)
+    compared = OF_PRETRAINING if run.config.method.name == published_run["method"]["name"] else OF_PRETRAINING[:1]
+    changed = [line for line in differing_fields(published_run, to_json(run.config)) if line.startswith(compared)]
+    if not changed:
+        return ""
+    shown = ", ".join(changed[:NUM_FIELDS_SHOWN])
+    more = f" and {len(changed) - NUM_FIELDS_SHOWN} more" if len(changed) > NUM_FIELDS_SHOWN else ""
+    return f"The pretraining of {run.path} is not the published one ({shown}{more})."
 
 
 def _other_protocols(

@@ -130,7 +130,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"document", "figures", "training_lines"},
         {"measured_run", "page"},
         {"pictures", "result_tables"},
-        {"training_charts"},
+        {"published_tables", "training_charts"},
         {"html_report"},
     ],
     "jobs/watching": [{"job_traces"}, {"job_states"}],

@@ -16,6 +16,7 @@ from jobs.reporting import page, pictures, training_charts
 from jobs.reporting.document import Table, Text
 from jobs.reporting.measured_run import Run, say_length, summary, what_is_missing
 from jobs.reporting.page import Section, escape
+from jobs.reporting.published_tables import published, published_alone
 from jobs.reporting.result_tables import (
     LAST_EPOCH,
     data_set_name,
@@ -25,8 +26,6 @@ from jobs.reporting.result_tables import (
     metric_names,
     other_settings,
     pretraining,
-    published,
-    published_alone,
     say_metric,
     side_by_side,
 )

@@ -111,13 +111,13 @@ def epoch_rate(epoch: int, epochs: int, milestones: tuple[int, ...] = ()) -> flo
 def fitted(config: Config, splits: Splits, given: Collection[str]) -> tuple[Config, list[str]]:
     """Settings that the data allow, but for those `given`, and what was changed."""
     num, ranks = len(splits.labels("train")), distributed.world_size()
-    notes: list[str] = []
-    if "batch" not in given and num < MIN_STEPS * config.batch:
-        batch = max(ranks, 1 << max(num // MIN_STEPS, 1).bit_length() - 1)
-        batch -= batch % ranks
-        notes.append(f"batch {batch} instead of {config.batch}, for {num} training images")
-        config = replace(config, batch=batch)
-    return config, notes
+    batch = config.batch if num >= MIN_STEPS * config.batch else 1 << max(num // MIN_STEPS, 1).bit_length() - 1
+    batch = max(ranks, batch - batch % ranks)
+    if "batch" in given or batch == config.batch:
+        return config, []
+    where = f" and {ranks} ranks" if ranks > 1 else ""
+    said = f"batch {batch} instead of {config.batch}, for {num} training images{where}"
+    return replace(config, batch=batch), [said]
 
 
 def evaluate(encoder: nn.Module, splits: Splits, config: Config, work: Work | None = None) -> Measured:

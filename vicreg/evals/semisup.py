@@ -115,9 +115,11 @@ def fitted(config: Config, splits: Splits, given: Collection[str]) -> tuple[Conf
         notes.append(f"{share:g} of each class drawn with seed {config.seed}, as there is no list {config.subset}")
         config = replace(config, subset="", fraction=share)
     num, ranks = len(choose_labelled(splits, config)), distributed.world_size()
-    if "batch" not in given and num < config.batch:
-        batch = max(2 * ranks, num - num % ranks)
-        notes.append(f"batch {batch} instead of {config.batch}, for {num} labelled images")
+    batch = min(config.batch, num)
+    batch = max(2, ranks, batch - batch % ranks)
+    if "batch" not in given and batch != config.batch:
+        where = f" and {ranks} ranks" if ranks > 1 else ""
+        notes.append(f"batch {batch} instead of {config.batch}, for {num} labelled images{where}")
         config = replace(config, batch=batch)
     return config, notes
 

@@ -74,8 +74,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"semisup"},
     ],
     "vicreg/training": [
-        {"clock", "guards", "metrics", "online_head", "oversight", "running_statistics"},
-        {"micro_batches"},
+        {"clock", "guards", "metrics", "oversight", "running_statistics"},
+        {"micro_batches", "online_head"},
         {"learner"},
         {"online_probe", "saver"},
         {"train"},

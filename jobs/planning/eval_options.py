@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import json
+import math
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from vicreg.config_json import from_json, to_json
 
 Options = dict[str, dict[str, Any]]
 """Settings by the evaluation's name, in JSON form."""
-_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False"}
 
 
 def read_options(texts: Iterable[str], evaluations: Mapping[str, Evaluation]) -> Options:
@@ -54,14 +54,17 @@ def _value(text: str, value: str, hint: Any) -> Any:
         return [_value(text, part.strip(), typing.get_args(hint)[0]) for part in parts]
     if hint is str or typing.get_origin(hint) is typing.Literal:
         return value
+    words = {"true": True, "false": False}
     try:
-        read = json.loads(value.lower() if hint is bool else value)
-    except ValueError:
-        read = None
-    is_right = isinstance(read, int | float if hint is float else hint) and (hint is bool or not isinstance(read, bool))
-    if not is_right:
-        raise ValueError(f"--set {text}: {value!r} is not what it wants, allowed: {_KINDS.get(hint, hint)}")
-    return float(read) if hint is float else read
+        if hint is bool:
+            return words[value.lower()]
+        read = hint(value)
+        if not math.isfinite(read):
+            raise ValueError
+        return read
+    except (KeyError, ValueError):
+        allowed = _KINDS.get(hint, str(hint))
+        raise ValueError(f"--set {text}: {value!r} is not what it wants, allowed: {allowed}") from None
 
 
 def _say(default: Any) -> str:

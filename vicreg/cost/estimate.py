@@ -232,8 +232,7 @@ def _refusing_sizes(config: PretrainConfig, side: int) -> Iterator[None]:
     try:
         yield
     except AssertionError as error:
-        model = config.model
-        encoder = " or ".join(filter(None, (model.encoder, model.encoder_b)))
+        encoder = " or ".join(filter(None, (config.model.encoder, config.model.encoder_b)))
         raise ValueError(
             f"encoder {encoder} does not take images of {side} px ({error}); allowed: --data.image-size (and views) of "
             "the size that it is made for, or another --model.encoder (timm's ViTs take any multiple of their patches)"

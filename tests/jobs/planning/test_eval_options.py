@@ -44,6 +44,7 @@ def test_several_go_together() -> None:
         ("linear.epochs=many", ["'many'", "allowed: a whole number"]),
         ("linear.epochs=2.5", ["'2.5'", "allowed: a whole number"]),
         ("linear.epochs=0", ["epochs is 0, allowed: 1 or more"]),
+        ("linear.lr=inf", ["'inf'", "allowed: a number"]),
         ("linear.batch_norm=2", ["allowed: True or False"]),
         ("knn.votes=loud", ["votes", "weighted"]),
     ],

@@ -68,33 +68,32 @@ def test_learns_what_a_plain_loop_learns(num_ranks: int, tmp_path: Path) -> None
 
 
 def _mixture(num: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Features of three classes whose scales and means are far from 1 and 0, and the labels."""
+    """Features (num, 128) of ten classes whose scales and means are far from 1 and 0, and the labels."""
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(CLASSES, (num,), generator=generator)
-    centres = torch.randn(CLASSES, 32, generator=torch.Generator().manual_seed(9))
-    rows = 0.5 * centres[labels] + torch.randn(num, 32, generator=generator)
-    scales = torch.logspace(-3, 2, 32)
-    return (rows + 5) * scales, labels
+    labels = torch.randint(10, (num,), generator=generator)
+    centres = torch.randn(10, 128, generator=torch.Generator().manual_seed(9))
+    rows = 0.25 * centres[labels] + torch.randn(num, 128, generator=generator)
+    return (rows + 5) * torch.logspace(-3, 2, 128), labels
 
 
-@pytest.mark.parametrize("num_steps", [40, 400])
+@pytest.mark.parametrize("num_steps", [100, 400])
 def test_comes_near_a_regression_on_the_same_features_whatever_their_scale(num_steps: int) -> None:
-    rows, labels = _mixture(600, 1)
+    rows, labels = _mixture(2000, 1)
     queries, truth = _mixture(2000, 2)
-    online = OnlineHead.build(32, CLASSES, like=torch.zeros(1))
+    online = OnlineHead.build(128, 10, like=torch.zeros(1))
     for step in range(num_steps):
-        batch = torch.randint(len(rows), (64,), generator=torch.Generator().manual_seed(step))
+        batch = torch.randint(len(rows), (128,), generator=torch.Generator().manual_seed(step))
         online.learn(rows[batch], labels[batch], head_rate(OnlineConfig.lr, step, num_steps))
         online.optimizer.step()
     mean, std = rows.mean(0), rows.std(0)
-    regression = LogisticRegression().fit(((rows - mean) / std).numpy(), labels.numpy())
+    regression = LogisticRegression(C=0.1).fit(((rows - mean) / std).numpy(), labels.numpy())
     best = 100 * regression.score(((queries - mean) / std).numpy(), truth.numpy())
-    assert best > 75  # chance is 33
+    assert best > 75  # chance is 10
     assert online.top1(queries, truth) > best - 4
 
 
 def test_a_step_that_is_left_out_leaves_nothing_in_the_head() -> None:
-    online = OnlineHead.build(32, CLASSES, like=torch.zeros(1))
+    online = OnlineHead.build(128, 10, like=torch.zeros(1))
     rows, labels = _mixture(64, 1)
     online.learn(rows, labels, 1e-3)
     online.keep_if(torch.tensor(True))

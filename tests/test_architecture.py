@@ -82,13 +82,16 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "dataprep": [{"beton"}, {"writing"}, {"sources"}, {"console"}, {"write_ffcv"}],
     "dataprep/beton": [
-        {"bytes", "keyed_choice", "layout", "turbojpeg"},
-        {"jpeg_check", "manifest", "tables"},
+        {"bytes", "keyed_choice", "pixel_format", "turbojpeg"},
+        {"jpeg_check", "layout", "manifest"},
+        {"tables"},
         {"contract"},
         {"subset", "verification"},
     ],
     "dataprep/writing": [
+        {"array_files"},
         {"images"},
+        {"channel_images"},
         {"sample_encoding"},
         {"beton_file", "channel_statistics", "encoder_pool", "encoder_process", "raw_source"},
         {"write_plan"},

@@ -185,7 +185,7 @@ def require_features(encoder: nn.Module, config: PretrainConfig) -> int:
     """Number of features; ValueError where the encoder does not take the run's images or they are not finite."""
     size = config.data.image_size
     try:
-        features = encoder(torch.zeros(1, 3, size, size))
+        features = encoder(torch.zeros(1, config.model.in_channels, size, size))
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"{config.model.encoder} does not take images of {size} px ({error}); choose with  --data.image-size"

@@ -47,6 +47,7 @@ from slurm.task import JobSpec, Task
 from slurm.watchdog import Watchdog
 from vicreg import methods
 from vicreg.config import PretrainConfig, official_views, paper_views
+from vicreg.data.channels import fitted_to_channels
 from vicreg.exchange.encoder_file import ENCODER_FILE
 from vicreg.ranks import distributed
 from vicreg.ranks.meeting import require_agreement
@@ -137,7 +138,8 @@ def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
 def parse(arguments: list[str]) -> Command:
     """The command line, whose defaults are those of the recipe and the cluster's profile that it names.
 
-    Where it names a run that is there already, and no recipe, they are the run's own.
+    Where it names a run that is there already, and no recipe, they are the run's own. Of data that are no RGB the
+    channels decide the first layer, the normalisation and the views.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--run", default="")
@@ -145,12 +147,17 @@ def parse(arguments: list[str]) -> Command:
     early.add_argument("--views", default=Command.views)
     early.add_argument("--cluster", default="")
     early.add_argument("--method.name", dest="method", default="")
+    early.add_argument("--data.train", dest="train", default="")
     chosen, _ = early.parse_known_args(arguments)
     config, name = own_config(Path(chosen.run)) if chosen.run and not chosen.recipe else (None, "")
     recipe = recipes.recipe(chosen.recipe or name or Command.recipe)
+    is_new = config is None
     config = config or at_home(recipe.pretrain, load_profile(chosen.cluster))
     if chosen.views in VIEWS:
         config = replace(config, views=VIEWS[chosen.views]())
+    if is_new:
+        data = replace(config.data, train=chosen.train or config.data.train)
+        config = fitted_to_channels(replace(config, data=data))
     if chosen.method and chosen.method != config.method.name:
         config = replace(config, method=methods.load(chosen.method).Config())
     described = f"{recipe.source}.\nExpected: {recipe.expected}.\nRecipes: {', '.join(recipes.RECIPES)}.\n"

@@ -28,7 +28,7 @@ FLOORS: dict[str, list[set[str]]] = {
     # From the ground up: a room or a wing of a folder imports only from lower floors of that folder.
     "border": [{"documents", "private_folder", "text"}, {"terminal"}],
     "vicreg": [
-        {"checked", "kernels", "ranks"},
+        {"checked", "kernels", "ranks", "stem"},
         {"view_config"},
         {"config"},
         {"checkpoint", "config_json", "presets", "joint_views", "lab_colours", "losses", "patches", "schema", "views"},
@@ -54,7 +54,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"augment"},
     ],
     "vicreg/data": [
-        {"decode", "plane_kernels", "planes"},
+        {"channels", "decode", "plane_kernels", "planes"},
         {"batches"},
         {"array_views", "block_reads", "device_views"},
         {"beton_views"},

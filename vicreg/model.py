@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torchvision.models
 from torch import Tensor, nn
@@ -12,19 +12,21 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from vicreg.config import DataConfig, ModelConfig
 from vicreg.lab_colours import LabEncoder
+from vicreg.stem import exchange_channels
 
 NARROW = "resnet10-narrow"
 IMAGENET_MEAN, IMAGENET_STD = DataConfig.mean, DataConfig.std
 INCEPTIONS = ("googlenet", "inception_v3")  # of torchvision: with auxiliary classifiers, and other normalisation
 
 
-def build_encoder(name: str, small_images: bool = False, stem_padding: int = 1) -> nn.Module:
-    """An encoder with random weights: images (B, 3, S, S) in, features (B, encoder.num_features) out.
+def build_encoder(name: str, small_images: bool = False, stem_padding: int = 1, channels: int = 0) -> nn.Module:
+    """An encoder with random weights: images (B, C, S, S) in, features (B, encoder.num_features) out.
 
     The features are what the classifier of the network of that name would see; its other names and shapes stay.
     Residual branches of torchvision's ResNets begin at zero (zero-initialised last batch-norm weights), as in the
     official code; timm does the same by itself.
     `small_images` exchanges a ResNet's stem for a 3x3 convolution of stride 1 with `stem_padding`, without pooling.
+    `channels` exchanges the first layer for one that takes so many; 0: RGB.
     Raises ValueError for an unknown name, or where the stem cannot be exchanged.
     """
     if name == NARROW:
@@ -32,7 +34,9 @@ def build_encoder(name: str, small_images: bool = False, stem_padding: int = 1) 
     elif is_of_torchvision(name):
         encoder = torchvision.models.get_model(name, weights=None, **_torchvision_options(name))
     else:
-        encoder = _from_timm(name)
+        encoder = _from_timm(name, channels)
+    if channels and (name == NARROW or is_of_torchvision(name)):
+        exchange_channels(encoder, channels, f"the images have {channels} channels")
     if small_images:
         _exchange_stem(encoder, name, stem_padding)
     if not hasattr(encoder, "num_features"):  # timm takes its classifiers off by itself
@@ -80,7 +84,7 @@ def _torchvision_options(name: str) -> dict[str, bool]:
     return {}
 
 
-def _from_timm(name: str) -> nn.Module:
+def _from_timm(name: str, channels: int) -> nn.Module:
     import timm  # a second of every rank's start, for those who use it
 
     if not timm.is_model(name):
@@ -88,7 +92,8 @@ def _from_timm(name: str) -> nn.Module:
             f"encoder is {name!r}, allowed: {NARROW}, a classification model of torchvision (such as resnet50), "
             "or a model of timm (see timm.list_models())"
         )
-    encoder: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+    options: dict[str, Any] = {"in_chans": channels} if channels else {}
+    encoder: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **options)
     # For timm, num_features is the width before pooling; some heads (VGG, MobileNetV3) widen it.
     encoder.num_features = encoder.head_hidden_size
     return encoder
@@ -114,7 +119,7 @@ def _exchange_stem(encoder: nn.Module, name: str, padding: int) -> None:
     stem = getattr(encoder, "conv1", None)
     if not isinstance(stem, nn.Conv2d) or not hasattr(encoder, "maxpool"):
         raise ValueError(f"small_images is set, but encoder {name!r} has no ResNet stem; allowed: a plain ResNet")
-    encoder.conv1 = nn.Conv2d(3, stem.out_channels, 3, stride=1, padding=padding, bias=False)
+    encoder.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, 3, stride=1, padding=padding, bias=False)
     nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
     encoder.maxpool = nn.Identity()
 
@@ -189,7 +194,7 @@ def encoder_by_config(config: ModelConfig) -> nn.Module:
     if config.colours == "lab":
         encoder = LabEncoder(*(encoder_by_config(replace(config, colours="rgb")) for _ in range(2)))
     else:
-        encoder = build_encoder(config.encoder, config.small_images, config.stem_padding)
+        encoder = build_encoder(config.encoder, config.small_images, config.stem_padding, config.channels)
     if config.encoder_norm == "layer":
         layer_norms(encoder)
     return encoder

@@ -94,6 +94,8 @@ class Plan:
         table = _facts()
         table.add_row("recipe", self.recipe)
         table.add_row("data", self._data())
+        if config.model.channels:
+            table.add_row("views", "channels that are no colours: nothing changes saturation or hue, or solarises")
         table.add_row("method", config.method.name)
         table.add_row("model", say_model(config))
         table.add_row("length", self._length())
@@ -138,7 +140,8 @@ class Plan:
     def _data(self) -> str:
         if self.beton is None:
             return self.config.data.train
-        return f"{self.config.data.train}: {self.beton.num_samples:,} images, {gb(self.beton.file.size)}"
+        pixels = "" if self.beton.pixels.is_rgb else f" of {self.beton.pixels}"
+        return f"{self.config.data.train}: {self.beton.num_samples:,} images{pixels}, {gb(self.beton.file.size)}"
 
     def _length(self) -> str:
         train = self.config.train

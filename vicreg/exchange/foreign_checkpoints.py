@@ -120,7 +120,9 @@ def _read_safetensors(path: Path) -> Weights:
     try:
         said: dict[str, Any] = {name: parse_json(metadata[name], shape, name) for name, shape in _SAID.items()}
         padding = parse_json(metadata.get("stem_padding", str(ModelConfig.stem_padding)), int, "stem_padding")
-        model = ModelConfig(metadata["encoder"], small_images=said.pop("small_images"), stem_padding=padding)
+        channels = parse_json(metadata.get("channels", "0"), int, "channels")
+        small = said.pop("small_images")
+        model = ModelConfig(metadata["encoder"], small_images=small, stem_padding=padding, channels=channels)
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path} does not say how it is used ({error}); export it again") from error
     return Weights("safetensors of this suite", tensors, model=model, data=said)

@@ -4,7 +4,8 @@ Per-sample parameters are drawn elsewhere (`view_parameters`); here they meet th
 An operation touches only the samples that it is meant for; which ones is planned on the host, so that a GPU is never
 waited for. The operations are Pillow's, which the official program uses, in floating point: Pillow cuts off to 8 bits
 after every operation of the jitter, this never, and its views are 1.2 of 255 brighter on average. Each sample's result
-depends on nothing but its own pixels and parameters.
+depends on nothing but its own pixels and parameters. Channels that are no colours change in brightness and contrast,
+each by its own amount.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Operation(IntEnum):
     GRAYSCALE = 5
     BLUR = 6
     SOLARIZE = 7
+    CHANNEL_CONTRAST = 8
 
 
 class Stage(NamedTuple):
@@ -73,9 +75,10 @@ class ColourPlan:
     samples: Tensor
     """Places in the batch, for all stages one after the other: int64 (n,)."""
     amounts: Tensor
-    """Factor, shift, angle or standard deviation for each of `samples`: float32 (n, 1, 1, 1)."""
+    """Factor, shift, angle or standard deviation for each of `samples`: float32 (n, 1, 1, 1), or (n, C, 1, 1)."""
     settings: Tensor
-    """The same by sample, as `colour_kernels.NUM_COLUMNS` says: float32 (B, 11); rotations are not in it."""
+    """The same by sample, as `colour_kernels.NUM_COLUMNS` says: float32 (B, 11); rotations are not in it, nor is
+    anything of channels that are no colours."""
 
     @classmethod
     def build(cls, colour: Colour, angle_rad: NDArray[np.float32], one_by_one: bool = False) -> ColourPlan:
@@ -86,14 +89,15 @@ class ColourPlan:
         """
         steps = _steps(colour, angle_rad)
         samples = np.concatenate([np.empty(0, np.int64), *(step[1] for step in steps)])
-        amounts = np.concatenate([np.empty(0, np.float32), *(step[2] for step in steps)])
+        width = colour.brightness.shape[1] if colour.brightness.ndim == 2 else 1
+        amounts = np.concatenate([np.empty((0, width), np.float32), *(_columns(step[2], width) for step in steps)])
         if one_by_one:
             operations = [operation for operation, changed, _ in steps for _ in changed]
             order = np.argsort(samples, kind="stable")
             samples, amounts = samples[order], amounts[order]
             blocks = [Block(sample, 1, []) for sample in range(len(angle_rad))]
             for entry, (sample, source) in enumerate(zip(samples.tolist(), order.tolist(), strict=True)):
-                radius_px = _radius_px(operations[source], amounts[entry])
+                radius_px = _radius_px(operations[source], amounts[entry].max())
                 blocks[sample].stages.append(Stage(operations[source], slice(entry, entry + 1), 0, radius_px))
         else:
             blocks = [Block(0, len(angle_rad), [])]
@@ -104,7 +108,7 @@ class ColourPlan:
                 first = int(changed[0]) if neighbours else -1
                 blocks[0].stages.append(Stage(operation, entries, first, _radius_px(operation, by.max())))
         settings = torch.from_numpy(_settings(colour))
-        return cls(blocks, torch.from_numpy(samples), torch.from_numpy(amounts).view(-1, 1, 1, 1), settings)
+        return cls(blocks, torch.from_numpy(samples), torch.from_numpy(amounts)[:, :, None, None], settings)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> ColourPlan:
         """The same plan with its tensors on `device`."""
@@ -116,21 +120,24 @@ class ColourPlan:
 
 @torch.no_grad()
 def augment(views: Tensor, plan: ColourPlan, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """One view of a batch, uint8 (B, 3, S, S) in any memory layout, as the model's float32 input (B, 3, S, S).
+    """One view of a batch, as `Batch` has them (B, C, S, S), as the model's float32 input (B, C, S, S).
 
-    Values are 0 to 1 before `mean` and `std` (of the three channels) normalise them. Nothing is synchronised with the
+    Values are 0 to 1 before `mean` and `std` (of each channel) normalise them. Nothing is synchronised with the
     host when `views` and `plan` are on a GPU.
     """
     offset = _channels(tuple(-m / s for m, s in zip(mean, std, strict=True)), views.device)
     scale = _channels(tuple(1 / s for s in std), views.device)
-    own = kernels.load("vicreg.views.colour_kernels", views.device)
+    is_rgb = views.dtype == torch.uint8
+    own = kernels.load("vicreg.views.colour_kernels", views.device) if is_rgb else None
     if own and not any(stage.operation == Operation.ROTATE for block in plan.blocks for stage in block.stages):
         return _augment_in_kernels(own, views, plan, scale, offset)
     result = _empty(views.shape, views.device)
     with _one_thread() if views.device.type == "cpu" else nullcontext():
         for first, num_samples, stages in plan.blocks:
             images = result[first : first + num_samples]
-            images.copy_(views[first : first + num_samples]).mul_(1 / 255)
+            images.copy_(views[first : first + num_samples])
+            if is_rgb:
+                images.mul_(1 / 255)
             for stage in stages:
                 _run(stage, images, plan.samples, plan.amounts)
             images.mul_(scale).add_(offset)
@@ -173,6 +180,8 @@ def _empty(shape: torch.Size, device: torch.device) -> Tensor:
 def _run(stage: Stage, images: Tensor, samples: Tensor, amounts: Tensor) -> None:
     """One stage on the images of its block, in place; neighbours without a copy."""
     amounts = amounts[stage.entries]
+    if stage.operation not in (Operation.BRIGHTNESS, Operation.CHANNEL_CONTRAST):
+        amounts = amounts[:, :1]  # of all channels the same
     where = samples[stage.entries] if stage.first < 0 else None
     part = images[where] if where is not None else images[stage.first : stage.first + len(amounts)]
     if stage.operation == Operation.BLUR:
@@ -185,6 +194,8 @@ def _run(stage: Stage, images: Tensor, samples: Tensor, amounts: Tensor) -> None
 
 def _settings(colour: Colour) -> NDArray[np.float32]:
     """See `ColourPlan.settings`; a change whose amount changes nothing is none."""
+    if colour.brightness.ndim == 2:
+        return np.zeros((len(colour.brightness), 11), np.float32)
     amounts = np.stack([colour.brightness, colour.contrast, colour.saturation, colour.hue], axis=1)
     order = colour.order.astype(np.int64)
     ordered = np.take_along_axis(amounts, order, axis=1)
@@ -193,8 +204,13 @@ def _settings(colour: Colour) -> NDArray[np.float32]:
     return np.concatenate([np.where(neutral, -1, order), ordered, rest], axis=1).astype(np.float32)
 
 
+def _columns(amounts: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """Amounts (n,) or (n, C) as (n, width)."""
+    return np.broadcast_to(amounts.reshape(len(amounts), -1), (len(amounts), width))
+
+
 Step = tuple[Operation, NDArray[np.int64], NDArray[np.float32]]
-"""An operation, the samples that it changes, and by how much each."""
+"""An operation, the samples that it changes, and by how much each (n,), or each of its channels (n, C)."""
 
 
 def _steps(colour: Colour, angle_rad: NDArray[np.float32]) -> list[Step]:
@@ -205,8 +221,11 @@ def _steps(colour: Colour, angle_rad: NDArray[np.float32]) -> list[Step]:
     wishes = [(Operation.ROTATE, angle_rad, angle_rad != 0)]
     for place in range(len(Jitter)):
         for change in Jitter:
-            wanted = (colour.order[:, place] == change) & (jitter[change] != neutral[change])
-            wishes.append((Operation(change), jitter[change], wanted))
+            changes = (jitter[change] != neutral[change]).reshape(len(angle_rad), -1).any(axis=1)
+            wanted = (colour.order[:, place] == change) & changes
+            by_channel = change == Jitter.CONTRAST and jitter[change].ndim == 2
+            operation = Operation.CHANNEL_CONTRAST if by_channel else Operation(change)
+            wishes.append((operation, jitter[change], wanted))
     wishes.append((Operation.GRAYSCALE, no_amount, colour.grayscale))
     wishes.append((Operation.BLUR, colour.sigma_px, colour.sigma_px > 0))
     wishes.append((Operation.SOLARIZE, no_amount, colour.solarize))
@@ -225,6 +244,12 @@ def _contrast(images: Tensor, factors: Tensor) -> None:
     """Away from the mean of the gray image, which Pillow rounds to 8 bits."""
     red, green, blue = _rgb(images.mean((2, 3), keepdim=True))
     mean = (red * GRAY[0] + green * GRAY[1] + blue * GRAY[2]).mul_(255).add_(0.5).floor_().div_(255)
+    images.mul_(factors).add_(mean.mul_(1 - factors)).clamp_(0, 1)
+
+
+def _channel_contrast(images: Tensor, factors: Tensor) -> None:
+    """Away from the mean of each channel."""
+    mean = images.mean((2, 3), keepdim=True)
     images.mul_(factors).add_(mean.mul_(1 - factors)).clamp_(0, 1)
 
 
@@ -293,4 +318,5 @@ _OPERATIONS: dict[Operation, Callable[[Tensor, Tensor], None]] = {
     Operation.ROTATE: _rotate,
     Operation.GRAYSCALE: _grayscale,
     Operation.SOLARIZE: _solarize,
+    Operation.CHANNEL_CONTRAST: _channel_contrast,
 }

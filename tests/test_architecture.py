@@ -68,7 +68,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/cost": [{"loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
     "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
     "vicreg/evals": [
-        {"data_identity", "feature_parts"},
+        {"data_identity", "kept_parts"},
         {"features", "heads", "one_vs_rest", "protocols", "results", "work"},
         {"few_labels", "gallery", "knn", "linear", "svm"},
         {"semisup"},

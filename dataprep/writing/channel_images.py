@@ -66,6 +66,8 @@ def format_of(contents: Iterable[bytes | NDArray[np.uint8]], channels: int | Non
 def _format(content: bytes | NDArray[np.uint8], channels: int | None) -> tuple[PixelFormat, str] | None:
     if isinstance(content, np.ndarray):
         return (channels_format(channels, 8), "") if channels else (RGB, "")
+    if not content:
+        return None
     if is_array_file(content):
         array = open_array(content, channels)
         bits = 8 * array.dtype.itemsize
@@ -93,7 +95,7 @@ def _read(content: bytes, options: ImageOptions) -> NDArray[Any]:
         if image.mode not in _MODES or "transparency" in image.info:
             kinds = ", ".join(_MODES)
             raise BadImage(f"a {image.format} of mode {image.mode}, allowed for channels: {kinds}; convert it to TIFF")
-        if image.format == "PNG" and image.mode not in ("L", "1") and content[_PNG_BITS] == 16:
+        if image.format == "PNG" and image.mode in ("RGB", "RGBA") and content[_PNG_BITS] == 16:
             raise BadImage("a PNG of 16 bits per colour, of which only 8 can be read; convert it to TIFF or .npy")
         image.load()
         upright = apply_orientation(image)

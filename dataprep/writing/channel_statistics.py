@@ -17,6 +17,8 @@ from dataprep.writing.sample_encoding import Encoded
 NUM_IMAGES = 512
 """That are looked at, spread evenly over the data set: the mean of ImageNet's channels is then known to 0.005."""
 _DRAFT_PX = 128
+_ROUNDING = 1e-12
+"""Share of the squares below which a variance is what their rounding leaves: of a channel that is the same all over."""
 
 
 class ChannelStatistics:
@@ -42,7 +44,9 @@ class ChannelStatistics:
     def measured(self) -> dict[str, list[float]]:
         """For the manifest: mean and standard deviation of each channel, for values from 0 to 1."""
         mean = self._sums / self._counted
-        std = np.sqrt(np.maximum(self._squares / self._counted - mean**2, 0))
+        squares = self._squares / self._counted
+        variance = squares - mean**2
+        std = np.sqrt(np.where(variance > _ROUNDING * squares, variance, 0))
         return {"channel_mean": self._rounded(mean), "channel_std": self._rounded(std)}
 
     def _rounded(self, values: NDArray[np.float64]) -> list[float]:

@@ -28,7 +28,7 @@ from jobs.planning.run_folder import is_finished, write_config
 from jobs.planning.subjects import open_residuals
 from jobs.pretrain import at_home
 from slurm.cluster import load as load_profile
-from vicreg.config import DataConfig, ModelConfig, PretrainConfig
+from vicreg.config import DataConfig, ModelConfig, PretrainConfig, without_colours
 from vicreg.config_json import to_json
 from vicreg.exchange import foreign_checkpoints
 from vicreg.exchange.encoder_file import ENCODER_FILE, listed, save_encoder, untrained_encoder
@@ -75,9 +75,10 @@ def main(arguments: list[str]) -> int:
     console = Terminal()
     with user_errors():
         command = parse(arguments)
-        config = replace(recipes.recipe(command.recipe).pretrain, data=command.data)
+        config = recipes.recipe(command.recipe).pretrain
         found = untrained(command, config) if command.random else trained(command, config)
-        config = replace(config, model=found.model)
+        views = map(without_colours, config.views) if found.model.channels else config.views
+        config = replace(config, data=command.data, model=found.model, views=tuple(views))
         num_features = require_features(found.encoder, config)
         is_new = write_run(command.run, command.recipe, config, found)
         size = f"{num_parameters(found.encoder) / 1e6:.1f} M parameters, {num_features:,} features"
@@ -136,7 +137,7 @@ def trained(command: Command, config: PretrainConfig) -> Import:
         said.append(("dropped", f"the classifier: {listed(dropped)}"))
     if weights.left_out:
         said.append(("left out", listed(list(weights.left_out))))
-    said += [("note", note) for note in other_input(weights, model, config.data)]
+    said += [("note", note) for note in other_input(weights, model, command.data)]
     return Import(encoder, model, origin, said)
 
 

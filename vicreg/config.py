@@ -241,7 +241,10 @@ class PretrainConfig:
         require(len(self.each_view) > 0, "views", self.views, "at least one, with a count above 0")
         channels = self.model.in_channels
         require(
-            len(self.data.mean) == channels, "data.mean", self.data.mean, f"a number for each of {channels} channels"
+            len(self.data.mean) == channels,
+            "data.mean",
+            self.data.mean,
+            f"a number for each of the encoder's {channels} channels",
         )
         if self.model.channels:
             require_no_colours(self.views)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import logging
 import math
 import re
 import zlib
@@ -118,6 +119,7 @@ def require_integers(dtype: np.dtype[Any]) -> None:
 def _open_tiff(content: bytes, channels: int | None) -> ArrayFile:
     from tifffile import TiffFile  # a package of its own, which few data sets need
 
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what keeps it from reading is said once, by name
     tiff = TiffFile(io.BytesIO(content), is_ome=False)
     pages: list[Any] = list(tiff.pages)
     first, count = pages[0], pages[0].samplesperpixel

@@ -121,6 +121,7 @@ def _run(*command: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_from_files_to_a_report(tmp_path: Path) -> None:
     folder = five_channels.write(tmp_path / "data", 360)
     whole, run = tmp_path / "whole", tmp_path / "run"

@@ -19,6 +19,7 @@ from torch import Tensor
 from dataprep.beton.contract import Beton
 from vicreg.config import DataConfig
 from vicreg.data.batches import (
+    NUMPY_TYPES,
     Batch,
     Buffers,
     Drawn,
@@ -121,7 +122,7 @@ def _load_array(
             f"{shape[0]} x {shape[1]}, allowed: half of the {free:,} bytes that are free on {device}; "
             "use loader 'beton' or a subset"
         )
-    images = torch.from_numpy(np.empty((len(samples), *shape, pixels.channels), np.dtype(str(dtype).split(".")[1])))
+    images = torch.from_numpy(np.empty((len(samples), *shape, pixels.channels), NUMPY_TYPES[dtype]))
 
     def load(number: int) -> None:
         if one_size and pixels.is_rgb:

@@ -34,7 +34,7 @@ from vicreg.views.view_parameters import Geometry, draw_colour, draw_geometry
 TASK_SAMPLES = 16
 """Samples that a thread takes at a time."""
 
-_NUMPY_TYPES = {torch.uint8: np.uint8, torch.float32: np.float32}
+NUMPY_TYPES = {torch.uint8: np.uint8, torch.float32: np.float32}
 
 T = TypeVar("T")
 Task = Callable[[], None]
@@ -264,7 +264,7 @@ class Buffers:
             return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)  # torch itself uses these again
         size = math.prod(shape) * dtype.itemsize
         buffer = self._smallest_of(size)
-        window = buffer[:size].view(_NUMPY_TYPES[dtype]).reshape(shape)
+        window = buffer[:size].view(NUMPY_TYPES[dtype]).reshape(shape)
         # The tensor's storage holds `window`; both end together, when the last view of the tensor does.
         weakref.finalize(window, self._free.append, buffer).atexit = False
         return torch.from_numpy(window)

@@ -60,8 +60,8 @@ class ColourPlan:
     amounts: Tensor
     """Factor, shift, angle or standard deviation for each of `samples`: float32 (n, 1, 1, 1), or (n, C, 1, 1)."""
     settings: Tensor
-    """The same by sample, as `colour_kernels.NUM_COLUMNS` says: float32 (B, 11); rotations are not in it, nor is
-    anything of channels that are no colours."""
+    """The same by sample, as `colour_kernels.NUM_COLUMNS` says: float32 (B, 11); rotations are not in it. Of channels
+    that are no colours (B, 0)."""
 
     @classmethod
     def build(cls, colour: Colour, angle_rad: NDArray[np.float32], one_by_one: bool = False) -> ColourPlan:
@@ -178,7 +178,7 @@ def _run(stage: Stage, images: Tensor, samples: Tensor, amounts: Tensor) -> None
 def _settings(colour: Colour) -> NDArray[np.float32]:
     """See `ColourPlan.settings`; a change whose amount changes nothing is none."""
     if colour.brightness.ndim == 2:
-        return np.zeros((len(colour.brightness), 11), np.float32)
+        return np.empty((len(colour.brightness), 0), np.float32)
     amounts = np.stack([colour.brightness, colour.contrast, colour.saturation, colour.hue], axis=1)
     order = colour.order.astype(np.int64)
     ordered = np.take_along_axis(amounts, order, axis=1)

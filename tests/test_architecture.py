@@ -18,7 +18,7 @@ ANYTHING = {"utils", "util", "misc", "common", "core", "helpers", "helper", "bas
 
 MAY_IMPORT = {
     "jobs": {"jobs", "vicreg", "dataprep", "slurm", "disk", "border"},
-    "vicreg": {"vicreg", "dataprep.beton", "disk", "border"},
+    "vicreg": {"vicreg", "dataprep.beton", "dataprep.writing.images", "disk", "border"},
     "dataprep": {"dataprep", "disk", "border"},
     "slurm": {"slurm", "disk", "border"},
     "disk": {"disk"},
@@ -39,6 +39,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"cost", "exchange"},
         {"evals"},
         {"training"},
+        {"trained"},
     ],
     "vicreg/ranks": [{"network", "waiting"}, {"distributed"}, {"gradient_sum", "meeting", "sync_batch_norm"}],
     "vicreg/losses": [
@@ -69,7 +70,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
     "vicreg/evals": [
         {"data_identity", "feature_parts"},
-        {"features", "heads", "one_vs_rest", "protocols", "results", "work"},
+        {"features", "heads", "layers", "one_vs_rest", "protocols", "results", "work"},
         {"few_labels", "gallery", "knn", "linear", "svm"},
         {"semisup"},
     ],
@@ -117,19 +118,19 @@ FLOORS: dict[str, list[set[str]]] = {
         {"planning"},
         {"reporting", "watching"},
         {"eval_all", "export_encoder", "report", "status"},
-        {"pretrain"},
-        {"import_encoder"},
+        {"embed", "pretrain"},
+        {"import_encoder", "search"},
     ],
     "jobs/planning": [
-        {"cli", "provenance", "recipes", "scaling", "subjects"},
+        {"cli", "image_sets", "provenance", "recipes", "scaling", "subjects"},
         {"checks", "run_folder"},
         {"ablations", "pieces", "plan"},
     ],
     "jobs/reporting": [
-        {"document", "figures", "training_lines"},
+        {"document", "feature_file", "figures", "training_lines"},
         {"measured_run", "page"},
         {"pictures", "result_tables"},
-        {"training_charts"},
+        {"search_page", "training_charts"},
         {"html_report"},
     ],
     "jobs/watching": [{"job_traces"}, {"job_states"}],

@@ -72,6 +72,7 @@ def main(arguments: list[str]) -> int:
     with user_errors("stopped; the same command goes on from there"):
         command = tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
         model = vicreg.load(command.run, command.encoder)
+        pictures = [model.pixels(path) for path in command.query]  # before a long work: a query may not be there
         file = features_of(command)
         if file is None:
             return INTERRUPTED_EXIT_CODE
@@ -80,11 +81,11 @@ def main(arguments: list[str]) -> int:
             raise ValueError(
                 f"{file} has features of another encoder than {command.run}'s; make them with jobs/embed.py"
             )
-        found = nearest(model.embed(command.query, gallery.description["layer"]), gallery.values, command.neighbours)
+        found = nearest(model.embed(pictures, gallery.description["layer"]), gallery.values, command.neighbours)
         beton = pictures_of(gallery)
         queries = [
-            Query(str(path), Image.fromarray(model.pixels(path)), hits(gallery, beton, samples, cosines))
-            for path, samples, cosines in zip(command.query, *found, strict=True)
+            Query(str(path), Image.fromarray(pixels), hits(gallery, beton, samples, cosines))
+            for path, pixels, samples, cosines in zip(command.query, pictures, *found, strict=True)
         ]
         for query in queries:
             console.print(*as_lines(query), sep="\n", soft_wrap=True, highlight=False)

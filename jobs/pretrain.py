@@ -48,6 +48,7 @@ from slurm.watchdog import Watchdog
 from vicreg import methods
 from vicreg.config import PretrainConfig, official_views, paper_views
 from vicreg.exchange.encoder_file import ENCODER_FILE
+from vicreg.exchange.given_weights import BEGINNING_FILE, Given, keep, other_input, read_given
 from vicreg.ranks import distributed
 from vicreg.ranks.meeting import require_agreement
 from vicreg.training.oversight import Oversight
@@ -88,13 +89,16 @@ def main(arguments: list[str]) -> int:
         followers: list[Member] = []
         if command.then_eval:
             followers = evaluations_of(command, cluster, run, spec.ranks_per_node, console)
+        given = given_to(run, command.config, console)
         plan = Plan.make(command.recipe, command.config, spec, cluster, run, [member.spec.name for member in followers])
         if command.place.dry_run:
             return show_dry_run(plan, console)
         plan.require()
         with owner.alone(run):
             chain.require_free(run, spec.name, cluster)
-            write_config(run, command.recipe, command.config)
+            if given:
+                keep(run, given)
+            write_config(run, command.recipe, command.config, beginning=given.origin if given else None)
         members = [Member(spec), *followers]
         if is_finished(run):
             console.print(f"{run} is finished; choose another folder with --run to start anew", soft_wrap=True)
@@ -107,6 +111,16 @@ def main(arguments: list[str]) -> int:
             return 0
         chain.run_here(run, members, cluster)
         return say_how_it_ended(run, command.then_eval, console)
+
+
+def given_to(run: Path, config: PretrainConfig, console: Console) -> Given | None:
+    """The weights that the run begins with; None where it begins with random ones, or has those it began with."""
+    if not config.model.weights or (run / BEGINNING_FILE).is_file():
+        return None
+    given = read_given(config.model)
+    notes = [*given.said, *other_input(given.weights, config.model, config.data)]
+    console.print(*(f"weights: {note}" for note in notes), sep="\n", soft_wrap=True, highlight=False)
+    return given
 
 
 def evaluations_of(

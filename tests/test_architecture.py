@@ -67,7 +67,12 @@ FLOORS: dict[str, list[set[str]]] = {
         {"infomin"},
     ],
     "vicreg/cost": [{"loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
-    "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
+    "vicreg/exchange": [
+        {"encoder_file"},
+        {"foreign_formats", "foreign_names"},
+        {"foreign_checkpoints"},
+        {"given_weights"},
+    ],
     "vicreg/evals": [
         {"data_identity", "feature_parts"},
         {"features", "heads", "layers", "one_vs_rest", "protocols", "results", "work"},

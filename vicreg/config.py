@@ -86,12 +86,20 @@ class ModelConfig:
     """Padding of the small images' stem: 1 keeps the image's size, 2 (solo-learn, eb_jepa) makes 34 x 34 of 32 x 32."""
     encoder_b: str = ""
     """Encoder of the second branch, which then has weights and an expander of its own; empty: both branches share."""
+    weights: str = ""
+    """Weights to begin with: a file that jobs/import_encoder.py reads (of the encoder, and of the expander where it has
+    one that fits), or torchvision or timm for those that these publish of the encoder. Empty: random ones."""
+    weights_part: str = ""
+    """Which network, where that file holds several: a word of its name (student, teacher, ema) or the whole of it."""
 
     def __post_init__(self) -> None:
         require(self.stem_padding in (1, 2), "stem_padding", self.stem_padding, "1 or 2")
         widths = self.expander.split("-")
         ok = all(width.isdigit() and int(width) > 0 for width in widths)
         require(ok, "expander", self.expander, "positive widths joined by dashes, such as 8192-8192-8192")
+        both = bool(self.weights and self.encoder_b)
+        require(not both, "weights", self.weights, "none with encoder_b: they are one network's")
+        require(bool(self.weights) or not self.weights_part, "weights_part", self.weights_part, "with weights")
 
     @property
     def is_plain(self) -> bool:

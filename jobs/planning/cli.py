@@ -43,6 +43,7 @@ class RunFile(TypedDict):
     schema: NotRequired[int]
     recipe: NotRequired[str]
     imported: NotRequired[dict[str, Any]]
+    beginning: NotRequired[dict[str, Any]]
 
 
 def read_run_file(run: Path) -> RunFile:

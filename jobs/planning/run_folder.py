@@ -74,10 +74,17 @@ def _damaged(path: Path, error: Unreadable) -> ConfigDamaged:
     return ConfigDamaged(f"{path} is damaged ({error}); {cure}")
 
 
-def write_config(run: Path, recipe: str, config: PretrainConfig, imported: dict[str, Any] | None = None) -> None:
+def write_config(
+    run: Path,
+    recipe: str,
+    config: PretrainConfig,
+    imported: dict[str, Any] | None = None,
+    beginning: dict[str, Any] | None = None,
+) -> None:
     """Keep the resolved configuration in the run folder, or refuse when it holds another one.
 
-    `imported` says where the encoder comes from if it was not trained here (jobs/import_encoder.py).
+    `imported` says where the encoder comes from if it was not trained here (jobs/import_encoder.py), `beginning` where
+    the weights come from that it begins with; once said that stays.
     """
     path = run / CONFIG_FILE
     there: dict[str, Any] = {}
@@ -106,6 +113,8 @@ def write_config(run: Path, recipe: str, config: PretrainConfig, imported: dict[
     }
     if imported:
         content["imported"] = imported
+    if beginning := beginning or there.get("beginning"):
+        content["beginning"] = beginning
     write_text(path, json.dumps(content, indent=1))
 
 

@@ -18,10 +18,9 @@ import tyro
 from torch import nn
 
 from border.terminal import Terminal
-from border.text import suite_command
 from disk.closed_pipe import quietly
 from disk.whole_files import partial_path, publish
-from jobs.planning import recipes
+from jobs.planning import hints, recipes
 from jobs.planning.cli import read_run_file, show_commands, show_summary, user_errors
 from jobs.planning.run_folder import is_finished, write_config
 from jobs.planning.subjects import open_residuals
@@ -78,6 +77,7 @@ def main(arguments: list[str]) -> int:
     console = Terminal()
     with user_errors():
         command = parse(arguments)
+        hints.remember(command.cluster)
         config = replace(recipes.recipe(command.recipe).pretrain, data=command.data)
         found = untrained(command, config) if command.random else trained(command, config)
         config = replace(config, model=found.model)
@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
             ("written" if is_new else "is there", f"{command.run}, recipe {command.recipe}"),
         ]
         show_summary(console, said)
-        show_commands(console, "next", [suite_command("jobs/eval_all.py", command.run)])
+        show_commands(console, "next", [hints.eval_all(command.run)])
     return 0
 
 

@@ -19,10 +19,9 @@ from rich.text import Text
 
 from border.private_folder import temporary_folder
 from border.terminal import Terminal, complain
-from border.text import shell_command
 from disk.closed_pipe import quietly
 from jobs import eval_all
-from jobs.planning import recipes
+from jobs.planning import hints, recipes
 from jobs.planning.cli import (
     CONFIG_FILE,
     INTERRUPTED_EXIT_CODE,
@@ -143,7 +142,7 @@ def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
         console.print(f"stopped and saved; the same command goes on from there ({run})", soft_wrap=True)
         return INTERRUPTED_EXIT_CODE
     if not was_measured:
-        next_step = f"measure it with  {shell_command('python', 'jobs/eval_all.py', run)}"
+        next_step = f"measure it with  {hints.eval_all(run)}"
         console.print(Text.assemble("finished: ", (str(run / ENCODER_FILE), "bold"), f"; {next_step}"), soft_wrap=True)
     return 0
 

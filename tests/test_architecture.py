@@ -127,6 +127,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"import_encoder", "search"},
     ],
     "jobs/planning": [
+        {"hints"},
         {"cli", "image_sets", "provenance", "recipes", "scaling", "subjects"},
         {"checks", "run_folder"},
         {"ablations", "pieces", "plan"},

@@ -19,6 +19,7 @@ from rich.text import Text
 from border.documents import read_json
 from border.terminal import Terminal, log_to
 from border.text import visible, visible_lines
+from jobs.planning import hints
 from slurm import cluster
 from slurm.calls import SchedulerError
 from slurm.cluster import Cluster
@@ -183,6 +184,7 @@ class PlaceOptions:
             name: getattr(self, name)
             for name in ("time", "partition", "account", "qos", "constraint", "exclude", "reservation")
         }
+        hints.remember(self.cluster)
         return cluster.override(cluster.load(self.cluster), **changed)
 
     def ranks_per_node(self, profile: Cluster) -> int:

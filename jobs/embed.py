@@ -38,7 +38,7 @@ from jobs.planning.plan import show_submitted
 from jobs.planning.run_folder import CHECKPOINTS, read_run, require_finished, require_same_code
 from jobs.reporting import feature_file
 from jobs.reporting.feature_file import BLOCK_ROWS, Blocks, Description
-from slurm import chain
+from slurm import chain, given_place
 from slurm.attempts import Pulse
 from slurm.chain import Member
 from slurm.requeue import StopFlag
@@ -53,6 +53,7 @@ from vicreg.exchange.encoder_file import checksum, encoder_path, load_encoder
 from vicreg.model import branch, num_features
 from vicreg.ranks import distributed
 from vicreg.ranks.meeting import require_agreement
+from vicreg.ranks.rendezvous import connected
 
 PARTS = "features"  # in the job's folder, until the file is there
 PRESENT = 1  # in a label vector
@@ -106,7 +107,7 @@ class Wanted:
 
 def main(arguments: list[str]) -> int:
     """Parse, check, compute or submit; returns the exit code."""
-    console = Terminal()
+    console = Terminal(quiet=not given_place.speaks())
     with user_errors("stopped; the same command goes on from there"):
         command = tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
         cluster = command.place.profile()
@@ -120,7 +121,7 @@ def main(arguments: list[str]) -> int:
         images = ImageSet.of(command.images, run, command.split, command.unlabelled)
         wanted = Wanted(str(run), images, str(command.out.absolute()), command.layer, encoder)
         require_own(wanted, command.overwrite)
-        chain_members = members(wanted, command.place.nodes, command.place.ranks_per_node(cluster))
+        chain_members = members(wanted, command.place.num_nodes(), command.place.ranks_per_node(cluster))
         if command.place.dry_run:
             return eval_all.show_scripts(run, chain_members, cluster, console)
         if cluster.scheduler == "slurm":
@@ -180,7 +181,7 @@ def embed_job(task: Task, stop: StopFlag, wanted: dict[str, Any]) -> bool:
     stop.interrupt_at_once()
     with (
         user_errors("stopped; the same command goes on from there", note=task.note_error),
-        distributed.connected(placement, task.rendezvous, task.rendezvous_timeout_s),
+        connected(placement, task.rendezvous, task.rendezvous_timeout_s, task.is_given),
         closing(Watchdog(task)) as watchdog,
     ):
         require_same_code(placement.name(task.rank))

@@ -41,7 +41,12 @@ FLOORS: dict[str, list[set[str]]] = {
         {"training"},
         {"trained"},
     ],
-    "vicreg/ranks": [{"network", "waiting"}, {"distributed"}, {"gradient_sum", "meeting", "sync_batch_norm"}],
+    "vicreg/ranks": [
+        {"network", "waiting"},
+        {"distributed"},
+        {"gradient_sum", "rendezvous", "sync_batch_norm"},
+        {"meeting"},
+    ],
     "vicreg/losses": [
         {"forms", "written_gradient"},
         {"contrastive", "correlation", "covariance"},
@@ -74,7 +79,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"given_weights"},
     ],
     "vicreg/evals": [
-        {"data_identity", "feature_parts"},
+        {"data_identity", "kept_parts"},
         {"features", "heads", "layers", "one_vs_rest", "protocols", "results", "work"},
         {"few_labels", "gallery", "knn", "linear", "svm"},
         {"semisup"},
@@ -111,11 +116,11 @@ FLOORS: dict[str, list[set[str]]] = {
         {"options"},
     ],
     "slurm": [
-        {"attempts", "calls"},
+        {"attempts", "calls", "given_place"},
         {"cluster", "devcluster", "owner", "scheduler"},
         {"fitness", "orphans", "requeue", "stage_data"},
         {"task"},
-        {"local", "preflight", "srun", "watchdog"},
+        {"given_ranks", "local", "preflight", "srun", "watchdog"},
         {"batch", "executor"},
         {"chain"},
     ],
@@ -143,7 +148,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "disk": [{"closed_pipe", "whole_files"}],
 }
 ONLY_IN = {
-    "torch.distributed": {"vicreg/ranks/distributed.py"},
+    "torch.distributed": {"vicreg/ranks/distributed.py", "vicreg/ranks/rendezvous.py"},
     "submitit": {"slurm"},
     "triton": {
         "vicreg/data/plane_kernels.py",

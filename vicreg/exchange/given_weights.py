@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision.models
 from torch import Tensor, nn
 
 from disk.whole_files import written
@@ -152,6 +151,8 @@ def _published(model: ModelConfig) -> tuple[Weights, str]:
     publisher, name = model.weights, model.encoder
     try:
         if publisher == "torchvision":
+            import torchvision.models
+
             known = torchvision.models.get_model_weights(name) if is_of_torchvision(name) else None
             if known is None:
                 raise ValueError(f"torchvision publishes no weights of {name}; allowed: a file, or another encoder")

@@ -121,7 +121,7 @@ def read(path: Path) -> Features:
             values = np.concatenate([part.flatten().to_numpy() for part in table["features"].chunks]).reshape(-1, width)
         labels = table["label"].to_pylist() if "label" in table.column_names else []
         found = Features(table["file"].to_pylist(), labels, values, description)
-    except (pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise ValueError(f"{path} is no file of features, or it is damaged: {visible(error)[:200]}") from error
     if values.ndim != 2 or len(values) != len(found.names) or not np.isfinite(values).all():
         raise ValueError(f"{path} has {len(found.names):,} names and values of shape {values.shape}: it is damaged")

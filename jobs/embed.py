@@ -174,6 +174,7 @@ def embed_job(task: Task, stop: StopFlag, wanted: dict[str, Any]) -> bool:
     """What every rank does: the features of its part of the images; rank 0 writes them all."""
     what = Wanted.from_arguments(wanted)
     run, out = Path(what.run), Path(what.out)
+    shown = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
     folder = chain.job_folder(run, what.name)
     console = Terminal() if task.has_terminal else Terminal(force_terminal=False, width=LOG_WIDTH)
     configure_logging(console, task, folder)
@@ -192,7 +193,7 @@ def embed_job(task: Task, stop: StopFlag, wanted: dict[str, Any]) -> bool:
         description = describe(what, beton, config.data)
         if distributed.from_rank_0(int(feature_file.is_current(out, description))):
             if task.rank == 0:
-                console.print(f"{out} is there already, of the same images", highlight=False, soft_wrap=True)
+                console.print(f"{shown} is there already, of the same images", highlight=False, soft_wrap=True)
             return True
         network = open_network(run, config, run / CHECKPOINTS, what.layer, what.encoder)
         splits = splits_of(config.data, beton.path, device, config.data.workers or placement.num_threads)
@@ -205,7 +206,7 @@ def embed_job(task: Task, stop: StopFlag, wanted: dict[str, Any]) -> bool:
                 stop.require_owner()
                 names, labels = names_of(beton), labels_of(beton)
                 feature_file.write(out, names, labels, num_features(network), parts, description)
-                said = f"{out}: {beton.num_samples:,} images, {num_features(network):,} features each"
+                said = f"{shown}: {beton.num_samples:,} images, {num_features(network):,} features each"
                 console.print(said, highlight=False, soft_wrap=True)
             else:
                 for _ in parts:  # all ranks must hand out their rows together

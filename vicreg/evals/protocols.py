@@ -24,8 +24,9 @@ class DataSet:
 
 
 PLACES205, INAT18, VOC07 = "Places205", "iNaturalist 2018", "VOC07"
+IMAGENET_TRAIN = 1_281_167
 DATA_SETS = (
-    DataSet(IMAGENET, 1_281_167, 50_000, 1_000),
+    DataSet(IMAGENET, IMAGENET_TRAIN, 50_000, 1_000),
     DataSet(PLACES205, 2_448_873, 20_500, 205),
     DataSet(INAT18, 437_513, 24_426, 8_142),
     DataSet(VOC07, 5_011, 4_952, 20),

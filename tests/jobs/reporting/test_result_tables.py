@@ -17,7 +17,8 @@ from jobs.report import describe_run
 from jobs.reporting.document import Table, Text
 from jobs.reporting.html_report import run_page
 from jobs.reporting.measured_run import Run, load_run
-from jobs.reporting.result_tables import ROWS_OF, data_set_name, matched_classes, measured_tables, published
+from jobs.reporting.published_tables import ROWS_OF, published
+from jobs.reporting.result_tables import data_set_name, matched_classes, measured_tables, other_settings
 from tests.jobs.measured_runs import write_result
 from tests.jobs.run_folders import write_run
 from vicreg.config_json import to_json
@@ -146,3 +147,29 @@ def test_the_published_row_of_a_runs_method_stands_below_it(run: Path, tmp_path:
 def test_every_row_of_a_method_is_published() -> None:
     printed = {method for column in protocols.COLUMNS for method in column.values}
     assert {row for rows in ROWS_OF.values() for row in rows} <= printed
+
+
+def test_the_last_epoch_leads_and_what_flatters_is_marked(run: Path, tmp_path: Path) -> None:
+    metrics = {"top1": 90.0, "top5": 99.0, "top1_last_epoch": 80.0, "top5_last_epoch": 95.0, "top1_grid_best": 91.0}
+    write_result(run, "linear", TRAINED, metrics, data=_data(tmp_path, 40, 20))
+    loaded = load_run(run)
+    table = next(table for table in measured_tables(loaded) if table.rows[0][0] == "linear")
+    assert [row[1:] for row in table.rows] == [
+        ["top-1", "80.0"],
+        ["top-5", "95.0"],
+        ["top-1, best epoch †", "90.0"],
+        ["top-5, best epoch †", "99.0"],
+        ["top-1, best of grid †", "91.0"],
+    ]
+    assert other_settings(loaded)[0] == "† chosen on the validation images themselves, which flatters it."
+    tile = run_page(loaded).partition('<ul class="tiles">')[2].partition("</ul>")[0]
+    assert "<b>80.0<small> %</small></b> <span>linear, top-1</span>" in tile
+    assert "best epoch, which flatters, 90.0" in tile
+
+
+def test_what_differs_from_the_published_run_is_said(run: Path, tmp_path: Path) -> None:
+    write_result(run, "knn", TRAINED, {"top1_20_neighbours": 60.0}, data=_data(tmp_path, 1_281_167, 50_000),
+                 num_classes=1000)  # fmt: skip
+    _, notes = _published(load_run(run))
+    assert f"The pretraining of {run} is not the published one (data.image_size: 224 -> 32" in notes[0]
+    assert "model.encoder: 'resnet50' -> 'resnet10-narrow'" in notes[0]

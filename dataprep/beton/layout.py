@@ -30,15 +30,16 @@ IMAGE_METADATA = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), 
 
 TYPE_INT = 1
 TYPE_IMAGE = 2
+TYPE_BYTES = 3
 TYPE_ARRAY = 4
-_BYTES_METADATA = np.dtype([("ptr", "<u8"), ("size", "<u8")])
+BYTES_METADATA = np.dtype([("ptr", "<u8"), ("size", "<u8")])
 FIELD_METADATA = {
     0: np.dtype("<f8"),  # float
     TYPE_INT: np.dtype("<i8"),
     TYPE_IMAGE: IMAGE_METADATA,
-    3: _BYTES_METADATA,  # bytes
+    TYPE_BYTES: BYTES_METADATA,
     TYPE_ARRAY: np.dtype("<u8"),
-    5: _BYTES_METADATA,  # JSON
+    5: BYTES_METADATA,  # JSON
     6: np.dtype("<u8"),  # tensor
 }
 _ARRAY_ARGUMENTS = np.dtype([("shape", "<u8", (32,)), ("dtype_bytes", "<u8")])

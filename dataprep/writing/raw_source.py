@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataprep.beton.objects import MASKS, OBJECTS
 from dataprep.writing.images import WriteMode
+from dataprep.writing.raw_objects import RawObjects
 from dataprep.writing.sample_encoding import Content, FilePart
 
 SPLITS = ("train", "val", "test", "trainval")
@@ -39,6 +41,11 @@ class Source:
     relative_path: Callable[[int], str]
     content: Callable[[int], Content]
     default_write_mode: WriteMode = "passthrough"
+    objects: Callable[[int], RawObjects] | None = None
+    """The objects that each image shows; then its label vector follows from them when it is written."""
+    has_masks: bool = False
+    annotations_crc32: int = 0
+    """Of the files that hold the objects."""
 
     def __post_init__(self) -> None:
         assert len(set(self.classes)) == len(self.classes), "class names must differ"
@@ -54,6 +61,11 @@ class Source:
     def without_labels(self) -> Source:
         """The same images, of no class."""
         return replace(self, classes=(), labels=np.zeros(len(self), np.int64))
+
+    @property
+    def more_fields(self) -> tuple[str, ...]:
+        """Names of the fields in which objects are stored."""
+        return () if self.objects is None else (OBJECTS, MASKS) if self.has_masks else (OBJECTS,)
 
     @property
     def label_length(self) -> int:

@@ -36,7 +36,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"data", "key_queue", "method"},
         {"branches", "memory_bank", "moving_average", "one_network", "optim", "shared_terms"},
         {"methods"},
-        {"cost", "exchange"},
+        {"cost", "detection", "exchange"},
         {"evals"},
         {"training"},
     ],
@@ -67,11 +67,18 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "vicreg/cost": [{"loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
     "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
+    "vicreg/detection": [
+        {"encoder_maps", "keyed_sampler", "settings"},
+        {"proposals", "regions", "scenes"},
+        {"detector"},
+        {"detections"},
+        {"coco_measure", "pictures", "voc_measure"},
+    ],
     "vicreg/evals": [
         {"data_identity", "feature_parts"},
         {"features", "heads", "one_vs_rest", "protocols", "results", "work"},
         {"few_labels", "gallery", "knn", "linear", "svm"},
-        {"semisup"},
+        {"detection", "semisup"},
     ],
     "vicreg/training": [
         {"clock", "guards", "metrics", "online_head", "oversight", "running_statistics"},

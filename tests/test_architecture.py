@@ -68,17 +68,18 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/cost": [{"loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
     "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
     "vicreg/detection": [
-        {"encoder_maps", "keyed_sampler", "settings"},
-        {"proposals", "regions", "scenes"},
+        {"encoder_maps", "keyed_sampler", "objects_found", "settings"},
+        {"coco_measure", "pictures", "proposals", "regions", "scenes", "voc_measure"},
         {"detector"},
         {"detections"},
-        {"coco_measure", "pictures", "voc_measure"},
     ],
     "vicreg/evals": [
-        {"data_identity", "feature_parts"},
+        {"data_identity", "feature_parts", "published"},
+        {"detection_protocols"},
         {"features", "heads", "one_vs_rest", "protocols", "results", "work"},
         {"few_labels", "gallery", "knn", "linear", "svm"},
-        {"detection", "semisup"},
+        {"detector_training", "semisup"},
+        {"detection"},
     ],
     "vicreg/training": [
         {"clock", "guards", "metrics", "online_head", "oversight", "running_statistics"},
@@ -135,7 +136,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "jobs/reporting": [
         {"document", "figures", "training_lines"},
         {"measured_run", "page"},
-        {"pictures", "result_tables"},
+        {"detection_pictures", "pictures", "result_tables"},
         {"training_charts"},
         {"html_report"},
     ],

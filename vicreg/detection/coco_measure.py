@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dataprep.beton.contract import Beton
 from dataprep.beton.objects import CROWD, run_lengths
-from vicreg.detection.detections import Detections
+from vicreg.detection.objects_found import Detections
 
 SUMMARY = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 """The first of the numbers that COCO's program sums up: over overlaps of 0.5 to 0.95, at 0.5, at 0.75, by size."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,8 @@ class KnownMaps(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) to four maps (B, C, H / stride, W / stride)."""
-        found: list[Tensor] = self.encoder.forward_intermediates(
+        encoder: Any = self.encoder
+        found: list[Tensor] = encoder.forward_intermediates(
             images, indices=self._places, output_fmt="NCHW", intermediates_only=True
         )
         return found

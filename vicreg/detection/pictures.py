@@ -13,7 +13,7 @@ from PIL import Image
 
 from dataprep.beton.contract import Beton
 from dataprep.beton.objects import decode_mask
-from vicreg.detection.detections import Detections
+from vicreg.detection.objects_found import Detections
 
 NUM_PICTURES = 8
 LONGEST_PX = 320

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataprep.beton.objects import DIFFICULT
-from vicreg.detection.detections import Detections
+from vicreg.detection.objects_found import Detections
 
 THRESHOLDS = tuple(np.arange(50, 100, 5) / 100)
 

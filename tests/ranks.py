@@ -15,7 +15,8 @@ from vicreg.ranks.distributed import Placement
 
 # Ranks are forked from a process that has imported what takes long, and done nothing else: 20 times quicker.
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["tests.ranks", "vicreg.training.train", "vicreg.evals.linear"])
+_PRELOADED = ["tests.ranks", "torchvision.models", "vicreg.training.train", "vicreg.evals.linear"]
+_FORKSERVER.set_forkserver_preload(_PRELOADED)
 
 
 def run_ranks(function: Callable[..., Any], num_ranks: int, folder: Path, *arguments: Any) -> Any:

@@ -74,7 +74,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"detections"},
     ],
     "vicreg/evals": [
-        {"data_identity", "feature_parts", "published"},
+        {"data_identity", "kept_parts", "published"},
         {"detection_protocols"},
         {"features", "heads", "one_vs_rest", "protocols", "results", "work"},
         {"few_labels", "gallery", "knn", "linear", "svm"},

@@ -66,7 +66,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"infomin"},
     ],
     "vicreg/cost": [{"loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
-    "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
+    "vicreg/exchange": [{"detectron2_names", "encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
     "vicreg/detection": [
         {"encoder_maps", "keyed_sampler", "objects_found", "settings"},
         {"coco_measure", "pictures", "proposals", "regions", "scenes", "voc_measure"},

@@ -29,6 +29,7 @@ from dataprep.beton.manifest import manifest_path as manifest_path
 from dataprep.beton.manifest import manifest_samples as manifest_samples
 from dataprep.beton.manifest import read_manifest as read_manifest
 from dataprep.beton.objects import MASKS, OBJECTS
+from dataprep.beton.segments import SEGMENTS
 from dataprep.beton.tables import ROWS, image_sizes, read_fields, read_header, read_vectors, table
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Beton:
     labels: NDArray[Any]
     """(N,) int64, a class each; or (N, K) int8, for each of K classes 1 (present), -1 (absent), 0 (only difficult)."""
     more: dict[str, NDArray[np.void]]
-    """Where the bytes of each further field of a sample lie (N,), by the field's name: those of `objects.py`."""
+    """Where the bytes of each further field of a sample lie (N,), by the field's name (objects.py, segments.py)."""
 
     @property
     def memory(self) -> NDArray[np.uint8]:
@@ -155,7 +156,7 @@ def read_beton(path: Path) -> Beton:
     labels = np.empty(num_samples, FIELD_METADATA[fields.kinds["label"]])
     more = {
         name: np.empty(num_samples, FIELD_METADATA[TYPE_BYTES])
-        for name in (OBJECTS, MASKS)
+        for name in (OBJECTS, MASKS, SEGMENTS)
         if fields.kinds.get(name) == TYPE_BYTES
     }
     for part, rows in table(file, fields.start, num_samples, fields.record):

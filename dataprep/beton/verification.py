@@ -25,6 +25,7 @@ from dataprep.beton.contract import (
 from dataprep.beton.jpeg_check import BadImage, flaw_of, read_jpeg_header
 from dataprep.beton.layout import ALLOCATION
 from dataprep.beton.objects import MASKS, OBJECTS, BadObjects, decode_masks, decode_objects, fault
+from dataprep.beton.segments import SEGMENTS, BadSegments, decode_segments, unknown_class
 
 
 class Problem(NamedTuple):
@@ -140,10 +141,17 @@ def _sample_problems(
 
 
 def _object_problems(beton: Beton, sample: int) -> list[str]:
-    """What is wrong with the boxes, classes and masks of a sample."""
+    """What is wrong with the boxes, classes and masks of a sample, or with the classes of its pixels."""
+    size = int(beton.heights[sample]), int(beton.widths[sample])
+    num_classes = beton.labels.shape[1] if beton.labels.ndim == 2 else 0
+    if SEGMENTS in beton.more:
+        try:
+            said = unknown_class(decode_segments(beton.field_bytes(SEGMENTS, sample), *size), num_classes)
+        except BadSegments as error:
+            said = str(error)
+        return [said] if said else []
     if OBJECTS not in beton.more:
         return []
-    size = int(beton.heights[sample]), int(beton.widths[sample])
     try:
         objects = decode_objects(beton.field_bytes(OBJECTS, sample))
         masks = decode_masks(beton.field_bytes(MASKS, sample)) if MASKS in beton.more else [None] * len(objects)
@@ -151,7 +159,6 @@ def _object_problems(beton: Beton, sample: int) -> list[str]:
         return [str(error)]
     if len(masks) != len(objects):
         return [f"{len(masks)} masks for {len(objects)} objects"]
-    num_classes = beton.labels.shape[1] if beton.labels.ndim == 2 else 0
     pairs = enumerate(zip(objects, masks, strict=True))
     found = [(number, fault(one, mask, size, num_classes)) for number, (one, mask) in pairs]
     return [f"object {number}: {said}" for number, said in found if said]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from dataprep.sources import anywhere, coco_detection, digits, inat18, places205, voc07, voc_detection
+from dataprep.sources import anywhere, coco_detection, digits, inat18, places205, segmentation, voc07, voc_detection
 from dataprep.sources import class_folders as sources
 from dataprep.sources.own_images import hold_out
 from dataprep.writing.images import WriteMode
@@ -139,6 +139,32 @@ class CocoDetection(Output, OnDisk):
 
     def open_source(self) -> Source:
         return coco_detection.open_split(self.root, self.split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocSegmentation(Output, OnDisk):
+    """PASCAL VOC2012 for segmentation: the class of every pixel, 20 classes and the background."""
+
+    root: Path
+    """Folder where VOCtrainval_11-May-2012.tar was unpacked (it holds VOCdevkit/, or is VOCdevkit)."""
+    split: str = "train"
+    """train or val."""
+
+    def open_source(self) -> Source:
+        return segmentation.open_voc12(self.root, self.split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ade20k(Output, OnDisk):
+    """ADE20k for segmentation: the class of every pixel, 150 classes."""
+
+    root: Path
+    """Folder where ADEChallengeData2016.zip was unpacked."""
+    split: str = "train"
+    """train or val."""
+
+    def open_source(self) -> Source:
+        return segmentation.open_ade20k(self.root, self.split)
 
 
 @dataclass(frozen=True, kw_only=True)

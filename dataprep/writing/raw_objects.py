@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataprep.beton.objects import encode_masks, encode_objects, fault, num_outside, presence
+from dataprep.beton.segments import encode_segments, shown, unknown_class
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,16 @@ class RawObjects:
 
 @dataclass(frozen=True)
 class StoredObjects:
-    """What of an image's objects is stored."""
+    """What of an image's objects, or of its pixels' classes, is stored."""
 
     fields: tuple[bytes, ...]
-    """The bytes of `objects` and, where there are masks, of `masks`."""
+    """The bytes of `objects` and, where there are masks, of `masks`; or those of `segments`."""
     label: NDArray[np.int8]
     """Which classes the image shows."""
-    num_objects: int
-    num_outside: int
+    num_objects: int = 0
+    num_outside: int = 0
     """Boxes that reach out of the image; training cuts them off."""
-    left_out: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def usable(raw: RawObjects, num_classes: int) -> RawObjects:
@@ -51,6 +52,19 @@ def usable(raw: RawObjects, num_classes: int) -> RawObjects:
     chosen = tuple(raw.masks[number] for number in kept) if raw.masks is not None else None
     left_out = (*raw.left_out, *(why for why in said if why))
     return RawObjects(raw.height, raw.width, raw.objects[kept], chosen, left_out)
+
+
+def store_segments(classes: NDArray[np.uint8] | str, height: int, width: int, num_classes: int) -> StoredObjects | str:
+    """What is stored of the classes of an image's pixels; why it cannot be."""
+    if isinstance(classes, str):
+        return classes
+    if classes.shape != (height, width):
+        return (
+            f"its classes are those of {classes.shape[1]} x {classes.shape[0]} pixels, the image has {width} x {height}"
+        )
+    return unknown_class(classes, num_classes) or StoredObjects(
+        (encode_segments(classes),), shown(classes, num_classes)
+    )
 
 
 def store_objects(raw: RawObjects, height: int, width: int, num_classes: int) -> StoredObjects | str:

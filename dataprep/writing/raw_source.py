@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataprep.beton.objects import MASKS, OBJECTS
+from dataprep.beton.segments import SEGMENTS
 from dataprep.writing.images import WriteMode
 from dataprep.writing.raw_objects import RawObjects
 from dataprep.writing.sample_encoding import Content, FilePart
@@ -46,6 +47,8 @@ class Source:
     has_masks: bool = False
     annotations_crc32: int = 0
     """Of the files that hold the objects."""
+    segments: Callable[[int], NDArray[np.uint8] | str] | None = None
+    """The class of every pixel of each image (height, width), or why there is none; label vectors follow from them."""
 
     def __post_init__(self) -> None:
         assert len(set(self.classes)) == len(self.classes), "class names must differ"
@@ -64,7 +67,9 @@ class Source:
 
     @property
     def more_fields(self) -> tuple[str, ...]:
-        """Names of the fields in which objects are stored."""
+        """Names of the fields in which objects, or the classes of pixels, are stored."""
+        if self.segments is not None:
+            return (SEGMENTS,)
         return () if self.objects is None else (OBJECTS, MASKS) if self.has_masks else (OBJECTS,)
 
     @property

@@ -32,7 +32,7 @@ from dataprep.writing.beton_file import MAX_SAMPLE_BYTES, BetonFile
 from dataprep.writing.channel_statistics import ChannelStatistics
 from dataprep.writing.encoder_pool import EncoderPool, WorkerDied
 from dataprep.writing.manifest import identity, samples_per_class, software, write_manifest
-from dataprep.writing.raw_objects import StoredObjects, store_objects
+from dataprep.writing.raw_objects import StoredObjects, store_objects, store_segments
 from dataprep.writing.raw_source import Source
 from dataprep.writing.sample_encoding import Chunk, Encoded, FilePart, Rejected, Result, SourceUnreadable
 from dataprep.writing.write_plan import WritePlan
@@ -209,8 +209,8 @@ def _fill(
             result = Rejected(f"{len(result.data):,} bytes do not fit a page of FFCV ({MAX_SAMPLE_BYTES:,})")
         label: Any = source.labels[position]
         more: tuple[bytes, ...] = ()
-        if isinstance(result, Encoded) and source.objects is not None:
-            stored = store_objects(source.objects(position), result.height, result.width, source.label_length)
+        if isinstance(result, Encoded) and source.more_fields:
+            stored = _stored(source, position, result.height, result.width)
             if isinstance(stored, str):
                 result = Rejected(stored)
             else:
@@ -232,6 +232,14 @@ def _fill(
     if beton.num_samples == 0:
         name, reason = progress.rejected[0]
         raise WriteError(f"none of {progress.num_total:,} images can be used; the first, {name}: {reason}")
+
+
+def _stored(source: Source, position: int, height: int, width: int) -> StoredObjects | str:
+    """What is stored of an image beside it, or why it cannot be."""
+    if source.segments is not None:
+        return store_segments(source.segments(position), height, width, source.label_length)
+    assert source.objects is not None
+    return store_objects(source.objects(position), height, width, source.label_length)
 
 
 def _manifest_head(source: Source, plan: WritePlan, beton: BetonFile, progress: WriteProgress) -> dict[str, object]:

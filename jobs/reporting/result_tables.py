@@ -105,7 +105,8 @@ def metric_names(columns: list[Result | None]) -> list[str]:
 def say_metric(name: str) -> str:
     """top1_10_labels -> top-1, 10 labels; ap50_box -> AP50, box."""
     first, _, rest = name.partition("_")
-    said = "mAP" if first == "map" else first.upper() if first.startswith("ap") else first.replace("top", "top-")
+    named = {"map": "mAP", "miou": "mIoU"}
+    said = named.get(first) or (first.upper() if first.startswith("ap") else first.replace("top", "top-"))
     return said + (f", {rest.replace('_', ' ')}" if rest else "")
 
 

@@ -96,3 +96,25 @@ def write_coco(root: Path, num: dict[str, int], change: dict[str, Any] | None = 
         (root / "annotations").mkdir(parents=True, exist_ok=True)
         (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(lists[split]))
     return lists
+
+
+def write_voc_segmentation(root: Path, num: dict[str, int]) -> None:
+    """VOC2012's segmentation: num of train and val; the rectangles' classes are 1 to 3, their edges void."""
+    base, seed = root / "VOCdevkit" / "VOC2012", 0
+    for split, count in num.items():
+        ids = []
+        for _ in range(count):
+            pixels, objects = scene(seed)
+            classes = np.zeros(pixels.shape[:2], np.uint8)
+            for left, top, right, bottom, name in objects:
+                classes[top:bottom, left:right] = 255
+                classes[top + 1 : bottom - 1, left + 1 : right - 1] = name + 1
+            ids.append(f"2012_{seed:06d}")
+            save(base / "JPEGImages" / f"{ids[-1]}.jpg", pixels)
+            image = Image.fromarray(classes, mode="P")
+            image.putpalette([value % 256 for number in range(256) for value in (number * 7, number * 31, number * 67)])
+            (base / "SegmentationClass").mkdir(parents=True, exist_ok=True)
+            image.save(base / "SegmentationClass" / f"{ids[-1]}.png")
+            seed += 1
+        (base / "ImageSets" / "Segmentation").mkdir(parents=True, exist_ok=True)
+        (base / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(ids) + "\n")

@@ -172,14 +172,13 @@ def training_target(
 
 
 def whole_scenes(
-    data: DataConfig, beton: Path, samples: Sequence[int], settings: Settings, workers: int
+    data: DataConfig, beton: Beton, samples: Sequence[int], short_side: int, longest_side: int, workers: int
 ) -> Generator[Scenes, None, None]:
     """Images to measure on, one at a time in order, without targets; leaving this ends its threads."""
-    opened = open_with_objects(beton, settings.masks)
-    reader, buffers = ImageReader(opened, data.on_bad), Buffers(pinned=False)
+    reader, buffers = ImageReader(beton, data.on_bad), Buffers(pinned=False)
 
     def job(sample: int) -> tuple[Scenes, list[Task]]:
-        size = scene_size(*reader.shape(sample), settings.test_short_side, settings.longest_side)
+        size = scene_size(*reader.shape(sample), short_side, longest_side)
         images = buffers.take((1, *padded([size]), 3))
 
         def fill() -> None:

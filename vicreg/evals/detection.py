@@ -50,10 +50,13 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Settings, work: Work | 
             f"{splits.data.train} and {val.path} must have manifests that list the same classes; write both alike"
         )
     tuning = DetectorTraining(encoder, splits, config)
-    tuning.run(work or Work())
+    work = work or Work()
+    tuning.run(work)
+    heard = work.while_measuring(val.num_samples, config.steps, tuning.state)
     own = shard(val.num_samples, distributed.rank(), distributed.world_size())
-    with closing(whole_scenes(splits.data, val.path, own, config, splits.workers)) as scenes:
-        found = detect(tuning.model, scenes, val, splits.device, splits.normalise, splits.heard)
+    sides = config.test_short_side, config.longest_side
+    with closing(whole_scenes(splits.data, val, own, *sides, splits.workers)) as scenes:
+        found = detect(tuning.model, scenes, val, splits.device, splits.normalise, heard)
     true = truth(val, config.masks)
     if config.measure == "voc":
         metrics, classes = _voc(found, true, splits.num_classes)

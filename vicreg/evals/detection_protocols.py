@@ -12,6 +12,7 @@ DATA_SETS = (DataSet(VOC0712, 16_551, 4_952, 20), DataSet(COCO, 118_287, 5_000, 
 
 _PAPER = "VICReg paper, appendix C.3"
 _MOCO = "facebookresearch/moco, detection/configs"
+_DINOV2 = "DINOv2's linear heads (dinov2/eval/segmentation), which are mmsegmentation's 40k schedule"
 _RANDOM = ("random",)
 _FPN = {
     "head": "fpn",
@@ -44,6 +45,8 @@ PRESETS = {
         "coco-detection",
         _RANDOM,
     ),
+    "linear-segmentation": Preset("linear_segmentation", {}, _DINOV2, "voc-segmentation", _RANDOM),
+    "linear-segmentation-ade20k": Preset("linear_segmentation", {}, _DINOV2, "ade20k", _RANDOM),
 }
 
 _TABLE_2 = "Table 2"

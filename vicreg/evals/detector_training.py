@@ -76,10 +76,10 @@ class DetectorTraining:
                     work.beat(self._step, config.steps)
                     if self._step % LOOK_EVERY == 0 or self._step == config.steps:
                         self._look()
-                        work.save_if_due(self._step, self._state)
+                        work.save_if_due(self._step, self.state)
                     if self._step < config.steps:
-                        work.leave_if_asked(self._step, self._state)
-            work.save(self._step, self._state())  # measuring takes minutes, and keeps no state of its own
+                        work.leave_if_asked(self._step, self.state)
+            work.save(self._step, self.state())  # measuring takes minutes, and keeps no state of its own
         self._measure_statistics(work)
 
     def learn(self, scenes: Scenes) -> None:
@@ -130,9 +130,10 @@ class DetectorTraining:
                     norm.momentum = 1 / (number + 1)  # the mean of all so far
                 self._loss(scenes, steps + number)
                 self._splits.heard()
-                work.leave_if_asked(self._step, self._state)
+                work.leave_if_asked(self._step, self.state)
 
-    def _state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
+        """All that going on needs."""
         model, optimizer = self.model.state_dict(), self._optimizer.state_dict()
         return {"step": self._step, "model": model, "optimizer": optimizer, "losses": self._losses.cpu()}
 

@@ -98,9 +98,9 @@ def test_crowds_teach_nothing(tmp_path: Path) -> None:
 
 
 def test_whole_scenes_come_in_order_and_size(data: DataConfig) -> None:
-    found = list(whole_scenes(data, Path(data.val), range(1, 4), FPN, 2))
-    assert [int(one.samples[0]) for one in found] == [1, 2, 3]
     beton = open_beton(Path(data.val))
+    found = list(whole_scenes(data, beton, range(1, 4), 64, 128, 2))
+    assert [int(one.samples[0]) for one in found] == [1, 2, 3]
     stored = torch.from_numpy(beton.decode(1)).permute(2, 0, 1)[None]
     size = found[0].sizes[0]
     assert size == (64, 72)

@@ -53,7 +53,7 @@ def whole(voc: DataConfig) -> Measured:
     return measured(voc, C4)
 
 
-@pytest.mark.parametrize("steps", [1, 3])  # the last while statistics are taken
+@pytest.mark.parametrize("steps", [1, 3, 6])  # while learning, taking statistics, measuring
 def test_stopping_and_going_on_gives_the_same_bits(
     voc: DataConfig, whole: Measured, tmp_path: Path, steps: int
 ) -> None:

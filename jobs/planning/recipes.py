@@ -31,7 +31,7 @@ class Evaluation:
     def published(cls, name: str, **changes: Any) -> Evaluation:
         """A preset of vicreg/evals/protocols.py; `changes` of its settings."""
         preset = PRESETS[name]
-        return cls(name, preset.module, {**preset.settings, **changes}, data=preset.data)
+        return cls(name, preset.module, {**preset.settings, **changes}, preset.baselines, preset.data)
 
 
 def evaluation_module(name: str) -> Any:

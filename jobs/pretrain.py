@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -18,25 +19,34 @@ from rich.console import Console
 from rich.text import Text
 
 from border.private_folder import temporary_folder
-from border.terminal import Terminal, complain
+from border.terminal import Terminal
 from border.text import shell_command
 from disk.closed_pipe import quietly
 from jobs import eval_all
-from jobs.planning import recipes
+from jobs.planning import recipes, sweeps
 from jobs.planning.cli import (
-    CONFIG_FILE,
     INTERRUPTED_EXIT_CODE,
     LOG_WIDTH,
     PlaceOptions,
     configure_logging,
     placement_of,
+    show_summary,
     sizes_of,
     user_errors,
 )
 from jobs.planning.pieces import Choice, find_due, split_by_data
 from jobs.planning.pieces import plan as plan_evaluations
 from jobs.planning.plan import Plan, num_steps, show_dry_run, show_submitted
-from jobs.planning.run_folder import ConfigDamaged, is_finished, note_code, read_run, require_same_code, write_config
+from jobs.planning.run_folder import (
+    config_if_there,
+    is_finished,
+    note_code,
+    read_run,
+    require_same_code,
+    write_config,
+)
+from jobs.planning.sweep_chains import prepare_all, run_all, show_sweep_plan, submit_all, summary
+from jobs.planning.sweeps import SweepOptions, require_no_sweep
 from slurm import chain, owner
 from slurm.attempts import Pulse
 from slurm.chain import Member
@@ -47,12 +57,15 @@ from slurm.task import JobSpec, Task
 from slurm.watchdog import Watchdog
 from vicreg import methods
 from vicreg.config import PretrainConfig, official_views, paper_views
+from vicreg.config_json import to_json
 from vicreg.exchange.encoder_file import ENCODER_FILE
 from vicreg.ranks import distributed
 from vicreg.ranks.meeting import require_agreement
+from vicreg.stop_rule import early_end_of
 from vicreg.training.oversight import Oversight
 from vicreg.training.train import Outcome, train
 
+LONG_NAMES = re.compile(r"^--(stop-if|keep-best)(?=$|=)")  # options that may be given without their group
 VIEWS = {"official": official_views, "paper": paper_views}
 
 
@@ -72,6 +85,7 @@ class Command:
     stage_data: bool = False
     """Copy the training beton to each node's own disk first (node_local_folder in clusters.toml)."""
     place: Annotated[PlaceOptions, tyro.conf.arg(name="")] = field(default_factory=PlaceOptions)
+    several: Annotated[SweepOptions, tyro.conf.arg(name="")] = field(default_factory=SweepOptions)
     config: Annotated[PretrainConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
         default_factory=lambda: recipes.recipe(Command.recipe).pretrain
     )
@@ -82,23 +96,17 @@ def main(arguments: list[str]) -> int:
     with user_errors():
         command = parse(arguments)
         cluster = command.place.profile()
-        run = run_folder(command, cluster)
-        spec = job_spec(command, cluster, run)
         console = Terminal()
-        followers: list[Member] = []
-        if command.then_eval:
-            followers = evaluations_of(command, cluster, run, spec.ranks_per_node, console)
-        plan = Plan.make(command.recipe, command.config, spec, cluster, run, [member.spec.name for member in followers])
+        if command.several.is_asked:
+            return sweep(arguments, command, cluster, console)
+        run = run_folder(command, cluster)
+        require_no_sweep(run)
+        plan, members = prepare(command, cluster, run, console)
         if command.place.dry_run:
             return show_dry_run(plan, console)
-        plan.require()
-        with owner.alone(run):
-            chain.require_free(run, spec.name, cluster)
-            write_config(run, command.recipe, command.config)
-        members = [Member(spec), *followers]
+        begin(plan)
         if is_finished(run):
             console.print(f"{run} is finished; choose another folder with --run to start anew", soft_wrap=True)
-            members = followers
         if not members:
             return 0
         console.print(plan.summary())
@@ -107,6 +115,53 @@ def main(arguments: list[str]) -> int:
             return 0
         chain.run_here(run, members, cluster)
         return say_how_it_ended(run, command.then_eval, console)
+
+
+def prepare(command: Command, cluster: Cluster, run: Path, console: Console) -> tuple[Plan, list[Member]]:
+    """What the run is going to be, and its jobs that are still to be done."""
+    spec = job_spec(command, cluster, run)
+    followers: list[Member] = []
+    if command.then_eval:
+        followers = evaluations_of(command, cluster, run, spec.ranks_per_node, console)
+    plan = Plan.make(command.recipe, command.config, spec, cluster, run, [member.spec.name for member in followers])
+    return plan, followers if is_finished(run) else [Member(spec), *followers]
+
+
+def begin(plan: Plan) -> None:
+    """Write the run's configuration; ValueError where something is in the way."""
+    plan.require()
+    with owner.alone(plan.run):
+        chain.require_free(plan.run, plan.spec.name, plan.cluster)
+        write_config(plan.run, plan.recipe, plan.config)
+
+
+def sweep(arguments: list[str], command: Command, cluster: Cluster, console: Console) -> int:
+    """Prepare and place a run for each combination and seed; returns the exit code."""
+    folder, options = run_folder(command, cluster), command.several
+    if options.at_once > 1 and cluster.scheduler == "local":
+        raise ValueError(f"at-once is {options.at_once}, allowed on this machine: 1; the runs follow one another")
+    asked, whole = sweeps.sweep_of(options, folder, to_json(command.config), arguments)
+
+    def prepared(words: list[str], run: Path, console: Console) -> tuple[Plan, list[Member]]:
+        return prepare(parse(words), cluster, run, console)
+
+    runs = prepare_all(asked, folder, prepared, console)
+    if command.place.dry_run:
+        return show_sweep_plan(runs, console)
+    for one in runs:
+        one.plan.require()
+    with owner.alone(folder):
+        sweeps.write_sweep(folder, whole)
+    show_summary(console, summary(whole, folder, options.at_once, cluster))
+    for one in runs:
+        begin(one.plan)
+    if cluster.scheduler == "slurm":
+        submit_all(folder, runs, cluster, options.at_once, command.then_eval, console)
+        return 0
+    if run_all(folder, runs, cluster, command.then_eval, console):
+        return 0
+    console.print(f"stopped and saved; the same command goes on from there ({folder})", soft_wrap=True)
+    return INTERRUPTED_EXIT_CODE
 
 
 def evaluations_of(
@@ -128,6 +183,8 @@ def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
     if not is_finished(run):
         console.print(f"stopped and saved; the same command goes on from there ({run})", soft_wrap=True)
         return INTERRUPTED_EXIT_CODE
+    if reason := early_end_of(run):
+        console.print(f"ended early: {reason}", soft_wrap=True, highlight=False)
     if not was_measured:
         next_step = f"measure it with  {shell_command('python', 'jobs/eval_all.py', run)}"
         console.print(Text.assemble("finished: ", (str(run / ENCODER_FILE), "bold"), f"; {next_step}"), soft_wrap=True)
@@ -139,6 +196,7 @@ def parse(arguments: list[str]) -> Command:
 
     Where it names a run that is there already, and no recipe, they are the run's own.
     """
+    arguments = [LONG_NAMES.sub(r"--online.\1", argument) for argument in arguments]
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--run", default="")
     early.add_argument("--recipe", default="")
@@ -146,7 +204,7 @@ def parse(arguments: list[str]) -> Command:
     early.add_argument("--cluster", default="")
     early.add_argument("--method.name", dest="method", default="")
     chosen, _ = early.parse_known_args(arguments)
-    config, name = own_config(Path(chosen.run)) if chosen.run and not chosen.recipe else (None, "")
+    config, name = config_if_there(Path(chosen.run)) if chosen.run and not chosen.recipe else (None, "")
     recipe = recipes.recipe(chosen.recipe or name or Command.recipe)
     config = config or at_home(recipe.pretrain, load_profile(chosen.cluster))
     if chosen.views in VIEWS:
@@ -164,15 +222,6 @@ def parse(arguments: list[str]) -> Command:
     )
 
 
-def own_config(run: Path) -> tuple[PretrainConfig | None, str]:
-    """Configuration and recipe of a run that is there; nothing where none is, or what it holds is damaged."""
-    try:
-        return read_run(run) if (run / CONFIG_FILE).is_file() else (None, "")
-    except ConfigDamaged as error:
-        complain(str(error))
-        return None, ""
-
-
 def at_home(config: PretrainConfig, cluster: Cluster) -> PretrainConfig:
     """The configuration with the data where the cluster's profile has them; data/NAME/ is a data set's usual place."""
     folder = cluster.data.get(Path(config.data.train).parent.name)
@@ -184,7 +233,8 @@ def at_home(config: PretrainConfig, cluster: Cluster) -> PretrainConfig:
 
 def run_folder(command: Command, cluster: Cluster) -> Path:
     """Where the run goes; absolute for jobs that start somewhere else."""
-    run = Path(command.run) if command.run else Path(cluster.shared_folder) / "runs" / command.recipe
+    name = f"{command.recipe}-sweep" if command.several.is_asked else command.recipe
+    run = Path(command.run) if command.run else Path(cluster.shared_folder) / "runs" / name
     return run.absolute() if cluster.scheduler == "slurm" else run
 
 

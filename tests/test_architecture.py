@@ -29,7 +29,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "border": [{"documents", "private_folder", "text"}, {"terminal"}],
     "vicreg": [
         {"checked", "kernels", "ranks"},
-        {"view_config"},
+        {"stop_rule", "view_config"},
         {"config"},
         {"checkpoint", "config_json", "presets", "joint_views", "lab_colours", "losses", "patches", "schema", "views"},
         {"model"},
@@ -75,7 +75,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "vicreg/training": [
         {"clock", "guards", "metrics", "online_head", "oversight", "running_statistics"},
-        {"micro_batches"},
+        {"early_end", "micro_batches"},
         {"learner"},
         {"online_probe", "saver"},
         {"train"},
@@ -122,8 +122,9 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "jobs/planning": [
         {"cli", "provenance", "recipes", "scaling", "subjects"},
-        {"checks", "run_folder"},
+        {"checks", "run_folder", "sweeps"},
         {"ablations", "pieces", "plan"},
+        {"sweep_chains"},
     ],
     "jobs/reporting": [
         {"document", "figures", "training_lines"},
@@ -132,7 +133,12 @@ FLOORS: dict[str, list[set[str]]] = {
         {"training_charts"},
         {"html_report"},
     ],
-    "jobs/watching": [{"job_traces"}, {"job_states"}],
+    "jobs/watching": [
+        {"followed_files", "job_traces"},
+        {"job_states", "wording"},
+        {"run_states"},
+        {"sweep_table"},
+    ],
     "disk": [{"closed_pipe", "whole_files"}],
 }
 ONLY_IN = {

@@ -116,7 +116,8 @@ FLOORS: dict[str, list[set[str]]] = {
     "jobs": [
         {"planning"},
         {"reporting", "watching"},
-        {"eval_all", "export_encoder", "report", "status"},
+        {"serving"},
+        {"board", "eval_all", "export_encoder", "report", "status"},
         {"pretrain"},
         {"import_encoder"},
     ],
@@ -130,7 +131,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"document", "figures", "training_lines"},
         {"measured_run", "page"},
         {"pictures", "result_tables"},
-        {"training_charts"},
+        {"sweep_report", "training_charts"},
         {"html_report"},
     ],
     "jobs/watching": [
@@ -139,6 +140,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"run_states"},
         {"sweep_table"},
     ],
+    "jobs/serving": [{"curves", "overview"}, {"details"}, {"application"}],
     "disk": [{"closed_pipe", "whole_files"}],
 }
 ONLY_IN = {

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.watching.job_states import ACTIVE, STOPPED, JobState
+from jobs.watching.job_states import ACTIVE, JobState
 from jobs.watching.job_traces import Progress
-from slurm.attempts import FINISHED
+from slurm.attempts import FINISHED, STOPPED
 from vicreg.exchange.encoder_file import ENCODER_FILE
 from vicreg.stop_rule import early_end_of
 

@@ -37,7 +37,7 @@ class SweepOptions:
     """Several runs by one command."""
 
     seeds: int = 1
-    """Runs of each combination: with the seed of --train.seed, and those that follow it."""
+    """Runs of each combination, with the seed of --train.seed and those that follow it."""
     sweep: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """An option with the values that it takes in turn, such as optimizer.base-lr=0.1,0.2,0.4; of several such, every
     combination is run. --run is then the folder above the runs (runs/RECIPE-sweep if empty)."""

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
 MAX_CURVES = 12
 """Runs whose curves are drawn at a time."""
+MAX_WORDS = 64
+"""Of a request."""
 MAX_FOLLOWED = 48
 """Runs whose curves are held."""
 HEADERS = (
@@ -97,7 +99,10 @@ class Application:
         what = rest[0]
         if "/".join(("", token, what)) != environ["PATH_INFO"] or (what and what not in self._routes):
             raise Refused("404 Not Found")
-        return what, parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=64)
+        try:
+            return what, parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=MAX_WORDS)
+        except ValueError as error:
+            raise Refused("400 Bad Request") from error
 
     def _page(self, nonce: str) -> str:
         page = (FOLDER / "board.html").read_text(encoding="utf-8")
@@ -125,9 +130,8 @@ class Application:
             self._curves[run_id] = file
             file.read_on()
             fields |= dict.fromkeys(file.fields())
-            progress = run.state.progress if run.state else None
-            per_epoch = progress.total / progress.epochs if progress and progress.total and progress.epochs else 0
-            curves[run_id] = {"steps_per_epoch": per_epoch, "fields": {name: file.curve(name) for name in names}}
+            points = {name: file.curve(name) for name in names}
+            curves[run_id] = {"steps_per_epoch": file.steps_per_epoch(), "fields": points}
         while len(self._curves) > MAX_FOLLOWED:
             self._curves.popitem(last=False)
         return {"fields": list(fields), "runs": curves}

@@ -51,6 +51,7 @@ function fill(select, options, keep) {
   }
   if (options.some(([value]) => value === before)) select.value = before;
 }
+const sayState = state => state.toLowerCase().replaceAll("_", " ");
 const sayMeasure = name => USUAL[name] || name;
 
 function columns() {
@@ -94,7 +95,7 @@ function row(id, run, shown) {
   const open = make("button", { className: "plain", type: "button", textContent: run.name });
   open.onclick = () => show(id, true);
   const cells = [make("td", { className: "name" }, make("span", { className: "pick" }, tick, open, swatch(id)))];
-  const state = make("td", { className: "state" }, make("span", { className: kind(run.state), textContent: run.job ? `${run.state}, ${run.job}` : run.state }));
+  const state = make("td", { className: "state" }, make("span", { className: kind(run.state), textContent: run.job ? `${sayState(run.state)}, ${run.job}` : sayState(run.state) }));
   const note = run.silent_s ? `silent for ${clock(run.silent_s)}` : kind(run.state) === "busy" ? "" : run.note;
   if (note) state.append(make("span", { className: "note", textContent: note }));
   cells.push(state);
@@ -138,7 +139,7 @@ function table() {
       const mean = values.reduce((sum, found) => sum + found, 0) / values.length;
       const spread = values.length > 1 ? ` ± ${Math.sqrt(values.reduce((sum, found) => sum + (found - mean) ** 2, 0) / (values.length - 1)).toFixed(1)}` : "";
       const said = values.length ? `, ${sayMeasure(measure)} ${mean.toFixed(1)}${spread} %` : "";
-      const what = group === "state" || group === "folder" ? name || "." : `${settingTitle(group)} ${name}`;
+      const what = group === "state" ? sayState(name) : group === "folder" ? name || "." : `${settingTitle(group)} ${name}`;
       rows.push(make("tr", { className: "group" }, make("th", { scope: "rowgroup", colSpan: shown.length, textContent: `${what}: ${members.length} ${members.length === 1 ? "run" : "runs"}${said}` })));
     }
     rows.push(...members.map(([id, run]) => row(id, run, shown)));
@@ -150,6 +151,7 @@ function table() {
   $("empty").hidden = order.length > 0;
   $("empty").textContent = Object.keys(data.runs).length ? "No run has all these words." : "There are no runs here yet; this page finds them when they begin.";
   differences();
+  for (const box of document.querySelectorAll(".scroll")) box.classList.toggle("cut", box.scrollWidth > box.clientWidth + 1);
 }
 function differences() {
   const names = Object.keys(data.settings).filter(name => new Set(picked.map(id => setting(id, name))).size > 1);
@@ -180,7 +182,7 @@ function charts() {
 function along(run, point) {
   const axis = $("axis").value;
   if (axis === "hours") return point[1];
-  return axis === "epochs" && run.steps_per_epoch ? point[0] / run.steps_per_epoch : point[0];
+  return axis === "epochs" ? point[0] / run.steps_per_epoch : point[0];
 }
 function ticks(low, high, wanted) {
   const raw = (high - low) / wanted, power = 10 ** Math.floor(Math.log10(raw));
@@ -190,7 +192,7 @@ function ticks(low, high, wanted) {
   return found;
 }
 function chart(name) {
-  const W = 400, H = 220, L = 52, R = 8, T = 8, B = 24;
+  const W = 400, H = 220, L = 52, R = 12, T = 8, B = 24;
   const lines = picked.map((id, place) => ({ id, place, points: (drawn[id]?.fields[name] || []).map(point => [along(drawn[id], point), point[2]]) })).filter(line => line.points.length);
   const xs = lines.flatMap(line => line.points.map(point => point[0])), ys = lines.flatMap(line => line.points.map(point => point[1]));
   const span = values => { const low = values.reduce((a, b) => Math.min(a, b)), high = values.reduce((a, b) => Math.max(a, b)); return low === high ? [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2] : [low, high]; };
@@ -202,7 +204,7 @@ function chart(name) {
   const svg = draw("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `${name} over ${$("axis").value}: ${lines.map(line => `${data.runs[line.id].name} ends at ${short(line.points.at(-1)[1])}`).join("; ")}` });
   const marks = decades ? ticks(y0, y1, 4).filter(Number.isInteger).map(power => 10 ** power) : ticks(y0, y1, 4);
   for (const tick of marks) svg.append(draw("line", { class: "rule", x1: L, x2: W - R, y1: Y(tick), y2: Y(tick) }), draw("text", { x: L - 6, y: Y(tick) + 4, "text-anchor": "end" }, short(tick)));
-  for (const tick of ticks(x0, x1, 5)) svg.append(draw("text", { x: X(tick), y: H - 6, "text-anchor": "middle" }, short(tick)));
+  for (const tick of ticks(x0, x1, 5)) svg.append(draw("text", { x: X(tick), y: H - 6, "text-anchor": X(tick) > W - 24 ? "end" : "middle" }, short(tick)));
   for (const line of lines) {
     const path = draw("path", { d: line.points.map(([x, y], n) => `${n ? "L" : "M"}${X(x).toFixed(1)} ${Y(y).toFixed(1)}`).join(""), "stroke-dasharray": DASHES[Math.floor(line.place / SERIES) % DASHES.length] });
     path.style.stroke = `var(--s${line.place % SERIES})`;
@@ -233,11 +235,13 @@ async function show(id, scroll) {
   $("details-title").textContent = found.name;
   const cells = ["job", "state", "id", "nodes", "time", "progress"];
   const head = make("tr", {}, ...[...cells, "note"].map(name => make("th", { scope: "col", textContent: name })));
-  const rows = found.jobs.map(job => make("tr", {}, ...cells.map(name => make("td", { textContent: job[name], className: name === "state" ? kind(job.state) : "" })), make("td", { textContent: job.note })));
+  const rows = found.jobs.map(job => make("tr", {}, ...cells.map(name => make("td", { textContent: name === "state" ? sayState(job.state) : job[name], className: name === "state" ? kind(job.state) : name === "progress" ? "long" : "" })), make("td", { className: "long", textContent: job.note })));
   $("jobs").replaceChildren(found.jobs.length
     ? make("div", { className: "scroll", tabIndex: 0 }, make("table", {}, make("caption", { className: "hidden", textContent: "Jobs" }), make("thead", {}, head), make("tbody", {}, ...rows)))
-    : make("p", { className: "quiet", textContent: "No jobs yet." }));
+    : make("p", { className: "quiet", textContent: "No jobs have left a trace here." }));
   $("logs").replaceChildren(...found.logs.flatMap(log => [make("h3", { textContent: `${log.job}, end of ${log.file}` }), make("pre", { textContent: log.lines.join("\n"), tabIndex: 0 })]));
+  const cut = $("jobs").querySelector(".scroll");
+  cut?.classList.toggle("cut", cut.scrollWidth > cut.clientWidth + 1);
   for (const pre of document.querySelectorAll("#logs pre")) pre.scrollTop = pre.scrollHeight;
   $("settings").replaceChildren(...Object.entries(found.settings).map(([name, value]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));
   if (isNew) {
@@ -263,7 +267,7 @@ function controls() {
 function summary() {
   const runs = Object.values(data.runs), states = {};
   for (const run of runs) states[run.state] = (states[run.state] || 0) + 1;
-  const said = Object.entries(states).sort((a, b) => b[1] - a[1]).map(([state, count]) => `${count} ${state}`).join(", ");
+  const said = Object.entries(states).sort((a, b) => b[1] - a[1]).map(([state, count]) => `${count} ${sayState(state)}`).join(", ");
   const trouble = data.trouble ? ` SLURM does not answer (${data.trouble}); this is what the jobs wrote.` : "";
   $("summary").textContent = `${runs.length} ${runs.length === 1 ? "run" : "runs"}${said ? `: ${said}` : ""}.${trouble}`;
 }
@@ -271,7 +275,7 @@ async function look() {
   data = await ask("runs");
   const runs = Object.entries(data.runs);
   if (picked === null && runs.length) {
-    const first = runs.filter(([, run]) => run.total).sort(([, a], [, b]) => (b.state === "RUNNING") - (a.state === "RUNNING") || b.started - a.started);
+    const first = runs.filter(([, run]) => run.loss != null).sort(([, a], [, b]) => (b.state === "RUNNING") - (a.state === "RUNNING") || b.started - a.started);
     picked = first.slice(0, 4).map(([id]) => id);
   }
   picked = (picked || []).filter(id => data.runs[id]);

@@ -70,6 +70,10 @@ class CurveFile(FollowedFile):
         names = {name: None for line in self.lines() for name, value in line.items() if isinstance(value, int | float)}
         return [name for name in names if name not in ("step", "epoch", "elapsed_s")]
 
+    def steps_per_epoch(self) -> int:
+        """Of the logged steps; the smallest number that fits, which is the right one after an epoch or two."""
+        return max((line["step"] // (line["epoch"] + 1) + 1 for line in self.lines()), default=1)
+
     def curve(self, field: str) -> list[list[float]]:
         """Points of a field: steps done, hours, value; those that are not finite are left out."""
         points = []

@@ -177,7 +177,9 @@ def differing(runs: dict[str, Known]) -> dict[str, dict[str, str]]:
 
 def said(value: Any) -> str:
     """A setting's value in short."""
-    return visible(", ".join(map(str, value)) if isinstance(value, list) else value)[:200]
+    if isinstance(value, list):
+        return ", ".join(map(said, value))[:200]
+    return f"{value:.12g}" if isinstance(value, float) else visible(value)[:200]
 
 
 def find_runs(folder: Path, depth: int = DEPTH) -> Iterator[Path]:

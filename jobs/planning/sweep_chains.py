@@ -92,6 +92,7 @@ def submit_all(
     waiting = [job for job in known.values() if job is not None and job.job_id in queue]
     lanes = Lanes.there(at_once, sorted(waiting, key=lambda job: int(job.job_id)))
     submitted: list[Submitted] = []
+    ends: list[Submitted] = []
     for prepared in runs:
         if not prepared.members:
             continue
@@ -101,8 +102,9 @@ def submit_all(
         if is_new:
             lanes.add(jobs[0])
         submitted += jobs
-    if with_report and submitted:
-        submitted += chain.submit(folder, [report_of(folder)], cluster, behind=submitted)
+        ends.append(jobs[-1])
+    if with_report and ends:
+        submitted += chain.submit(folder, [report_of(folder)], cluster, behind=ends)
     new = sum(job.is_new for job in submitted)
     console.print(f"{new} jobs submitted, {len(submitted) - new} were in the queue already", highlight=False)
     console.print(f"watch them with  {shell_command('python', 'jobs/status.py', folder, '--watch')}", soft_wrap=True)

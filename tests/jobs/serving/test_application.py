@@ -140,7 +140,7 @@ def test_what_is_damaged_is_no_end(browser: Browser, tmp_path: Path) -> None:
     (run / "jobs" / "pretrain" / "attempts.jsonl").write_bytes(b"\xff\xfe\n")
     runs = browser.get("runs")
     assert len(runs["runs"]) == 4
-    broken = next(run_id for run_id, run in runs["runs"].items() if run["name"].endswith("run-000"))
+    broken = next(run_id for run_id, run in runs["runs"].items() if run["name"] == "sweep/run-000")
     assert runs["runs"][broken]["measured"] == {}
     assert browser.get("run", f"id={broken}")["settings"] == {}
     assert browser.get("curves", f"id={broken}&field=online_top1")["runs"][broken]["fields"]["online_top1"] == []

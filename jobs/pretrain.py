@@ -37,17 +37,10 @@ from jobs.planning.cli import (
 from jobs.planning.pieces import Choice, find_due, split_by_data
 from jobs.planning.pieces import plan as plan_evaluations
 from jobs.planning.plan import Plan, num_steps, show_dry_run, show_submitted
-from jobs.planning.run_folder import (
-    config_if_there,
-    is_finished,
-    note_code,
-    read_run,
-    require_same_code,
-    write_config,
-)
+from jobs.planning.run_folder import config_if_there, is_finished, note_code, read_run, require_same_code, write_config
 from jobs.planning.sweep_chains import prepare_all, run_all, show_sweep_plan, submit_all, summary
 from jobs.planning.sweeps import SweepOptions, require_no_sweep
-from slurm import chain, owner
+from slurm import chain, given_place, owner
 from slurm.attempts import Pulse
 from slurm.chain import Member
 from slurm.cluster import Cluster
@@ -59,8 +52,8 @@ from vicreg import methods
 from vicreg.config import PretrainConfig, official_views, paper_views
 from vicreg.config_json import to_json
 from vicreg.exchange.encoder_file import ENCODER_FILE
-from vicreg.ranks import distributed
 from vicreg.ranks.meeting import require_agreement
+from vicreg.ranks.rendezvous import connected
 from vicreg.stop_rule import early_end_of
 from vicreg.training.oversight import Oversight
 from vicreg.training.train import Outcome, train
@@ -96,7 +89,7 @@ def main(arguments: list[str]) -> int:
     with user_errors():
         command = parse(arguments)
         cluster = command.place.profile()
-        console = Terminal()
+        console = Terminal(quiet=not given_place.speaks())
         if command.several.is_asked:
             return sweep(arguments, command, cluster, console)
         run = run_folder(command, cluster)
@@ -129,15 +122,20 @@ def prepare(command: Command, cluster: Cluster, run: Path, console: Console) -> 
 
 def begin(plan: Plan) -> None:
     """Write the run's configuration; ValueError where something is in the way."""
+    if not given_place.speaks():
+        return
     plan.require()
     with owner.alone(plan.run):
-        chain.require_free(plan.run, plan.spec.name, plan.cluster)
+        if given_place.place() is None:
+            chain.require_free(plan.run, plan.spec.name, plan.cluster)
         write_config(plan.run, plan.recipe, plan.config)
 
 
 def sweep(arguments: list[str], command: Command, cluster: Cluster, console: Console) -> int:
     """Prepare and place a run for each combination and seed; returns the exit code."""
     folder, options = run_folder(command, cluster), command.several
+    if given_place.place() is not None:
+        raise ValueError("a sweep starts one run after the other, which ranks that were given a place cannot; start each")
     if options.at_once > 1 and cluster.scheduler == "local":
         raise ValueError(f"at-once is {options.at_once}, allowed on this machine: 1; the runs follow one another")
     asked, whole = sweeps.sweep_of(options, folder, to_json(command.config), arguments)
@@ -250,7 +248,7 @@ def job_spec(command: Command, cluster: Cluster, run: Path) -> JobSpec:
         "pretrain",
         "jobs.pretrain.run_job",
         {"run": str(run)},
-        command.place.nodes,
+        command.place.num_nodes(),
         ranks,
         spare_nodes=command.place.spare_nodes,
         reads=sizes_of([command.config.data.train]),
@@ -269,7 +267,7 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
     placement = placement_of(task)
     with (
         user_errors(note=task.note_error),
-        distributed.connected(placement, task.rendezvous, task.rendezvous_timeout_s),
+        connected(placement, task.rendezvous, task.rendezvous_timeout_s, task.is_given),
         closing(Watchdog(task)) as watchdog,
     ):
         require_agreement(placement)

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
+from vicreg.ranks.rendezvous import connected
 
 # Ranks are forked from a process that has imported what takes long, and done nothing else: 20 times quicker.
 _FORKSERVER = multiprocessing.get_context("forkserver")
@@ -30,5 +30,5 @@ def run_ranks(function: Callable[..., Any], num_ranks: int, folder: Path, *argum
 
 def _on_rank(function: Callable[..., Any], rank: int, num_ranks: int, rendezvous: Path, arguments: Any) -> Any:
     torch.set_num_threads(1)
-    with distributed.connected(Placement(rank, num_ranks, rank, num_ranks), rendezvous, timeout_s=60):
+    with connected(Placement(rank, num_ranks, rank, num_ranks), rendezvous, timeout_s=60):
         return function(*arguments)

@@ -11,8 +11,9 @@ from torch import nn
 from tests.ranks import run_ranks
 from tests.threaded_ranks import run_threaded_ranks
 from vicreg.ranks import distributed
-from vicreg.ranks.distributed import Placement, RendezvousError
+from vicreg.ranks.distributed import Placement
 from vicreg.ranks.gradient_sum import GradientSum
+from vicreg.ranks.rendezvous import RendezvousError, connected
 from vicreg.views.order import shard
 
 
@@ -67,7 +68,7 @@ def test_one_process_needs_no_group() -> None:
 def test_missing_ranks_are_named(tmp_path: Path) -> None:
     with (
         pytest.raises(RendezvousError, match=r"ranks \[1, 2\] of 3 did not come within"),
-        distributed.connected(Placement(0, 3, 0, 3), tmp_path / "here.json", timeout_s=0.3),
+        connected(Placement(0, 3, 0, 3), tmp_path / "here.json", timeout_s=0.3),
     ):
         pass
 
@@ -75,7 +76,7 @@ def test_missing_ranks_are_named(tmp_path: Path) -> None:
 def test_a_missing_first_rank_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(RendezvousError, match=r"rank 1 waited .* for the address of rank 0 in .*here\.json"),
-        distributed.connected(Placement(1, 2, 1, 2), tmp_path / "here.json", timeout_s=0.3),
+        connected(Placement(1, 2, 1, 2), tmp_path / "here.json", timeout_s=0.3),
     ):
         pass
 

@@ -135,7 +135,9 @@ def sweep(arguments: list[str], command: Command, cluster: Cluster, console: Con
     """Prepare and place a run for each combination and seed; returns the exit code."""
     folder, options = run_folder(command, cluster), command.several
     if given_place.place() is not None:
-        raise ValueError("a sweep starts one run after the other, which ranks that were given a place cannot; start each")
+        raise ValueError(
+            "a sweep starts one run after the other, which ranks that were given a place cannot; start each"
+        )
     if options.at_once > 1 and cluster.scheduler == "local":
         raise ValueError(f"at-once is {options.at_once}, allowed on this machine: 1; the runs follow one another")
     asked, whole = sweeps.sweep_of(options, folder, to_json(command.config), arguments)

@@ -96,7 +96,12 @@ def is_sweep(folder: Path) -> bool:
 
 def read_sweep(folder: Path) -> Sweep:
     """The sweep of a folder; ValueError with the cure for a damaged file."""
-    return read_json(folder / SWEEP_FILE, Sweep, f"remove {SWEEP_FILE}: the same command writes it again")
+    path, cure = folder / SWEEP_FILE, f"remove {SWEEP_FILE}: the same command writes it again"
+    sweep = read_json(path, Sweep, cure)
+    for trial in sweep.trials:
+        if Path(trial.name).name != trial.name or {*sweep.options} != trial.settings.keys():
+            raise ValueError(f"{path} is damaged (the run {trial.name!r} is none of its); {cure}")
+    return sweep
 
 
 def run_folders(folder: Path) -> list[Path]:

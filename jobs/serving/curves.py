@@ -6,11 +6,10 @@ measured every few epochs.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
-from jobs.watching.followed_files import MEASURED, FollowedFile
+from jobs.watching.followed_files import MEASURED, FollowedFile, finite
 from vicreg.training.metrics import METRICS_FILE, parse
 
 POINTS = 400
@@ -72,13 +71,13 @@ class CurveFile(FollowedFile):
 
     def steps_per_epoch(self) -> int:
         """Of the logged steps; the smallest number that fits, which is the right one after an epoch or two."""
-        return max((line["step"] // (line["epoch"] + 1) + 1 for line in self.lines()), default=1)
+        return max((line["step"] // max(1, line["epoch"] + 1) + 1 for line in self.lines()), default=1)
 
     def curve(self, field: str) -> list[list[float]]:
         """Points of a field: steps done, hours, value; those that are not finite are left out."""
         points = []
         for line in self.lines():
-            value, elapsed_s = line.get(field), line.get("elapsed_s", 0.0)
-            if isinstance(value, int | float) and isinstance(elapsed_s, int | float) and math.isfinite(value):
-                points.append([line["step"] + 1, elapsed_s / 3600, value])
+            value, elapsed_s = (finite(line.get(name)) for name in (field, "elapsed_s"))
+            if value is not None:
+                points.append([line["step"] + 1, (elapsed_s or 0.0) / 3600, value])
         return points

@@ -18,7 +18,7 @@ from typing import Any, TypedDict
 from border.documents import parse_json
 from border.text import visible
 from jobs.planning.cli import CONFIG_FILE, read_run_file
-from jobs.watching.followed_files import OnlineMeasures
+from jobs.watching.followed_files import OnlineMeasures, finite
 from jobs.watching.job_states import JobState, Queue, collect
 from jobs.watching.run_states import RunState, run_state
 from slurm.attempts import ATTEMPTS_FILE, HEARTBEAT_FILE
@@ -101,7 +101,7 @@ class Known:
                 metrics = parse_json(path.read_bytes(), _ResultHead)["metrics"]
             except (OSError, ValueError):
                 continue
-            if metrics and math.isfinite(first := next(iter(metrics.values()))):
+            if (first := finite(next(iter(metrics.values()), None))) is not None:
                 self.measured[folder.name] = first
 
     def row(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from vicreg.training.metrics import METRICS_FILE, parse
 
 BLOCK_BYTES = 1 << 20
 MARK_BYTES = 64
+LARGEST = 1e300  # whole numbers of JSON may be larger than any that can be drawn
 MEASURED = b'_top1":'  # in the lines that have one of MEASURES
 
 
@@ -94,11 +95,16 @@ class OnlineMeasures(FollowedFile):
 
     def _look_at(self, line: dict[str, Any]) -> None:
         for name in MEASURES:
-            value = line.get(name)
-            if isinstance(value, int | float) and math.isfinite(value):
+            value = finite(line.get(name))
+            if value is not None:
                 self.last[name] = value, line["epoch"] + 1
                 if name not in self.best or value > self.best[name][0]:
                     self.best[name] = self.last[name]
+
+
+def finite(value: Any) -> float | None:
+    """A number that a curve can show, or None."""
+    return value if isinstance(value, int | float) and abs(value) < LARGEST else None
 
 
 def online_measures(run: Path) -> OnlineMeasures:

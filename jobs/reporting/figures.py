@@ -171,7 +171,7 @@ def spread_chart(name: str, places: Sequence[str], series: Sequence[Spread], x_l
                 elinewidth=0.8,
                 capsize=3,
             )
-            dots = [(place, value) for place, values in known for value in values]
+            dots = [(place - 0.07, value) for place, values in known for value in values]
             axes.plot(*zip(*dots, strict=True), "o", color=color, markersize=3) if dots else None
         axes.set_xticks(range(len(places)), [shortened(place, 12) for place in places])
         axes.set_xlim(-0.4, len(places) - 0.6)

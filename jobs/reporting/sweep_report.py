@@ -112,7 +112,7 @@ def tables(swept: SweptRuns) -> list[Table]:
     measures = swept.measures()
     for evaluation in dict.fromkeys(name for name, _ in measures):
         own = [measure for measure in measures if measure[0] == evaluation]
-        said = [say_measure(measure).removeprefix(f"{evaluation}, ") for measure in own]
+        said = [say_measure(measure).removeprefix(f"{evaluation}, ").removesuffix(f" {ONLINE}") for measure in own]
         headers = [*swept.titles(), "runs", *said]
         names = len(swept.titles()) + 1
         table = Table(f"{evaluation}: percent, mean ± deviation over seeds, best mean marked", headers, names)

@@ -7,19 +7,19 @@ key does); here they are found, read and checked. Nothing here talks to a schedu
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
 import re
 import shutil
 import socket
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from border.documents import parse_toml
+from border.text import did_you_mean
 from slurm import given_place
 from slurm.calls import FLAGS_AS_VARIABLES as FLAGS
 
@@ -164,7 +164,7 @@ def load(name: str, path: Path | None = None) -> Cluster:
     where = str(file) if file else f"(no {FILE_NAME})"
     if name not in tables and name not in BUILT_IN:
         known = [*BUILT_IN, *(table for table in tables if table not in BUILT_IN)]
-        allowed = f"{', '.join(known)}{_did_you_mean(name, known)}, or add a table [{name}] to {file or FILE_NAME}"
+        allowed = f"{', '.join(known)}{did_you_mean(name, known)}, or add a table [{name}] to {file or FILE_NAME}"
         raise ValueError(f"{where}: cluster is {name!r}, allowed: {allowed}")
     try:
         cluster = Cluster(name, **_checked_types(BUILT_IN.get(name, {}) | tables.get(name, {})))
@@ -236,7 +236,7 @@ def _checked_types(values: Mapping[str, Any]) -> dict[str, Any]:
     del hints["name"]
     for key in values:
         if key not in hints:
-            raise ValueError(f"{key!r} is no known key{_did_you_mean(key, hints)}, allowed: {', '.join(hints)}")
+            raise ValueError(f"{key!r} is no known key{did_you_mean(key, hints)}, allowed: {', '.join(hints)}")
     checked = {key: _checked_type(key, value, hints[key]) for key, value in values.items()}
     if "shared_folder" in checked:
         checked["shared_folder"] = expand_path("shared_folder", checked["shared_folder"])
@@ -284,11 +284,6 @@ def _time_s(text: str) -> int:
 
 def _is_safe_flag(text: str) -> bool:
     return text.isprintable() and not text.startswith("-") and not any(letter.isspace() for letter in text)
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:

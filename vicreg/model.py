@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
+from border.text import did_you_mean
 from vicreg.config import DataConfig, ModelConfig
 from vicreg.lab_colours import LabEncoder
 
@@ -95,12 +96,19 @@ def _from_timm(name: str) -> nn.Module:
     if not timm.is_model(name):
         raise ValueError(
             f"encoder is {name!r}, allowed: {NARROW}, a classification model of torchvision (such as resnet50), "
-            "or a model of timm (see timm.list_models())"
+            f"or a model of timm (see timm.list_models()){did_you_mean(name, _all_names())}"
         )
     encoder: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
     # For timm, num_features is the width before pooling; some heads (VGG, MobileNetV3) widen it.
     encoder.num_features = encoder.head_hidden_size
     return encoder
+
+
+def _all_names() -> list[str]:
+    import timm
+    import torchvision.models
+
+    return [NARROW, *torchvision.models.list_models(module=torchvision.models), *timm.list_models()]
 
 
 def _remove_classifier(encoder: nn.Module) -> None:

@@ -89,7 +89,7 @@ def load_sweep(folder: Path) -> SweptRuns:
             runs[trial.name] = run
         else:
             epoch = run.lines[-1]["epoch"] + 1 if run.lines else 0
-            undone[trial.name] = f"not finished, in epoch {epoch} of {run.config.train.epochs}"
+            undone[trial.name] = f"in epoch {epoch} of {run.config.train.epochs}"
     return SweptRuns(folder, sweep, runs, undone)
 
 

@@ -20,14 +20,14 @@ from vicreg.stop_rule import StopRule, early_end_of
 from vicreg.training.metrics import read_metrics
 from vicreg.training.train import CHECKPOINTS, Outcome, train
 
-STEPS_PER_EPOCH = 1437 // 240
+STEPS_PER_EPOCH = 1437 // 480
 
 
 def _with(digits: Path, **online: Any) -> PretrainConfig:
-    """Of six epochs, measured after each."""
+    """Of four epochs of three steps, measured after each."""
     config = _config(digits, 1)
-    shorter = dataclasses.replace(config.train, epochs=6, keep_checkpoints=1)
-    return dataclasses.replace(config, online=OnlineConfig(1, lr=0.3, **online), train=shorter)
+    shorter = dataclasses.replace(config.train, global_batch=480, epochs=4, keep_checkpoints=1)
+    return dataclasses.replace(config, online=OnlineConfig(1, lr=0.3, neighbours=0, **online), train=shorter)
 
 
 def _train(config: PretrainConfig, run: Path, last_step: int = 0) -> Outcome:
@@ -43,45 +43,47 @@ def _steps(run: Path) -> list[int]:
 
 
 def test_the_run_ends_after_the_epoch_of_its_rule_and_says_why(digits_folder: Path, tmp_path: Path) -> None:
-    config = _with(digits_folder, stop_if="online_top1>100@2,online_top1<100@3")
+    config = _with(digits_folder, stop_if="online_top1>100@1,online_top1<100@2")
     assert _train(config, tmp_path / "run") is Outcome.FINISHED
     lines = read_metrics(tmp_path / "run")
-    assert lines[-1]["step"] == 3 * STEPS_PER_EPOCH - 1
+    assert lines[-1]["step"] == 2 * STEPS_PER_EPOCH - 1
     value = lines[-1]["online_top1"]
-    assert early_end_of(tmp_path / "run") == StopRule("online_top1", "<", 100.0, 3).said_of({"online_top1": value})
+    assert early_end_of(tmp_path / "run") == StopRule("online_top1", "<", 100.0, 2).said_of({"online_top1": value})
     assert (tmp_path / "run" / "encoder.pt").is_file()
     assert early_end_of(tmp_path) == ""
 
 
 def test_a_run_that_is_killed_before_its_end_is_written_decides_the_same(digits_folder: Path, tmp_path: Path) -> None:
-    config = _with(digits_folder, stop_if="online_top1<100@2")
-    for name, last_step in (("whole", 0), ("stopped", 2 * STEPS_PER_EPOCH - 1)):
+    config = _with(digits_folder, stop_if="online_top1<100@1")
+    for name, last_step in (("whole", 0), ("stopped", STEPS_PER_EPOCH - 1)):
         if last_step:
             assert _train(config, tmp_path / name, last_step) is Outcome.STOPPED
         assert _train(config, tmp_path / name) is Outcome.FINISHED
     killed = tmp_path / "killed"  # as it is when the checkpoint of that step is on disk, and nothing that follows it
-    _train(_with(digits_folder), killed, 2 * STEPS_PER_EPOCH)
+    _train(_with(digits_folder), killed, STEPS_PER_EPOCH)
     assert _train(config, killed) is Outcome.FINISHED
     whole = torch.load(tmp_path / "whole" / "encoder.pt", weights_only=True)["weights"]
     for name in ("stopped", "killed"):
-        assert read_metrics(tmp_path / name)[-1]["step"] == 2 * STEPS_PER_EPOCH - 1
+        assert read_metrics(tmp_path / name)[-1]["step"] == STEPS_PER_EPOCH - 1
         assert early_end_of(tmp_path / name) == early_end_of(tmp_path / "whole")
         again = torch.load(tmp_path / name / "encoder.pt", weights_only=True)["weights"]
         assert all(torch.equal(value, again[key]) for key, value in whole.items())
 
 
 def test_the_best_checkpoint_stays_beside_the_newest(digits_folder: Path, tmp_path: Path) -> None:
-    config = _with(digits_folder, keep_best="knn_top1")
-    for name, last_step in (("whole", 0), ("parts", 4 * STEPS_PER_EPOCH)):
+    config = _with(digits_folder, keep_best="online_top1")
+    for name, last_step in (("whole", 0), ("parts", 2 * STEPS_PER_EPOCH)):
         if last_step:
             _train(config, tmp_path / name, last_step)
         _train(config, tmp_path / name)
-        measured = {line["step"] + 1: line["knn_top1"] for line in read_metrics(tmp_path / name) if "knn_top1" in line}
+        measured = {
+            line["step"] + 1: line["online_top1"] for line in read_metrics(tmp_path / name) if "online_top1" in line
+        }
         best = max(measured, key=lambda step: (measured[step], -step))
-        path, value = checkpoint.find_best(tmp_path / name / CHECKPOINTS, "knn_top1")
+        path, value = checkpoint.find_best(tmp_path / name / CHECKPOINTS, "online_top1")
         assert path is not None
         assert (path.name, value) == (f"step_{best:08d}", measured[best])
-        assert set(_steps(tmp_path / name)) == {best, 6 * STEPS_PER_EPOCH}
+        assert set(_steps(tmp_path / name)) == {best, 4 * STEPS_PER_EPOCH}
 
 
 def _ends_early(digits: Path, run: Path) -> torch.Tensor:

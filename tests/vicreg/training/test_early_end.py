@@ -14,6 +14,7 @@ from tests.ranks import run_ranks
 from tests.vicreg.training.test_online_head import _config
 from vicreg import checkpoint
 from vicreg.config import OnlineConfig, PretrainConfig
+from vicreg.exchange.encoder_file import load_encoder
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
 from vicreg.stop_rule import StopRule, early_end_of
@@ -62,11 +63,11 @@ def test_a_run_that_is_killed_before_its_end_is_written_decides_the_same(digits_
     killed = tmp_path / "killed"  # as it is when the checkpoint of that step is on disk, and nothing that follows it
     _train(_with(digits_folder), killed, STEPS_PER_EPOCH)
     assert _train(config, killed) is Outcome.FINISHED
-    whole = torch.load(tmp_path / "whole" / "encoder.pt", weights_only=True)["weights"]
+    whole = load_encoder(tmp_path / "whole" / "encoder.pt").state_dict()
     for name in ("stopped", "killed"):
         assert read_metrics(tmp_path / name)[-1]["step"] == STEPS_PER_EPOCH - 1
         assert early_end_of(tmp_path / name) == early_end_of(tmp_path / "whole")
-        again = torch.load(tmp_path / name / "encoder.pt", weights_only=True)["weights"]
+        again = load_encoder(tmp_path / name / "encoder.pt").state_dict()
         assert all(torch.equal(value, again[key]) for key, value in whole.items())
 
 

@@ -20,10 +20,9 @@ from rich.text import Text
 
 from border.private_folder import temporary_folder
 from border.terminal import Terminal
-from border.text import shell_command
 from disk.closed_pipe import quietly
 from jobs import eval_all
-from jobs.planning import recipes, sweeps
+from jobs.planning import hints, recipes, sweeps
 from jobs.planning.cli import (
     INTERRUPTED_EXIT_CODE,
     LOG_WIDTH,
@@ -36,7 +35,7 @@ from jobs.planning.cli import (
 )
 from jobs.planning.pieces import Choice, find_due, split_by_data
 from jobs.planning.pieces import plan as plan_evaluations
-from jobs.planning.plan import Plan, num_steps, show_dry_run, show_submitted
+from jobs.planning.plan import Plan, given_to, num_steps, show_dry_run, show_submitted
 from jobs.planning.run_folder import config_if_there, is_finished, note_code, read_run, require_same_code, write_config
 from jobs.planning.sweep_chains import prepare_all, run_all, show_sweep_plan, submit_all, summary
 from jobs.planning.sweeps import SweepOptions, require_no_sweep
@@ -51,7 +50,9 @@ from slurm.watchdog import Watchdog
 from vicreg import methods
 from vicreg.config import PretrainConfig, official_views, paper_views
 from vicreg.config_json import to_json
+from vicreg.data.channels import fitted_to_channels
 from vicreg.exchange.encoder_file import ENCODER_FILE
+from vicreg.exchange.given_weights import Given, keep
 from vicreg.ranks.meeting import require_agreement
 from vicreg.ranks.rendezvous import connected
 from vicreg.stop_rule import early_end_of
@@ -94,10 +95,11 @@ def main(arguments: list[str]) -> int:
             return sweep(arguments, command, cluster, console)
         run = run_folder(command, cluster)
         require_no_sweep(run)
+        given = given_to(run, command.config, console)
         plan, members = prepare(command, cluster, run, console)
         if command.place.dry_run:
             return show_dry_run(plan, console)
-        begin(plan)
+        begin(plan, given)
         if is_finished(run):
             console.print(f"{run} is finished; choose another folder with --run to start anew", soft_wrap=True)
         if not members:
@@ -120,30 +122,32 @@ def prepare(command: Command, cluster: Cluster, run: Path, console: Console) -> 
     return plan, followers if is_finished(run) else [Member(spec), *followers]
 
 
-def begin(plan: Plan) -> None:
-    """Write the run's configuration; ValueError where something is in the way."""
+def begin(plan: Plan, given: Given | None) -> None:
+    """Write the run's configuration and what it begins with; ValueError where something is in the way."""
     if not given_place.speaks():
         return
     plan.require()
     with owner.alone(plan.run):
         if given_place.place() is None:
             chain.require_free(plan.run, plan.spec.name, plan.cluster)
-        write_config(plan.run, plan.recipe, plan.config)
+        if given:
+            keep(plan.run, given)
+        write_config(plan.run, plan.recipe, plan.config, beginning=given.origin if given else None)
 
 
 def sweep(arguments: list[str], command: Command, cluster: Cluster, console: Console) -> int:
     """Prepare and place a run for each combination and seed; returns the exit code."""
     folder, options = run_folder(command, cluster), command.several
     if given_place.place() is not None:
-        raise ValueError(
-            "a sweep starts one run after the other, which ranks that were given a place cannot; start each"
-        )
+        raise ValueError("a sweep starts run after run, which ranks that were given a place cannot; start each alone")
     if options.at_once > 1 and cluster.scheduler == "local":
         raise ValueError(f"at-once is {options.at_once}, allowed on this machine: 1; the runs follow one another")
     asked, whole = sweeps.sweep_of(options, folder, to_json(command.config), arguments)
 
     def prepared(words: list[str], run: Path, console: Console) -> tuple[Plan, list[Member]]:
-        return prepare(parse(words), cluster, run, console)
+        own = parse(words)
+        given_to(run, own.config, console)  # what is wrong with it is said before any run begins
+        return prepare(own, cluster, run, console)
 
     runs = prepare_all(asked, folder, prepared, console)
     if command.place.dry_run:
@@ -154,7 +158,7 @@ def sweep(arguments: list[str], command: Command, cluster: Cluster, console: Con
         sweeps.write_sweep(folder, whole)
     show_summary(console, summary(whole, folder, options.at_once, cluster))
     for one in runs:
-        begin(one.plan)
+        begin(one.plan, given_to(one.run, one.plan.config, Terminal(quiet=True)))
     if cluster.scheduler == "slurm":
         submit_all(folder, runs, cluster, options.at_once, command.then_eval, console)
         return 0
@@ -186,7 +190,7 @@ def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
     if reason := early_end_of(run):
         console.print(f"ended early: {reason}", soft_wrap=True, highlight=False)
     if not was_measured:
-        next_step = f"measure it with  {shell_command('python', 'jobs/eval_all.py', run)}"
+        next_step = f"measure it with  {hints.eval_all(run)}"
         console.print(Text.assemble("finished: ", (str(run / ENCODER_FILE), "bold"), f"; {next_step}"), soft_wrap=True)
     return 0
 
@@ -194,7 +198,8 @@ def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
 def parse(arguments: list[str]) -> Command:
     """The command line, whose defaults are those of the recipe and the cluster's profile that it names.
 
-    Where it names a run that is there already, and no recipe, they are the run's own.
+    Where it names a run that is there already, and no recipe, they are the run's own. Of data that are no RGB the
+    channels decide the first layer, the normalisation and the views.
     """
     arguments = [LONG_NAMES.sub(r"--online.\1", argument) for argument in arguments]
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -203,12 +208,17 @@ def parse(arguments: list[str]) -> Command:
     early.add_argument("--views", default=Command.views)
     early.add_argument("--cluster", default="")
     early.add_argument("--method.name", dest="method", default="")
+    early.add_argument("--data.train", dest="train", default="")
     chosen, _ = early.parse_known_args(arguments)
     config, name = config_if_there(Path(chosen.run)) if chosen.run and not chosen.recipe else (None, "")
     recipe = recipes.recipe(chosen.recipe or name or Command.recipe)
-    config = config or at_home(recipe.pretrain, load_profile(chosen.cluster))
+    is_new = config is None
+    config = config or recipes.at_home(recipe.pretrain, load_profile(chosen.cluster))
     if chosen.views in VIEWS:
         config = replace(config, views=VIEWS[chosen.views]())
+    if is_new:
+        data = replace(config.data, train=chosen.train or config.data.train)
+        config = fitted_to_channels(replace(config, data=data))
     if chosen.method and chosen.method != config.method.name:
         config = replace(config, method=methods.load(chosen.method).Config())
     described = f"{recipe.source}.\nExpected: {recipe.expected}.\nRecipes: {', '.join(recipes.RECIPES)}.\n"
@@ -220,15 +230,6 @@ def parse(arguments: list[str]) -> Command:
         description=f"{Command.__doc__}\n\nRecipe {recipe.name}: {described}",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-
-
-def at_home(config: PretrainConfig, cluster: Cluster) -> PretrainConfig:
-    """The configuration with the data where the cluster's profile has them; data/NAME/ is a data set's usual place."""
-    folder = cluster.data.get(Path(config.data.train).parent.name)
-    if not folder:
-        return config
-    train, val = (str(Path(folder) / Path(path).name) for path in (config.data.train, config.data.val))
-    return replace(config, data=replace(config.data, train=train, val=val))
 
 
 def run_folder(command: Command, cluster: Cluster) -> Path:

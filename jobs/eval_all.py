@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from border.terminal import Terminal
-from border.text import shell_command
+from border.text import suite_command
 from disk.closed_pipe import quietly
 from jobs.planning import recipes
 from jobs.planning.cli import (
@@ -38,7 +38,7 @@ from jobs.planning.pieces import Choice, Piece, chosen_evaluations, find_due, pl
 from jobs.planning.plan import show_submitted
 from jobs.planning.run_folder import read_run, require_finished, require_same_code
 from jobs.planning.subjects import LAST, other_encoders
-from slurm import chain, executor, preflight, scheduler
+from slurm import chain, executor, given_place, preflight, scheduler
 from slurm.chain import Member
 from slurm.cluster import Cluster
 from slurm.job_size import JobSize
@@ -51,6 +51,7 @@ from vicreg.evals.work import Stopped
 from vicreg.model import branch
 from vicreg.ranks import distributed
 from vicreg.ranks.meeting import require_agreement
+from vicreg.ranks.rendezvous import connected
 
 TOGETHER = "evaluations"  # name of the one job that does them all on this machine, sharing features
 
@@ -121,7 +122,7 @@ def absolute_folders(cluster: Cluster) -> dict[str, str]:
 
 def main(arguments: list[str]) -> int:
     """Parse, check, compute or submit what is missing; returns the exit code."""
-    console = Terminal()
+    console = Terminal(quiet=not given_place.speaks())
     with user_errors("stopped; what is done stays, the same command does the rest"):
         command = tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
         cluster = command.place.profile()
@@ -136,10 +137,10 @@ def main(arguments: list[str]) -> int:
         pieces = split_by_data(planned, bool(command.evals), console)
         due = find_due(run, pieces, config, command.overwrite, console)
         if not due:
-            console.print(f"nothing to do; see  {shell_command('python', 'jobs/report.py', run)}", soft_wrap=True)
+            console.print(f"nothing to do; see  {suite_command('jobs/report.py', run)}", soft_wrap=True)
             return 0
-        place = command.place
-        usual = JobSize(place.nodes if place.nodes > 1 else 0, place.gpus, place.time or "")
+        place, nodes = command.place, command.place.num_nodes()
+        usual = JobSize(nodes if nodes > 1 else 0, place.gpus, place.time or "")
         sizes = Sizes(config, cluster, usual, command.jobs)
         chain_members = members(run, recipe, due, choice, sizes, ranks, command.overwrite)
         if command.place.dry_run:
@@ -257,7 +258,7 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
     stop.interrupt_at_once()
     with (
         user_errors("stopped; what is done stays, the same command does the rest", note=task.note_error),
-        distributed.connected(placement, task.rendezvous, task.rendezvous_timeout_s),
+        connected(placement, task.rendezvous, task.rendezvous_timeout_s, task.is_given),
         closing(Watchdog(task)) as watchdog,
     ):
         require_same_code(placement.name(task.rank))

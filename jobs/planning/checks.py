@@ -16,6 +16,7 @@ from vicreg.config import PretrainConfig
 from vicreg.cost.estimate import Cost, estimate
 from vicreg.cost.fitting import cure
 from vicreg.data.batches import num_classes
+from vicreg.data.channels import require_channels
 from vicreg.method import UNKNOWN_DATA, TrainingData
 from vicreg.views.order import batches_per_epoch
 
@@ -63,7 +64,9 @@ def check_val_data(config: PretrainConfig, is_needed: bool) -> Check:
         cure = f"the evaluations need it; write it with  {writing_command(path)}"
         return Check(VAL_DATA, False if is_needed else None, f"{path}: no such file; {cure}")
     try:
-        return Check(VAL_DATA, True, f"{open_beton(path).num_samples:,} images")
+        beton = open_beton(path)
+        require_channels(config.data, beton)
+        return Check(VAL_DATA, True, f"{beton.num_samples:,} images")
     except (OSError, ValueError) as error:
         return Check(VAL_DATA, False if is_needed else None, f"{error}; the evaluations need it")
 
@@ -75,6 +78,7 @@ def check_data(config: PretrainConfig) -> tuple[Beton | None, Check]:
         return None, Check("data", False, f"{path}: no such file; write it with  {writing_command(path)}")
     try:
         beton = open_beton(path)
+        require_channels(config.data, beton)
     except (OSError, ValueError) as error:
         return None, Check("data", False, str(error))
     num = beton.num_samples

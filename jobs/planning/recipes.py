@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from border.text import did_you_mean
+from slurm.cluster import Cluster
 from vicreg import methods
 from vicreg.config import PretrainConfig
 from vicreg.evals.protocols import PRESETS
@@ -30,7 +32,7 @@ class Evaluation:
     def published(cls, name: str, **changes: Any) -> Evaluation:
         """A preset of vicreg/evals/protocols.py; `changes` of its settings."""
         preset = PRESETS[name]
-        return cls(name, preset.module, {**preset.settings, **changes}, data=preset.data)
+        return cls(name, preset.module, {**preset.settings, **changes}, preset.baselines, preset.data)
 
 
 def evaluation_module(name: str) -> Any:
@@ -125,7 +127,9 @@ def recipe(name: str) -> Recipe:
     if name == AUTO:
         return _AUTO
     if name not in RECIPES:
-        raise ValueError(f"recipe is {name!r}, allowed: {', '.join(RECIPES)}, {AUTO} (chosen for your images)")
+        known = (*RECIPES, AUTO)
+        allowed = f"{', '.join(RECIPES)}, {AUTO} (chosen for your images){did_you_mean(name, known)}"
+        raise ValueError(f"recipe is {name!r}, allowed: {allowed}")
     published = methods.load(RECIPES[name]).RECIPES[name]
     measured = EVALUATIONS.get(Path(published.pretrain.data.train).parent.name, ELSEWHERE)
     return Recipe(name, published.source, published.expected, published.pretrain, measured)
@@ -146,4 +150,14 @@ def evaluation(recipe_name: str, name: str) -> Evaluation:
     others = ", ".join(preset for preset in PRESETS if preset not in known)
     raise ValueError(
         f"evals is {name}, allowed for recipe {recipe_name}: {', '.join(known)}; or as published: {others}"
+        f"{did_you_mean(name, {*known, *PRESETS})}"
     )
+
+
+def at_home(config: PretrainConfig, cluster: Cluster) -> PretrainConfig:
+    """The configuration with the data where the cluster's profile has them; data/NAME/ is a data set's usual place."""
+    folder = cluster.data.get(Path(config.data.train).parent.name)
+    if not folder:
+        return config
+    train, val = (str(Path(folder) / Path(path).name) for path in (config.data.train, config.data.val))
+    return replace(config, data=replace(config.data, train=train, val=val))

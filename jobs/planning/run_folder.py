@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from border.documents import Unreadable, parse_json
-from border.text import shell_command
+from border.terminal import complain
 from disk.whole_files import publish, write_text
-from jobs.planning import provenance
+from jobs.planning import hints, provenance
 from jobs.planning.cli import CONFIG_FILE, RunFile
 from vicreg import checkpoint, methods
 from vicreg.config import PretrainConfig
@@ -39,12 +39,18 @@ def read_run(run: Path) -> tuple[PretrainConfig, str]:
     """Configuration and recipe of a run; ValueError with the cure otherwise."""
     path = run / CONFIG_FILE
     if not path.is_file():
-        raise ValueError(
-            f"{run} is no run folder (it has no {CONFIG_FILE}); make one with  "
-            f"{shell_command('python', 'jobs/pretrain.py', '--run', run)}"
-        )
+        raise ValueError(f"{run} is no run folder (it has no {CONFIG_FILE}); make one with  {hints.pretrain(run)}")
     content = read_content(run)
     return _config_of(content, path), str(content["recipe"])
+
+
+def config_if_there(run: Path) -> tuple[PretrainConfig | None, str]:
+    """Configuration and recipe of a run that is there; nothing where none is, or what it holds is damaged."""
+    try:
+        return read_run(run) if (run / CONFIG_FILE).is_file() else (None, "")
+    except ConfigDamaged as error:
+        complain(str(error))
+        return None, ""
 
 
 def read_content(run: Path) -> dict[str, Any]:
@@ -69,7 +75,7 @@ def _config_of(content: dict[str, Any], path: Path) -> PretrainConfig:
 
 
 def _damaged(path: Path, error: Unreadable) -> ConfigDamaged:
-    started = shell_command("python", "jobs/pretrain.py", "--run", path.parent)
+    started = hints.pretrain(path.parent)
     cure = f"the command that started the run ({started}) writes it again, and goes on"
     return ConfigDamaged(f"{path} is damaged ({error}); {cure}")
 
@@ -79,12 +85,14 @@ def write_config(
     recipe: str,
     config: PretrainConfig,
     imported: dict[str, Any] | None = None,
+    beginning: dict[str, Any] | None = None,
     chosen: dict[str, str] | None = None,
 ) -> None:
     """Keep the resolved configuration in the run folder, or refuse when it holds another one.
 
-    `imported` says where the encoder comes from if it was not trained here (jobs/import_encoder.py); `chosen` has the
-    fields that were decided without being told, with the reasons; those of the start stay.
+    `imported` says where the encoder comes from if it was not trained here (jobs/import_encoder.py), `beginning` where
+    the weights come from that it begins with; `chosen` has the fields that were decided without being told, with the
+    reasons. Once said that stays.
     """
     path = run / CONFIG_FILE
     there: dict[str, Any] = {}
@@ -113,6 +121,8 @@ def write_config(
     }
     if imported:
         content["imported"] = imported
+    if beginning := beginning or there.get("beginning"):
+        content["beginning"] = beginning
     if reasons := there.get("chosen") or chosen:
         content["chosen"] = reasons
     write_text(path, json.dumps(content, indent=1))
@@ -181,9 +191,7 @@ def require_finished(run: Path) -> None:
     if not is_finished(run):
         path = encoder_path(run)
         what = f"{path.name} is cut off or damaged" if path.exists() else f"it has no {path.name}"
-        raise ValueError(
-            f"{run} is not finished ({what}); go on with  {shell_command('python', 'jobs/pretrain.py', '--run', run)}"
-        )
+        raise ValueError(f"{run} is not finished ({what}); go on with  {hints.pretrain(run)}")
 
 
 def _versions() -> dict[str, str]:

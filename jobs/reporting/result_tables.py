@@ -94,10 +94,11 @@ def flatters(name: str, names: Collection[str]) -> bool:
 
 
 def say_metric(name: str, names: Collection[str] = ()) -> str:
-    """top1_10_labels -> top-1, 10 labels; names: all that were measured, among which the best epoch is named so."""
+    """top1_10_labels -> top-1, 10 labels; ap50_box -> AP50, box; the best of the epochs `names` is named so."""
     base = name.removesuffix(GRID_BEST).removesuffix(LAST_EPOCH)
     first, _, rest = base.partition("_")
-    said = "mAP" if first == "map" else first.replace("top", "top-")
+    named = {"map": "mAP", "miou": "mIoU"}
+    said = named.get(first) or (first.upper() if first.startswith("ap") else first.replace("top", "top-"))
     said += f", {rest.replace('_', ' ')}" if rest else ""
     if name.endswith(GRID_BEST):
         return f"{said}, best of grid {FLATTERS}"

@@ -19,12 +19,14 @@ from vicreg.cost.fitting import cure
 from vicreg.cost.loss_form import with_cheapest_form
 from vicreg.data.loaders import Batch, ViewLoader, open_views
 from vicreg.exchange.encoder_file import encoder_path, save_encoder
+from vicreg.exchange.given_weights import beginning_of
 from vicreg.losses.forms import known_speeds
 from vicreg.method import UNKNOWN_DATA, Progress, TrainingData
 from vicreg.model import branch
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
 from vicreg.training.clock import Clock
+from vicreg.training.early_end import EarlyEnd
 from vicreg.training.guards import TrainingDiverged
 from vicreg.training.learner import Learner
 from vicreg.training.metrics import Metrics
@@ -58,7 +60,7 @@ def train(
 ) -> Outcome:
     """Train up to the configured number of epochs, from the run folder's newest checkpoint if there is one.
 
-    Call it on every rank, inside `distributed.connected`. `oversight`, or its `should_stop` alone, is told the number
+    Call it on every rank, inside `rendezvous.connected`. `oversight`, or its `should_stop` alone, is told the number
     of steps done; when it says stop on any rank, all save and leave together at the next step boundary. `train_beton`
     is another place of the same training data, such as a copy on the node's own disk. Afterwards the run folder holds
     checkpoints, metrics.jsonl and, when finished, encoder.pt. Raises ValueError for a configuration that cannot run
@@ -117,7 +119,8 @@ def _train(
     steps_per_epoch, num_steps = loader.num_batches, loader.num_batches * config.train.epochs
     probe = OnlineProbe(config, device, workers, steps_per_epoch)
     data = TrainingData(loader.num_samples, loader.num_classes)
-    learner = Learner.build(_with_form(config, placement, device), device, data)
+    beginning = beginning_of(run) if config.model.weights else None
+    learner = Learner.build(_with_form(config, placement, device), device, data, beginning)
     leads = placement.rank == 0
     if leads:
         oversight.require_owner()
@@ -128,13 +131,18 @@ def _train(
     clock = Clock(config, data, step, placement, device)
     learner.view_events = clock.view_events
     metrics = _metrics(config, run, step, num_steps, steps_per_epoch, console) if leads else None
-    stopped = False
+    early_end = EarlyEnd(config.online, run, steps_per_epoch, oversight)
+    # A run that was killed between a checkpoint and what follows from its measurement measures again.
+    with oversight.phase("a measurement"):
+        measured = probe.measure_if_due(step, learner) if step and early_end.asks else {}
+    stopped, ended = False, early_end.is_due(step, measured)
     with ExitStack() as stack:
         stack.callback(loader.close)
         stack.callback(saver.wait)
         if metrics:
             stack.callback(metrics.close)
-        batches = stack.enter_context(closing(_stream(loader, step + offset, num_steps + offset)))
+        end = step if ended else num_steps
+        batches = stack.enter_context(closing(_stream(loader, step + offset, end + offset)))
         for batch in clock.timed(batches):
             progress = Progress(step, num_steps, steps_per_epoch)
             is_due = step % config.train.log_every_steps == 0 or step + 1 == num_steps
@@ -156,13 +164,15 @@ def _train(
             if metrics:
                 metrics.advance(step)
             step += 1
-            saver.save_if_due(step)
+            saver.save_if_due(step, measured)
             wants_to_stop = oversight.should_stop(step)
+            if early_end.is_due(step, measured):
+                break
             if step % config.train.stop_check_every_steps == 0 and distributed.any_rank(wants_to_stop):
                 stopped = step < num_steps
                 break
     with oversight.phase("the end"):
-        saver.finish(step)
+        saver.finish(step, measured)
         if leads and not stopped:
             oversight.require_owner()
             _save_encoders(run, learner, config, step)

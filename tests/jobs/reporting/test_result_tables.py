@@ -18,10 +18,10 @@ from jobs.reporting.document import Table, Text
 from jobs.reporting.html_report import run_page
 from jobs.reporting.measured_run import Run, load_run
 from jobs.reporting.published_tables import ROWS_OF, published
-from jobs.reporting.result_tables import data_set_name, matched_classes, measured_tables, other_settings
+from jobs.reporting.result_tables import data_set_name, matched_classes, measured_tables, other_settings, say_metric
 from tests.jobs.measured_runs import write_result
 from tests.jobs.run_folders import write_run
-from vicreg.config_json import to_json
+from vicreg.config_json import from_json, to_json
 from vicreg.evals import protocols
 from vicreg.evals.protocols import DataSet
 from vicreg.evals.results import TRAINED
@@ -124,6 +124,25 @@ def test_settings_are_compared_with_the_published_ones(run: Path, tmp_path: Path
     _, notes = _published(load_run(run))
     assert "voc07 of " in notes[-1]
     assert "(framing: 'crop' -> 'squash')" in notes[-1]
+
+
+def test_detection_stands_beside_table_2(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run, recipe("digits").pretrain, "digits")
+    voc: dict[str, Any] = {"data": _data(tmp_path, 16_551, 4_952), "num_classes": 20, "evaluation": "voc-detection"}
+    write_result(run, "detection", TRAINED, {"ap50": 80.5, "ap": 55.0, "ap75": 61.0, "ap50_area": 81.0}, **voc)
+    coco: dict[str, Any] = {"data": _data(tmp_path, 118_287, 5_000), "num_classes": 80, "evaluation": "coco-detection"}
+    settings = to_json(from_json(evaluation_module("detection").Config, protocols.PRESETS["coco-detection"].settings))
+    write_result(run, "detection", TRAINED, {"ap_box": 38.5, "ap_mask": 35.5}, settings=settings, **coco)
+    blocks = published([load_run(run)])
+    first, second = (block for block in blocks if isinstance(block, Table))
+    assert "VOC07+12" in first.title
+    assert first.headers[2:] == ["AP50 (Table 2)"]
+    assert (first.rows[0][-1], first.rows[1][1:]) == ("80.5", ["VICReg", "82.4"])
+    assert "COCO 2017" in second.title
+    assert (second.rows[0][-2:], second.rows[1][1:]) == (["38.5", "35.5"], ["VICReg", "39.4", "36.4"])
+    assert "other settings than published" not in " ".join(block.text for block in blocks if isinstance(block, Text))
+    assert [say_metric(name) for name in ("ap50", "ap50_area", "ap_mask")] == ["AP50", "AP50, area", "AP, mask"]
 
 
 def test_a_run_without_a_published_number_has_no_row(run: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from vicreg.config import (
     TrainConfig,
     ViewConfig,
     official_views,
+    without_colours,
 )
 from vicreg.methods import vicreg
 from vicreg.model import NARROW
@@ -78,7 +79,7 @@ def choose(
     data = _data(choices, data, size, facts)
     batch, epochs = _length(choices, facts, machine)
     many = facts.num_images >= MANY_IMAGES and machine.has_gpus
-    model = _model(choices, size, many, machine)
+    model = replace(_model(choices, size, many, machine), channels=facts.channels)
     optimizer = _optimizer(choices, epochs, many, model)
     online = 0
     if measures_online and facts.num_images < MANY_IMAGES:
@@ -189,6 +190,9 @@ def _views(choices: _Choices, size: int, facts: ImageFacts) -> tuple[ViewConfig,
         choices.make("views.colours", "brightness and contrast alone", "the images are grey")
         changes |= grey
     first, second = (replace(view, **changes) for view in official_views())
+    if facts.channels:
+        choices.make("views.colours", "brightness and contrast of each channel", "the channels are no colours")
+        return without_colours(first), without_colours(second)
     return first, second
 
 

@@ -8,9 +8,11 @@ from torch.nn import functional
 
 from benchmarks import methods as benchmark
 from benchmarks.loss import embeddings
+from benchmarks.small_methods import BATCH, NARROW, SIDE_PX, small
 from vicreg import methods
 from vicreg.config import DataConfig
 from vicreg.losses.contrastive import nt_xent_loss, queue_loss
+from vicreg.method import TrainingData
 
 CPU = torch.device("cpu")
 
@@ -29,8 +31,8 @@ def test_the_plain_formulas_are_the_same_losses() -> None:
 
 @pytest.mark.parametrize("name", methods.names())
 def test_every_method_has_a_form_that_a_cpu_can_do(name: str) -> None:
-    config = benchmark.small(name, DataConfig(image_size=32, eval_resize=32), epochs=30)
+    config = small(name, DataConfig(image_size=SIDE_PX, eval_resize=SIDE_PX), epochs=30)
     assert config.method.name == name
-    assert (config.train.epochs, config.train.global_batch) == (30, benchmark.BATCH)
-    assert config.model.encoder == benchmark.NARROW
-    assert methods.build(config, benchmark.TrainingData(5000, 10)).encoders
+    assert (config.train.epochs, config.train.global_batch, config.optimizer.warmup_epochs) == (30, BATCH, 3)
+    assert config.model.encoder == NARROW
+    assert methods.build(config, TrainingData(5000, 10)).encoders

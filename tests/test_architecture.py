@@ -51,6 +51,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/views": [
         {"blur", "colour_kernels", "crop_kernels", "keyed_random", "resample"},
         {"order", "view_parameters"},
+        {"rand_augment"},
         {"augment"},
     ],
     "vicreg/data": [

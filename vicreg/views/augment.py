@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from types import ModuleType
 from typing import NamedTuple
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vicreg import kernels
+from vicreg.views import rand_augment
 from vicreg.views.blur import blur, radius_px
-from vicreg.views.view_parameters import Colour, Jitter
+from vicreg.views.view_parameters import Colour, Jitter, Rand
 
 GRAY = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 """Weights of red, green and blue in Pillow's conversion to "L"."""
@@ -48,7 +49,7 @@ class Operation(IntEnum):
 class Stage(NamedTuple):
     """One operation on some samples of a block."""
 
-    operation: Operation
+    operation: Operation | Rand
     entries: slice
     """Whose samples and amounts: entries of the plan's arrays."""
     first: int
@@ -75,7 +76,9 @@ class ColourPlan:
     amounts: Tensor
     """Factor, shift, angle or standard deviation for each of `samples`: float32 (n, 1, 1, 1)."""
     settings: Tensor
-    """The same by sample, as `colour_kernels.NUM_COLUMNS` says: float32 (B, 11); rotations are not in it."""
+    """The same by sample, as `colour_kernels.NUM_COLUMNS` says: float32 (B, 11)."""
+    is_in_settings: bool
+    """Whether that is all: rotations and RandAugment's operations are not in it."""
 
     @classmethod
     def build(cls, colour: Colour, angle_rad: NDArray[np.float32], one_by_one: bool = False) -> ColourPlan:
@@ -104,14 +107,17 @@ class ColourPlan:
                 first = int(changed[0]) if neighbours else -1
                 blocks[0].stages.append(Stage(operation, entries, first, _radius_px(operation, by.max())))
         settings = torch.from_numpy(_settings(colour))
-        return cls(blocks, torch.from_numpy(samples), torch.from_numpy(amounts).view(-1, 1, 1, 1), settings)
+        is_in_settings = not angle_rad.any() and not colour.rand_operations.size
+        amounts_of = torch.from_numpy(amounts).view(-1, 1, 1, 1)
+        return cls(blocks, torch.from_numpy(samples), amounts_of, settings, is_in_settings)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> ColourPlan:
         """The same plan with its tensors on `device`."""
-        tensors = (
-            tensor.to(device, non_blocking=non_blocking) for tensor in (self.samples, self.amounts, self.settings)
-        )
-        return ColourPlan(self.blocks, *tensors)
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=non_blocking)
+            for name in ("samples", "amounts", "settings")
+        }
+        return replace(self, **moved)
 
 
 @torch.no_grad()
@@ -124,7 +130,7 @@ def augment(views: Tensor, plan: ColourPlan, mean: Sequence[float], std: Sequenc
     offset = _channels(tuple(-m / s for m, s in zip(mean, std, strict=True)), views.device)
     scale = _channels(tuple(1 / s for s in std), views.device)
     own = kernels.load("vicreg.views.colour_kernels", views.device)
-    if own and not any(stage.operation == Operation.ROTATE for block in plan.blocks for stage in block.stages):
+    if own and plan.is_in_settings:
         return _augment_in_kernels(own, views, plan, scale, offset)
     result = _empty(views.shape, views.device)
     with _one_thread() if views.device.type == "cpu" else nullcontext():
@@ -193,7 +199,7 @@ def _settings(colour: Colour) -> NDArray[np.float32]:
     return np.concatenate([np.where(neutral, -1, order), ordered, rest], axis=1).astype(np.float32)
 
 
-Step = tuple[Operation, NDArray[np.int64], NDArray[np.float32]]
+Step = tuple[Operation | Rand, NDArray[np.int64], NDArray[np.float32]]
 """An operation, the samples that it changes, and by how much each."""
 
 
@@ -202,7 +208,9 @@ def _steps(colour: Colour, angle_rad: NDArray[np.float32]) -> list[Step]:
     jitter = (colour.brightness, colour.contrast, colour.saturation, colour.hue)
     neutral = (1.0, 1.0, 1.0, 0.0)
     no_amount = np.zeros(len(angle_rad), np.float32)
-    wishes = [(Operation.ROTATE, angle_rad, angle_rad != 0)]
+    wishes: list[tuple[Operation | Rand, NDArray[np.float32], NDArray[np.bool_]]] = [
+        (Operation.ROTATE, angle_rad, angle_rad != 0)
+    ]
     for place in range(len(Jitter)):
         for change in Jitter:
             wanted = (colour.order[:, place] == change) & (jitter[change] != neutral[change])
@@ -210,10 +218,14 @@ def _steps(colour: Colour, angle_rad: NDArray[np.float32]) -> list[Step]:
     wishes.append((Operation.GRAYSCALE, no_amount, colour.grayscale))
     wishes.append((Operation.BLUR, colour.sigma_px, colour.sigma_px > 0))
     wishes.append((Operation.SOLARIZE, no_amount, colour.solarize))
+    for operations, amounts in zip(colour.rand_operations.T, colour.rand_amounts.T, strict=True):
+        for number in np.unique(operations[operations >= 0]).tolist():
+            operation = Rand(number) if number in rand_augment.OPERATIONS else Operation(number)
+            wishes.append((operation, amounts, operations == number))
     return [(operation, np.flatnonzero(on), amounts[on]) for operation, amounts, on in wishes if on.any()]
 
 
-def _radius_px(operation: Operation, largest: float) -> int:
+def _radius_px(operation: Operation | Rand, largest: float) -> int:
     return radius_px(largest) if operation == Operation.BLUR else 0
 
 
@@ -252,15 +264,6 @@ def _hue(images: Tensor, shifts: Tensor) -> None:
     torch.addcmul(value.add_(chroma), apart, chroma.mul_(-6), out=images)
 
 
-def _rotate(images: Tensor, angles_rad: Tensor) -> None:
-    """Counter-clockwise about the centre, bilinear; what comes from outside is black."""
-    cos, sin = angles_rad.cos().view(-1), angles_rad.sin().view(-1)
-    zero = torch.zeros_like(cos)
-    affine = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
-    grid = torch.nn.functional.affine_grid(affine, list(images.shape), align_corners=False)
-    images.copy_(torch.nn.functional.grid_sample(images, grid, align_corners=False))
-
-
 def _grayscale(images: Tensor, _: Tensor) -> None:
     images.copy_(_gray(images).expand_as(images))
 
@@ -285,12 +288,13 @@ def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
-_OPERATIONS: dict[Operation, Callable[[Tensor, Tensor], None]] = {
+_OPERATIONS: dict[Operation | Rand, Callable[[Tensor, Tensor], None]] = {
     Operation.BRIGHTNESS: _brightness,
     Operation.CONTRAST: _contrast,
     Operation.SATURATION: _saturation,
     Operation.HUE: _hue,
-    Operation.ROTATE: _rotate,
+    Operation.ROTATE: lambda images, angles_rad: rand_augment.rotate(images, angles_rad, fill=(0.0, 0.0, 0.0)),
     Operation.GRAYSCALE: _grayscale,
     Operation.SOLARIZE: _solarize,
+    **rand_augment.OPERATIONS,
 }

@@ -3,7 +3,7 @@
 `python benchmarks/methods.py` prints a step of each method in vicreg/methods beside VICReg's, and the contrastive
 losses beside the plain formula with autograd. `--learn IMAGES --run DIR` trains each by its CIFAR-10 recipe for a few
 epochs and prints one table; IMAGES has train/<class>/ and test/<class>/ with small images. With `--small`, for CPUs,
-the network is narrow, and the images are the first 500 and 200 of each class, at 16 px. The same command goes on where
+the network is narrow, and the images are the first 500 and 200 of each class, at 24 px. The same command goes on where
 it stopped. `--only NAME` takes some methods alone, `--json FILE` writes the numbers down.
 """
 
@@ -144,7 +144,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured; the median counts")
     parser.add_argument("--learn", type=Path, metavar="IMAGES", help="folder with train/<class>/ and test/<class>/")
-    parser.add_argument("--small", action="store_true", help="narrow network, few images of 16 px: for CPUs")
+    parser.add_argument("--small", action="store_true", help="narrow network, few images of 24 px: for CPUs")
     parser.add_argument("--run", type=Path, default=Path("runs/methods"), help="folder of the runs that learn")
     parser.add_argument("--epochs", type=int, default=30, help="of each run that learns")
     parser.add_argument("--minutes", type=float, default=1e6, help="of each run that learns, until the next call")

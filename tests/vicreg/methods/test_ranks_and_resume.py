@@ -71,7 +71,9 @@ def _train(config: PretrainConfig, run: Path, until: int = TO_THE_END) -> Outcom
     """Go on with a run, on whatever ranks there are."""
     run.mkdir(exist_ok=True, parents=True)
     rank, ranks = distributed.rank(), distributed.world_size()
-    return train(config, run, Placement(rank, ranks, rank, ranks), lambda step: step >= until, Console(quiet=True))
+    return train(
+        config, run, Placement(rank, ranks, rank, ranks, cpus=1), lambda step: step >= until, Console(quiet=True)
+    )
 
 
 def _go_on(runs: dict[Path, PretrainConfig], until: int) -> list[Gradient]:

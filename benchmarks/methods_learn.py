@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from benchmarks.loss import peak_bytes, restart_peak
@@ -144,20 +143,26 @@ def learn_all(names: list[str], options: argparse.Namespace, device: torch.devic
         found = learn(form(name, data, options.epochs), options.run / name, splits, options.minutes)
         rows[name] = found.get("row", {})
         places += [found["where"]] if found else []
-    print_rows(rows, f"{options.epochs} epochs, {data.image_size} px: validation, percent", console)
-    if places:
-        loads = [place["load"] for place in places]
-        first = places[0] | {"load": f"{min(loads)} to {max(loads)}", "date": max(each["date"] for each in places)}
-        console.print(", ".join(f"{key} {value}" for key, value in first.items()), style="dim", highlight=False)
+    print_rows(rows, console)
+    said = _say_where(places)
+    console.print(f"{options.epochs} epochs at {data.image_size} px{said}", style="dim", highlight=False)
     return rows
 
 
-def print_rows(rows: dict[str, Row], title: str, console: Console) -> None:
-    """A line for each."""
-    table = Table("", title=title)
-    for heading in COLUMNS:
-        table.add_column(heading, justify="right")
+def _say_where(places: list[dict[str, Any]]) -> str:
+    """Where and when the runs were, in one line."""
+    if not places:
+        return ""
+    loads, dates = ([place[key] for place in places] for key in ("load", "date"))
+    first = places[0] | {"load": f"{min(loads)} to {max(loads)}", "date": f"{min(dates)} to {max(dates)}"}
+    return "".join(f", {key} {value}" for key, value in first.items())
+
+
+def print_rows(rows: dict[str, Row], console: Console) -> None:
+    """A table in Markdown, as docs/methods.md has it."""
+    lines = [["", *COLUMNS], ["---", *["---:"] * len(COLUMNS)]]
     for name, row in rows.items():
         cells = [f"{row[column]:,.{digits}f}" if column in row else "–" for column, digits in COLUMNS.items()]
-        table.add_row(name if row else f"{name} (not finished)", *cells)
-    console.print(table)
+        lines.append([name if row else f"{name} (not finished)", *cells])
+    for line in lines:
+        console.print(f"| {' | '.join(line)} |", markup=False, highlight=False, soft_wrap=True)

@@ -11,6 +11,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SLOW ?=
+TEST_PROCESSES ?= 2
 PHOTOS ?=
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test lint bench drills clean cluster-packages
@@ -44,7 +45,7 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest $(if $(SLOW),,-m "not slow")
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder $(if $(SLOW),,-m "not slow")
 
 bench: setup
 	@test -n "$(PHOTOS)" || { echo "error: say which photos: make bench PHOTOS=DIR (any folder tree of JPEGs)"; exit 1; }

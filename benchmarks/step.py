@@ -40,6 +40,7 @@ from vicreg.method import Inputs, Progress
 from vicreg.methods import vicreg
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
+from vicreg.ranks.rendezvous import connected
 from vicreg.training.learner import Learner
 
 LARGE, SMALL = 32 << 20, 8
@@ -140,7 +141,7 @@ def _layers(size: int) -> None:
 
 def _on_rank(rank: int, ranks: int, rendezvous: Path, options: Step) -> dict[str, float]:
     torch.set_num_threads(1)
-    with distributed.connected(Placement(rank, ranks, rank, ranks), rendezvous, timeout_s=120):
+    with connected(Placement(rank, ranks, rank, ranks), rendezvous, timeout_s=120):
         return measure_rank(options)
 
 

@@ -7,6 +7,8 @@ like a tag of rich in a name is part of the name, and colour comes by `style`.
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -35,6 +37,16 @@ class Terminal(Console):
         """What is left in renderables that hold texts of their own."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=visible(segment.text, KEPT))
+
+    def on_broken_pipe(self) -> None:
+        """Whoever reads has seen enough: as when a terminal is closed, who has work to save is told to stop."""
+        self.quiet = True
+        handler = signal.getsignal(signal.SIGHUP)
+        if handler is signal.SIG_DFL:
+            raise BrokenPipeError
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what else is said until the end
+        if handler is not signal.SIG_IGN:
+            signal.raise_signal(signal.SIGHUP)
 
 
 class SeenFormatter(logging.Formatter):

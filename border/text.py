@@ -6,9 +6,11 @@ and does nothing. HTML has its place in jobs/reporting/page.py.
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
 import unicodedata
+from collections.abc import Iterable
 
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories of what is obeyed or not seen: controls (C0, C1), marks of direction, halves of pairs, breaks."""
@@ -31,6 +33,12 @@ def visible_lines(text: object) -> str:
     """A text of several lines of which only the first begins at the margin, so that none can pass for another text."""
     first, *others = visible(text, kept="\n").split("\n")
     return "\n".join([first, *(line if not line or line.startswith("  ") else f"  {line}" for line in others)])
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ " (did you mean x?)" where one of the known words is close, else nothing: to stand behind what is allowed."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def shell_command(*words: object) -> str:

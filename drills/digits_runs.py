@@ -78,17 +78,25 @@ def environment() -> dict[str, str]:
 
 
 def start(
-    command: list[str], hangup: signal.Handlers = signal.SIG_DFL, largest_file_bytes: int = resource.RLIM_INFINITY
+    command: list[str],
+    hangup: signal.Handlers = signal.SIG_DFL,
+    largest_file_bytes: int = resource.RLIM_INFINITY,
+    output: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own. `hangup`: what SIGHUP does to it at first, whatever it does here."""
-    quiet = subprocess.DEVNULL
 
     def before() -> None:
         signal.signal(signal.SIGHUP, hangup)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes, resource.RLIM_INFINITY))
 
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stdout=quiet, stderr=quiet, start_new_session=True, preexec_fn=before
+        command,
+        cwd=ROOT,
+        env=environment(),
+        stdout=output,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=before,
     )
 
 

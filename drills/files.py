@@ -54,9 +54,12 @@ def _damage_and_go_on(runs: DigitsRuns, folder: Path, damage: Callable[[Path], N
     kill_session(process)
     newest = checkpoint.list_checkpoints(run / "checkpoints")[-1]
     damage(newest)
-    finish(runs.command(run))
+    said = finish(runs.command(run))
     runs.require_same_bits(run)
-    assert (run / "checkpoints" / f"damaged_{newest.name}").is_dir(), "what was damaged has not been set aside"
+    if damage in (_cut, _flip):
+        assert (run / "checkpoints" / f"damaged_{newest.name}").is_dir(), "what was damaged has not been set aside"
+    else:
+        assert f"{STATE_FILE} is whole" in " ".join(said.split()), "the manifest has not been made again"
 
 
 def _end_without_room(runs: DigitsRuns, folder: Path) -> None:

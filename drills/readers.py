@@ -31,7 +31,9 @@ from vicreg.config import PretrainConfig
 from vicreg.config_json import to_json
 from vicreg.evals import results
 from vicreg.exchange.encoder_file import save_encoder, untrained_encoder
-from vicreg.ranks import distributed
+from vicreg.ranks import rendezvous
+from vicreg.ranks.distributed import Placement
+from vicreg.ranks.rendezvous import RendezvousError
 from vicreg.schema import SCHEMA
 from vicreg.training.metrics import read_metrics
 
@@ -60,7 +62,7 @@ VALUES: tuple[Any, ...] = (
     {"a": []},
 )
 """What a place in a document may hold instead."""
-ERRORS = (OSError, ValueError, DevClusterError, checkpoint.CheckpointError, distributed.RendezvousError)
+ERRORS = (OSError, ValueError, DevClusterError, checkpoint.CheckpointError, RendezvousError)
 
 
 @dataclass
@@ -103,7 +105,7 @@ def _in_job(name: str) -> Callable[[Place], Path]:
 
 
 def _meet(place: Place) -> None:
-    distributed._open_store(distributed.Placement(1, 2), place.folder / "rendezvous.json", 0.2)
+    rendezvous._open_store(Placement(1, 2), place.folder / "rendezvous.json", 0.2)
 
 
 READERS = {

@@ -42,7 +42,7 @@ from jobs.planning.pieces import (
 from jobs.planning.plan import show_submitted
 from jobs.planning.run_folder import read_run, require_finished, require_same_code
 from jobs.planning.subjects import LAST
-from slurm import chain, executor, preflight, scheduler
+from slurm import chain, executor, given_place, preflight, scheduler
 from slurm.chain import Member
 from slurm.cluster import Cluster
 from slurm.requeue import StopFlag
@@ -52,6 +52,7 @@ from vicreg.evals.work import Stopped
 from vicreg.model import branch
 from vicreg.ranks import distributed
 from vicreg.ranks.meeting import require_agreement
+from vicreg.ranks.rendezvous import connected
 
 TOGETHER = "evaluations"  # name of the one job that does them all on this machine, sharing features
 
@@ -97,7 +98,7 @@ def absolute_folders(cluster: Cluster) -> dict[str, str]:
 
 def main(arguments: list[str]) -> int:
     """Parse, check, compute or submit what is missing; returns the exit code."""
-    console = Terminal()
+    console = Terminal(quiet=not given_place.speaks())
     with user_errors("stopped; what is done stays, the same command does the rest"):
         command = tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
         cluster = command.place.profile()
@@ -113,7 +114,7 @@ def main(arguments: list[str]) -> int:
         if not due:
             console.print(f"nothing to do; see  {shell_command('python', 'jobs/report.py', run)}", soft_wrap=True)
             return 0
-        chain_members = members(run, recipe, due, choice, cluster, command.place.nodes, ranks, command.overwrite)
+        chain_members = members(run, recipe, due, choice, cluster, command.place.num_nodes(), ranks, command.overwrite)
         if command.place.dry_run:
             return show_scripts(run, chain_members, cluster, console)
         if cluster.scheduler == "slurm":
@@ -198,7 +199,7 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
     stop.interrupt_at_once()
     with (
         user_errors("stopped; what is done stays, the same command does the rest", note=task.note_error),
-        distributed.connected(placement, task.rendezvous, task.rendezvous_timeout_s),
+        connected(placement, task.rendezvous, task.rendezvous_timeout_s, task.is_given),
         closing(Watchdog(task)) as watchdog,
     ):
         require_same_code(placement.name(task.rank))

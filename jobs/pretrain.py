@@ -37,7 +37,7 @@ from jobs.planning.pieces import Choice, find_due, split_by_data
 from jobs.planning.pieces import plan as plan_evaluations
 from jobs.planning.plan import Plan, num_steps, show_dry_run, show_submitted
 from jobs.planning.run_folder import ConfigDamaged, is_finished, note_code, read_run, require_same_code, write_config
-from slurm import chain, owner
+from slurm import chain, given_place, owner
 from slurm.attempts import Pulse
 from slurm.chain import Member
 from slurm.cluster import Cluster
@@ -48,8 +48,8 @@ from slurm.watchdog import Watchdog
 from vicreg import methods
 from vicreg.config import PretrainConfig, official_views, paper_views
 from vicreg.exchange.encoder_file import ENCODER_FILE
-from vicreg.ranks import distributed
 from vicreg.ranks.meeting import require_agreement
+from vicreg.ranks.rendezvous import connected
 from vicreg.training.oversight import Oversight
 from vicreg.training.train import Outcome, train
 
@@ -84,17 +84,20 @@ def main(arguments: list[str]) -> int:
         cluster = command.place.profile()
         run = run_folder(command, cluster)
         spec = job_spec(command, cluster, run)
-        console = Terminal()
+        speaks = given_place.speaks()
+        console = Terminal(quiet=not speaks)
         followers: list[Member] = []
         if command.then_eval:
             followers = evaluations_of(command, cluster, run, spec.ranks_per_node, console)
         plan = Plan.make(command.recipe, command.config, spec, cluster, run, [member.spec.name for member in followers])
         if command.place.dry_run:
             return show_dry_run(plan, console)
-        plan.require()
-        with owner.alone(run):
-            chain.require_free(run, spec.name, cluster)
-            write_config(run, command.recipe, command.config)
+        if speaks:
+            plan.require()
+            with owner.alone(run):
+                if given_place.place() is None:
+                    chain.require_free(run, spec.name, cluster)
+                write_config(run, command.recipe, command.config)
         members = [Member(spec), *followers]
         if is_finished(run):
             console.print(f"{run} is finished; choose another folder with --run to start anew", soft_wrap=True)
@@ -200,7 +203,7 @@ def job_spec(command: Command, cluster: Cluster, run: Path) -> JobSpec:
         "pretrain",
         "jobs.pretrain.run_job",
         {"run": str(run)},
-        command.place.nodes,
+        command.place.num_nodes(),
         ranks,
         spare_nodes=command.place.spare_nodes,
         reads=sizes_of([command.config.data.train]),
@@ -219,7 +222,7 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
     placement = placement_of(task)
     with (
         user_errors(note=task.note_error),
-        distributed.connected(placement, task.rendezvous, task.rendezvous_timeout_s),
+        connected(placement, task.rendezvous, task.rendezvous_timeout_s, task.is_given),
         closing(Watchdog(task)) as watchdog,
     ):
         require_agreement(placement)

@@ -120,6 +120,12 @@ def read_heartbeat(folder: Path) -> Heartbeat | None:
         return None
 
 
+def progress(folder: Path) -> int:
+    """The progress of the last heartbeat, -1 where there is none."""
+    heartbeat = read_heartbeat(folder)
+    return heartbeat.progress if heartbeat else -1
+
+
 class Pulse:
     """Writes heartbeat.json, at most every two seconds; on rank 0."""
 

@@ -7,19 +7,20 @@ key does); here they are found, read and checked. Nothing here talks to a schedu
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
 import re
 import shutil
 import socket
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from border.documents import parse_toml
+from border.text import did_you_mean
+from slurm import given_place
 from slurm.calls import FLAGS_AS_VARIABLES as FLAGS
 
 FILE_VARIABLE = "VICREG_CLUSTERS"  # names the file with the profiles
@@ -31,6 +32,12 @@ TIME_FORMS = "MM, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS"
 SAFE_FLAG = "printable text without spaces and without a dash in front"
 FROM_ENVIRONMENT = ("partition", "account", "qos", "constraint", "reservation")  # $SBATCH_PARTITION and so on
 MAX_SIGNAL_LEAD_S = 65535  # sbatch --signal
+OWN_FLAGS = {
+    *("account", "constraint", "cpus-per-task", "dependency", "distribution", "error", "exclude", "export", "gpus"),
+    *("gpus-per-node", "gres", "job-name", "kill-on-bad-exit", "kill-on-invalid-dep", "mem", "no-requeue", "nodelist"),
+    *("nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "parsable", "partition", "qos", "requeue"),
+    *("reservation", "signal", "time", "wait", "wrap", "array"),
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,10 @@ class Cluster:
     """Kind of GPU, such as a100 for gpu:a100:8."""
     omit_flags: tuple[str, ...] = ()
     """sbatch flags that are never given, without dashes: wckey, mem."""
+    extra_sbatch_flags: tuple[str, ...] = ()
+    """More flags of sbatch, --name or --name=value: --exclusive, --comment=..., --mail-type=FAIL, --licenses=..."""
+    extra_srun_flags: tuple[str, ...] = ()
+    """More flags of srun: --mpi=pmix, --network=..."""
     modules: tuple[str, ...] = ()
     """What `module load` loads before the job."""
     setup: tuple[str, ...] = ()
@@ -111,6 +122,13 @@ class Cluster:
         for key in ("omit_flags", "modules"):
             for entry in getattr(self, key):
                 _require(entry != "" and _is_safe_flag(entry), f"an entry of {key}", entry, f"names, {SAFE_FLAG}")
+        for key in ("extra_sbatch_flags", "extra_srun_flags"):
+            for flag in getattr(self, key):
+                name = flag.partition("=")[0]
+                valid = re.fullmatch("--[a-z][a-z-]*", name) is not None and flag.isprintable()
+                _require(valid, f"an entry of {key}", flag, "--name or --name=value, printable")
+                cure = "flags that the suite does not give itself; for those of the profile there are keys of their own"
+                _require(name.removeprefix("--") not in OWN_FLAGS, f"an entry of {key}", flag, cure)
         for key in ("gpus_per_node", "cpus_per_gpu", "max_failures"):
             _require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
         _require(
@@ -133,18 +151,20 @@ class Cluster:
 
 
 def load(name: str, path: Path | None = None) -> Cluster:
-    """The profile called `name`; "" for that of $VICREG_CLUSTER, else "slurm" where there is sbatch, else "local".
+    """The profile called `name`; "" for that of $VICREG_CLUSTER, else "slurm" where there is sbatch and the ranks
+    are not given, else "local".
 
     Looked for in `path`, else in the file that $VICREG_CLUSTERS names, else in the first there is of ./clusters.toml,
     ~/.config/vicreg/clusters.toml and the one beside the package. ValueError for whatever is wrong with it.
     """
-    name = name or os.environ.get(NAME_VARIABLE) or ("slurm" if shutil.which("sbatch") else "local")
+    submits = shutil.which("sbatch") and given_place.place() is None
+    name = name or os.environ.get(NAME_VARIABLE) or ("slurm" if submits else "local")
     file = path or _find_file()
     tables = _read(file) if file else {}
     where = str(file) if file else f"(no {FILE_NAME})"
     if name not in tables and name not in BUILT_IN:
         known = [*BUILT_IN, *(table for table in tables if table not in BUILT_IN)]
-        allowed = f"{', '.join(known)}{_did_you_mean(name, known)}, or add a table [{name}] to {file or FILE_NAME}"
+        allowed = f"{', '.join(known)}{did_you_mean(name, known)}, or add a table [{name}] to {file or FILE_NAME}"
         raise ValueError(f"{where}: cluster is {name!r}, allowed: {allowed}")
     try:
         cluster = Cluster(name, **_checked_types(BUILT_IN.get(name, {}) | tables.get(name, {})))
@@ -216,7 +236,7 @@ def _checked_types(values: Mapping[str, Any]) -> dict[str, Any]:
     del hints["name"]
     for key in values:
         if key not in hints:
-            raise ValueError(f"{key!r} is no known key{_did_you_mean(key, hints)}, allowed: {', '.join(hints)}")
+            raise ValueError(f"{key!r} is no known key{did_you_mean(key, hints)}, allowed: {', '.join(hints)}")
     checked = {key: _checked_type(key, value, hints[key]) for key, value in values.items()}
     if "shared_folder" in checked:
         checked["shared_folder"] = expand_path("shared_folder", checked["shared_folder"])
@@ -264,11 +284,6 @@ def _time_s(text: str) -> int:
 
 def _is_safe_flag(text: str) -> bool:
     return text.isprintable() and not text.startswith("-") and not any(letter.isspace() for letter in text)
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:

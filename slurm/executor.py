@@ -17,7 +17,7 @@ from typing import Any
 import submitit
 
 from disk.whole_files import write_text
-from slurm import local, scheduler
+from slurm import given_place, given_ranks, local, scheduler
 from slurm.cluster import Cluster
 from slurm.task import JobSpec
 
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 SCRIPT_FILE = "sbatch.sh"
 OUTPUT_FILE = "batch_%j.log"
 BATCH = Path(__file__).resolve().with_name("batch.py")  # by its path, so that it runs this tree whatever is installed
+LOAD_MODULE = """\
+load_module() { module load "$1" || { echo "error: module load $1 failed on $(hostname): see module avail there, and \
+modules in clusters.toml"; exit 1; }; }"""
 COMMAND = """\
 trap : TERM USR1 USR2 HUP  # they reach the process below, too; the shell stays, and looks after it when it is killed
 {batch} &
@@ -50,6 +53,7 @@ def for_cluster(spec: JobSpec, cluster: Cluster) -> JobSpec:
     return replace(
         spec,
         cpus_per_rank=cluster.cpus_per_gpu if cluster.scheduler == "slurm" else 0,
+        srun_flags=cluster.extra_srun_flags,
         max_failures=cluster.max_failures,
         restarts_in_place=cluster.restarts_in_place,
         hang_timeout_s=cluster.hang_timeout_min * 60,
@@ -61,8 +65,9 @@ def for_cluster(spec: JobSpec, cluster: Cluster) -> JobSpec:
 
 
 def run_here(spec: JobSpec, folder: Path, cluster: Cluster) -> bool:
-    """Run a job on this machine and wait for it; whether it is finished."""
-    return local.launch(for_cluster(spec, cluster), folder)
+    """Run a job on this machine and wait for it, or take part in it as a given rank; whether it is finished."""
+    spec, place = for_cluster(spec, cluster), given_place.place()
+    return given_ranks.launch(spec, folder, place) if place else local.launch(spec, folder)
 
 
 def submit(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str = "") -> str:
@@ -93,7 +98,8 @@ def _parameters(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str) 
     """submitit's names for what the profile and the job say; what is empty is not given."""
     gpus = spec.ranks_per_node if spec.uses_gpus else 0
     kind = f"{cluster.gpu_type}:" if cluster.gpu_type else ""
-    lines = [f"module load {shlex.quote(module)}" for module in cluster.modules]
+    lines = [LOAD_MODULE] if cluster.modules else []
+    lines += [f"load_module {shlex.quote(module)}" for module in cluster.modules]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()]
     lines += cluster.setup
     more: dict[str, Any] = {
@@ -119,6 +125,9 @@ def _parameters(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str) 
         "dependency": dependency or None,
         "additional_parameters": {name: value for name, value in more.items() if value is not None},
     }
+    for flag in cluster.extra_sbatch_flags:
+        name, _, value = flag.removeprefix("--").partition("=")
+        more[name] = value or True
     flags = ("partition", "account", "qos", "constraint", "exclude")
     parameters |= {f"{flag}": getattr(cluster, flag) or None for flag in flags}
     return {name: value for name, value in parameters.items() if value is not None or name == "wckey"}

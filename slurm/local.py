@@ -59,7 +59,7 @@ def _attempt(spec: JobSpec, folder: Path, claim: Claim) -> bool:
     start_folder = folder / f"start_{uuid.uuid4().hex}"
     start_folder.mkdir()
     past = attempts.read(folder)
-    attempts.close_forgotten(folder, _progress(folder))
+    attempts.close_forgotten(folder, attempts.progress(folder))
     attempt = Attempt(f"pid {os.getpid()}", len(past), (socket.gethostname(),), time.time())
     attempts.begin(folder, attempt)
     outcome, reason = FAILED, ""
@@ -77,13 +77,8 @@ def _attempt(spec: JobSpec, folder: Path, claim: Claim) -> bool:
             raise JobFailed(f"{error}: {errors[0].message}") from error
         raise
     finally:
-        attempts.end(folder, attempt, outcome, reason, progress=_progress(folder))
+        attempts.end(folder, attempt, outcome, reason, progress=attempts.progress(folder))
         shutil.rmtree(start_folder, ignore_errors=True)
-
-
-def _progress(folder: Path) -> int:
-    heartbeat = attempts.read_heartbeat(folder)
-    return heartbeat.progress if heartbeat else -1
 
 
 def _run_ranks(spec: JobSpec, folder: Path, start_folder: Path, claim: Claim) -> bool:

@@ -90,6 +90,7 @@ def command(spec: JobSpec, folder: Path, start_folder: Path, nodes: Sequence[str
         *cpus,
         "--distribution=block",  # as the ranks are told where the others are
         *ALWAYS,
+        *spec.srun_flags,
         f"--output={scheduler.file_name(folder)}/rank_%t.log",
         "--open-mode=append",
         sys.executable,
@@ -106,7 +107,7 @@ def stage(spec: JobSpec, nodes: Sequence[str]) -> None:
         once_per_node = [f"--nodes={len(nodes)}", f"--nodelist={','.join(nodes)}", f"--ntasks={len(nodes)}"]
         once_per_node += ["--ntasks-per-node=1"]
         copy = [sys.executable, str(HERE / "stage_data.py"), source, spec.stage_folder]
-        subprocess.run(["srun", *once_per_node, *ALWAYS, *copy], check=True)
+        subprocess.run(["srun", *once_per_node, *ALWAYS, *spec.srun_flags, *copy], check=True)
 
 
 def memory_complaint(folder: Path, sizes: dict[str, int]) -> str:

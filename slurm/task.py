@@ -70,6 +70,8 @@ class Task:
     interconnect_latency_us: float = 0.0
     claim: str = ""
     """The file that lets this attempt write: it goes when another attempt takes over (slurm/owner.py)."""
+    is_given: bool = False
+    """Whether somebody else has started this rank (slurm/given_ranks.py), and says in the environment where to meet."""
     has_terminal: bool = False
     """Whether somebody watches this rank; otherwise its output goes to its log."""
 
@@ -106,6 +108,8 @@ class JobSpec:
     """0: not given."""
     spare_nodes: int = 0
     """Nodes without ranks, to take the place of others that fail."""
+    srun_flags: tuple[str, ...] = ()
+    """What srun is given beside all that the suite says."""
     restarts_in_place: int = 2
     """After a failure ranks are started anew on the nodes that the job has, so often before it is requeued."""
     reads: dict[str, int] | None = None

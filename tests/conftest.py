@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +15,18 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+CLUSTER = ROOT / "tests" / "cluster"
 torch.set_num_threads(1)  # what is small takes longer on several, a hundred times where cores are busy
 os.environ["VICREG_CLUSTER"] = "local"  # whatever is installed here; the tests of SLURM name their cluster
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order in which several processes take tests: a file as a whole, all of a cluster, the longest first."""
+    groups = {item: "cluster" if CLUSTER in item.path.parents else str(item.path) for item in items}
+    slow = Counter(groups[item] for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (groups[item] != "cluster", -slow[groups[item]]))
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,12 @@ FLOORS: dict[str, list[set[str]]] = {
         {"evals"},
         {"training"},
     ],
-    "vicreg/ranks": [{"network", "waiting"}, {"distributed"}, {"gradient_sum", "meeting", "sync_batch_norm"}],
+    "vicreg/ranks": [
+        {"network", "waiting"},
+        {"distributed"},
+        {"gradient_sum", "rendezvous", "sync_batch_norm"},
+        {"meeting"},
+    ],
     "vicreg/losses": [
         {"forms", "written_gradient"},
         {"contrastive", "correlation", "covariance"},
@@ -69,7 +74,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/cost": [{"loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
     "vicreg/exchange": [{"encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
     "vicreg/evals": [
-        {"data_identity", "feature_parts"},
+        {"data_identity", "kept_parts"},
         {"features", "heads", "one_vs_rest", "protocols", "results", "work"},
         {"few_labels", "gallery", "knn", "linear", "svm"},
         {"semisup"},
@@ -106,11 +111,11 @@ FLOORS: dict[str, list[set[str]]] = {
         {"options"},
     ],
     "slurm": [
-        {"attempts", "calls"},
+        {"attempts", "calls", "given_place"},
         {"cluster", "devcluster", "owner", "scheduler"},
         {"fitness", "orphans", "requeue", "stage_data"},
         {"task"},
-        {"local", "preflight", "srun", "watchdog"},
+        {"given_ranks", "local", "preflight", "srun", "watchdog"},
         {"batch", "executor"},
         {"chain"},
     ],
@@ -137,7 +142,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "disk": [{"closed_pipe", "whole_files"}],
 }
 ONLY_IN = {
-    "torch.distributed": {"vicreg/ranks/distributed.py"},
+    "torch.distributed": {"vicreg/ranks/distributed.py", "vicreg/ranks/rendezvous.py"},
     "submitit": {"slurm"},
     "triton": {
         "vicreg/data/plane_kernels.py",

@@ -1,17 +1,23 @@
-"""The encoder, by its name in torchvision or timm, and the expander behind it."""
+"""The encoder, by its name in torchvision or timm, and the expander behind it.
+
+Both are imported where a network is built: with torch._dynamo, which torchvision's operations bring along, they take
+longer to import than all else that a command needs to say what it would do.
+"""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torchvision.models
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, ResNet
 
+from border.text import did_you_mean
 from vicreg.config import DataConfig, ModelConfig
 from vicreg.lab_colours import LabEncoder
+
+if TYPE_CHECKING:
+    from torchvision.models.resnet import ResNet
 
 NARROW = "resnet10-narrow"
 IMAGENET_MEAN, IMAGENET_STD = DataConfig.mean, DataConfig.std
@@ -30,6 +36,8 @@ def build_encoder(name: str, small_images: bool = False, stem_padding: int = 1) 
     if name == NARROW:
         encoder: nn.Module = narrow_resnet()
     elif is_of_torchvision(name):
+        import torchvision.models
+
         encoder = torchvision.models.get_model(name, weights=None, **_torchvision_options(name))
     else:
         encoder = _from_timm(name)
@@ -42,6 +50,8 @@ def build_encoder(name: str, small_images: bool = False, stem_padding: int = 1) 
 
 def is_of_torchvision(name: str) -> bool:
     """Whether torchvision has a classification model of that name, which then comes from there and not from timm."""
+    import torchvision.models
+
     return name in torchvision.models.list_models(module=torchvision.models)
 
 
@@ -81,17 +91,24 @@ def _torchvision_options(name: str) -> dict[str, bool]:
 
 
 def _from_timm(name: str) -> nn.Module:
-    import timm  # a second of every rank's start, for those who use it
+    import timm
 
     if not timm.is_model(name):
         raise ValueError(
             f"encoder is {name!r}, allowed: {NARROW}, a classification model of torchvision (such as resnet50), "
-            "or a model of timm (see timm.list_models())"
+            f"or a model of timm (see timm.list_models()){did_you_mean(name, _all_names())}"
         )
     encoder: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
     # For timm, num_features is the width before pooling; some heads (VGG, MobileNetV3) widen it.
     encoder.num_features = encoder.head_hidden_size
     return encoder
+
+
+def _all_names() -> list[str]:
+    import timm
+    import torchvision.models
+
+    return [NARROW, *torchvision.models.list_models(module=torchvision.models), *timm.list_models()]
 
 
 def _remove_classifier(encoder: nn.Module) -> None:
@@ -134,6 +151,8 @@ def narrow_resnet(width: int = 16) -> ResNet:
 
     Its residual branches do not begin at zero: in a run of a few hundred steps they would hardly open.
     """
+    from torchvision.models.resnet import BasicBlock, ResNet
+
     network = ResNet(BasicBlock, [1, 1, 1, 1])
     network.inplanes = width
     network.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)

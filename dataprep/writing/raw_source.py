@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from border.text import did_you_mean
 from dataprep.writing.images import WriteMode
 from dataprep.writing.sample_encoding import Content, FilePart
 
@@ -83,7 +84,7 @@ def existing_folder(root: Path) -> Path:
 def require_split(split: str, allowed: tuple[str, ...]) -> None:
     """SourceError unless the split is one of those that there are."""
     if split not in allowed:
-        raise SourceError(f"--split is {split!r}, allowed: {', '.join(allowed)}")
+        raise SourceError(f"--split is {split!r}, allowed: {', '.join(allowed)}{did_you_mean(split, allowed)}")
 
 
 def listed_files(base: Path, paths: list[str], list_name: Path) -> Callable[[int], FilePart]:

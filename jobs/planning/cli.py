@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
@@ -19,7 +19,7 @@ from rich.text import Text
 from border.documents import read_json
 from border.terminal import Terminal, log_to
 from border.text import visible, visible_lines
-from slurm import cluster
+from slurm import cluster, given_place
 from slurm.calls import SchedulerError
 from slurm.cluster import Cluster
 from slurm.local import JobFailed
@@ -80,7 +80,7 @@ def _is_expected(error: Exception) -> bool:
     """Whether a user can cause this error."""
     if isinstance(error, ValueError | OSError | JobFailed | SchedulerError | Superseded):
         return True
-    from vicreg.ranks.distributed import RendezvousError
+    from vicreg.ranks.rendezvous import RendezvousError
     from vicreg.training.guards import TrainingDiverged
 
     return isinstance(error, RendezvousError | TrainingDiverged)
@@ -182,7 +182,14 @@ class PlaceOptions:
             name: getattr(self, name)
             for name in ("time", "partition", "account", "qos", "constraint", "exclude", "reservation")
         }
-        return cluster.override(cluster.load(self.cluster), **changed)
+        if given_place.place() is None:
+            return cluster.override(cluster.load(self.cluster), **changed)
+        return replace(cluster.load(self.cluster), scheduler="local")
+
+    def num_nodes(self) -> int:
+        """Machines: as many as are asked for, or given."""
+        given = given_place.place()
+        return given.world_size // given.local_size if given else self.nodes
 
     def ranks_per_node(self, profile: Cluster) -> int:
         """One rank per GPU; ValueError with what is allowed for numbers that cannot be."""
@@ -192,6 +199,13 @@ class PlaceOptions:
             raise ValueError(f"spare-nodes is {self.spare_nodes}, allowed: 0 or, on a cluster with SLURM, more")
         if self.gpus < 0:
             raise ValueError(f"gpus is {self.gpus}, allowed: 0 (the cluster's number) or more")
+        if given := given_place.place():
+            if self.gpus not in (0, given.local_size) or self.nodes not in (1, self.num_nodes()):
+                raise ValueError(
+                    f"nodes is {self.nodes} and gpus {self.gpus}, allowed: nothing else than what has started this "
+                    f"rank says ({self.num_nodes()} and {given.local_size}); leave both out"
+                )
+            return given.local_size
         if profile.scheduler == "slurm":
             return self.gpus or profile.gpus_per_node
         import torch

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from border.text import did_you_mean
 from vicreg import methods
 from vicreg.config import PretrainConfig
 from vicreg.evals.protocols import PRESETS
@@ -99,7 +100,7 @@ RECIPES = {name: method for method in _METHODS for name in methods.load(method).
 def recipe(name: str) -> Recipe:
     """The recipe of that name; ValueError with the valid names otherwise."""
     if name not in RECIPES:
-        raise ValueError(f"recipe is {name!r}, allowed: {', '.join(RECIPES)}")
+        raise ValueError(f"recipe is {name!r}, allowed: {', '.join(RECIPES)}{did_you_mean(name, RECIPES)}")
     published = methods.load(RECIPES[name]).RECIPES[name]
     measured = EVALUATIONS.get(Path(published.pretrain.data.train).parent.name, ELSEWHERE)
     return Recipe(name, published.source, published.expected, published.pretrain, measured)
@@ -120,4 +121,5 @@ def evaluation(recipe_name: str, name: str) -> Evaluation:
     others = ", ".join(preset for preset in PRESETS if preset not in known)
     raise ValueError(
         f"evals is {name}, allowed for recipe {recipe_name}: {', '.join(known)}; or as published: {others}"
+        f"{did_you_mean(name, {*known, *PRESETS})}"
     )

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from border.terminal import SeenFormatter, Terminal
-from border.text import HIDDEN, markdown, shell_command, visible, visible_lines
+from border.text import HIDDEN, did_you_mean, markdown, shell_command, visible, visible_lines
 
 ANY = st.text(st.characters(categories=None), max_size=30) | st.text(
     "a\x1b[]0;\x07\n\r/\\'\"$`*_<>|&#-+=1.) !~\u202e\udcff"
@@ -142,3 +142,8 @@ def test_a_record_is_a_line_and_a_traceback_keeps_its_lines() -> None:
         logger.exception("failed")
     assert "\n  File " in file.getvalue()
     assert file.getvalue().endswith("ValueError: c\\x1b[2J\n")
+
+
+def test_a_word_that_is_nearly_right_is_asked_back() -> None:
+    assert did_you_mean("linaer", ["knn", "linear"]) == " (did you mean linear?)"
+    assert did_you_mean("svm", ["knn", "linear"]) == ""

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm import attempts
+from slurm import attempts, srun
 from slurm.cluster import Cluster
-from slurm.executor import for_cluster, sbatch_script, submit
+from slurm.executor import LOAD_MODULE, for_cluster, sbatch_script, submit
 from slurm.task import JobSpec
 from tests.slurm.conftest import FakeSlurm
 
@@ -37,6 +37,8 @@ EVERYTHING = Cluster(
     time="1-02:30",
     signal_lead_s=300,
     gpu_type="a100",
+    extra_sbatch_flags=("--exclusive", "--comment=project #7, 'urgent'", "--mail-type=FAIL"),
+    extra_srun_flags=("--mpi=pmix",),
     modules=("arch/a100", "cuda/12.4"),
     setup=("ulimit -n 65536", 'source "$WORK/venv/bin/activate"'),
     environment={"NCCL_DEBUG": "WARN", "WORD": "two words, $HOME and 'quotes'"},
@@ -46,13 +48,16 @@ SCRIPT = """\
 
 # Parameters
 #SBATCH --account=abc@a100
+#SBATCH --comment='project #7, '"'"'urgent'"'"''
 #SBATCH --constraint='a100&nvlink'
 #SBATCH --cpus-per-task=6
 #SBATCH --dependency=afterok:17
 #SBATCH --exclude='node[17-18]'
+#SBATCH --exclusive
 #SBATCH --gpus-per-node=a100:8
 #SBATCH --job-name='my run-pretrain'
 #SBATCH --kill-on-invalid-dep=yes
+#SBATCH --mail-type=FAIL
 #SBATCH --mem=12288M
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=8
@@ -66,8 +71,9 @@ SCRIPT = """\
 #SBATCH --time=1590
 
 # setup
-module load arch/a100
-module load cuda/12.4
+{load_module}
+load_module arch/a100
+load_module cuda/12.4
 export NCCL_DEBUG=WARN
 export WORD='two words, $HOME and '"'"'quotes'"'"''
 ulimit -n 65536
@@ -94,9 +100,11 @@ def _flags(script: str) -> dict[str, str]:
 
 def test_a_profile_with_everything() -> None:
     script = sbatch_script(_spec(), FOLDER, EVERYTHING, "afterok:17")
-    assert script == SCRIPT.replace("{python}", shlex.quote(sys.executable)).replace(
-        "{batch}", str(ROOT / "slurm/batch.py")
-    )
+    filled = {"python": shlex.quote(sys.executable), "batch": str(ROOT / "slurm/batch.py"), "load_module": LOAD_MODULE}
+    expected = SCRIPT
+    for name, text in filled.items():
+        expected = expected.replace(f"{{{name}}}", text)
+    assert script == expected
 
 
 def test_a_profile_with_nothing() -> None:
@@ -205,3 +213,29 @@ def test_the_script_run_by_bash_starts_the_ranks_with_the_folder_as_one_argument
     assert srun.environment["WORD"] == name
     assert json.loads(srun.environment["VICREG_HOSTS"]) == ["n1", "n2"]
     assert [attempt.nodes for attempt in attempts.read(folder)] == [("n1", "n2")]
+
+
+@pytest.mark.parametrize(("known", "code"), [("arch/a100 cuda/12.4", 0), ("arch/a100", 1)])
+def test_a_module_that_cannot_be_loaded_ends_the_job_with_a_sentence(tmp_path: Path, known: str, code: int) -> None:
+    cluster = replace(EVERYTHING, setup=("echo set up; exit 0",))
+    module = f'module() {{ case " {known} " in *" $2 "*) ;; *) return 1;; esac; }}\n'
+    script = module + sbatch_script(_spec(), tmp_path, cluster)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    if code:
+        assert done.stdout.startswith("error: module load cuda/12.4 failed on ")
+        assert done.stdout.endswith(": see module avail there, and modules in clusters.toml\n")
+    else:
+        assert done.stdout == "set up\n"
+
+
+def test_flags_of_srun_come_with_every_start() -> None:
+    spec = for_cluster(_spec(), EVERYTHING)
+    assert "--mpi=pmix" in srun.command(spec, FOLDER, FOLDER / "start", ["a", "b", "c", "d"])
+
+
+@pytest.mark.parametrize("flag", ["--nodes=3", "--time=1", "-x", "comment", "--a=b\nc", "--export=NONE"])
+def test_flags_that_the_suite_gives_itself_are_refused(flag: str) -> None:
+    for key in ("extra_sbatch_flags", "extra_srun_flags"):
+        with pytest.raises(ValueError, match=f"an entry of {key} is "):
+            Cluster("slurm", **{key: (flag,)})

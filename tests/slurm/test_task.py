@@ -20,7 +20,7 @@ from slurm import owner, task, watchdog
 from slurm.owner import Superseded
 from slurm.requeue import StopFlag
 from slurm.task import ERROR, FINISHED_FILE, LEFT, SIGNAL, JobSpec, Task, read_notes
-from vicreg.ranks import distributed
+from vicreg.ranks.rendezvous import connected
 
 ROOT = Path(__file__).parents[2]
 FUNCTIONS = "tests.slurm.job_functions"
@@ -28,7 +28,7 @@ FUNCTIONS = "tests.slurm.job_functions"
 
 def meet(place: Task, stop: StopFlag) -> None:
     """Wait for the other ranks, as every job of the suite does."""
-    with distributed.connected(placement_of(place), place.rendezvous, place.rendezvous_timeout_s):
+    with connected(placement_of(place), place.rendezvous, place.rendezvous_timeout_s):
         pass
 
 

@@ -26,7 +26,8 @@ from dataprep.beton.manifest import has_labels
 from vicreg.config import DataConfig
 from vicreg.data.loaders import centre_batches
 from vicreg.evals.data_identity import FRAMED_BY, fingerprint, match_classes
-from vicreg.evals.feature_parts import FeatureParts
+from vicreg.evals.kept_parts import KeptRows
+from vicreg.exchange.encoder_file import checksum
 from vicreg.model import num_features
 from vicreg.ranks import distributed
 from vicreg.views.order import shard
@@ -61,6 +62,8 @@ class Features:
     int8 (num_samples, num_classes) with 1 for present, 0 for present but difficult only, -1 for absent."""
     first_rows: tuple[int, ...]
     """Where each rank's rows begin, and at the end the number of samples."""
+    belongs_to: dict[str, object] = field(default_factory=dict)
+    """All that this rank's rows depend on, JSON-able, where work is kept in parts."""
 
     @property
     def first_row(self) -> int:
@@ -113,7 +116,7 @@ class Splits:
     val_classes: tuple[int, ...] = ()
     """The training set's number of each class of the validation set; empty where both count alike."""
     parts: Path | None = None
-    """Where features are kept in parts while they are computed; None: nowhere."""
+    """Where features, and what is made of them, are kept in parts while they are computed; None: nowhere."""
     heard: Callable[[], None] = _nothing
     """Told now and then that the work gets on."""
     _kept: WeakKeyDictionary[nn.Module, dict[str, Features]] = field(
@@ -234,7 +237,8 @@ def compute_features(encoder: nn.Module, splits: Splits, split: SplitName) -> Fe
     encoder.eval().to(splits.device)
     values = torch.empty((len(own), num_features(encoder)), dtype=torch.float32)
     dtype = next((weight.dtype for weight in encoder.parameters()), torch.float32)
-    parts = FeatureParts(splits.parts, encoder, _belongs_to(splits, path, own) if splits.parts else {})
+    belongs_to = _belongs_to(encoder, splits, path, own) if splits.parts else {}
+    parts = KeptRows(splits.parts, belongs_to, "images, whose features are there")
     done, said = parts.load(values), time.monotonic()
     for images, _, _ in centre_batches(
         splits.data, path, own[done:], batch_size=splits.batch, workers=splits.workers, framing=splits.framing
@@ -249,10 +253,11 @@ def compute_features(encoder: nn.Module, splits: Splits, split: SplitName) -> Fe
     assert done == len(own), (done, len(own))
     if distributed.any_rank(not bool(torch.isfinite(values).all())):
         raise ValueError(f"features of {path} are not all finite: the encoder is damaged or has diverged")
-    return Features(values, labels, first_rows)
+    return Features(values, labels, first_rows, belongs_to)
 
 
-def _belongs_to(splits: Splits, path: Path, rows: range) -> dict[str, object]:
-    """What the features of some rows depend on, beside the encoder."""
+def _belongs_to(encoder: nn.Module, splits: Splits, path: Path, rows: range) -> dict[str, object]:
+    """What the features of some rows depend on."""
     framed = {name: getattr(splits.data, name) for name in FRAMED_BY} | {"framing": splits.framing}
-    return {"beton": fingerprint(open_beton(path)), "rows": [rows.start, rows.stop], "batch": splits.batch, **framed}
+    images = {"beton": fingerprint(open_beton(path)), "rows": [rows.start, rows.stop], "batch": splits.batch}
+    return {"weights": checksum(encoder), "kind": type(encoder).__name__, **images, **framed}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vicreg.config import require
 from vicreg.evals.features import Features, Splits
+from vicreg.evals.kept_parts import KeptRows
 from vicreg.evals.results import Measured
 from vicreg.ranks import distributed
 from vicreg.views.keyed_random import bits
@@ -71,15 +72,21 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
     mean, std = _statistics(train, splits.device)
     queries = _standardise(val.all_rows(splits.device), mean, std)
     jobs = [(count, draw) for count in config.label_counts for draw in range(_num_draws(count, num_train, config))]
-    correct = torch.zeros(len(jobs), dtype=torch.int64, device=splits.device)
+    rank, world_size = distributed.rank(), distributed.world_size()
+    correct = torch.zeros(len(jobs), dtype=torch.int64)
+    own = correct[rank::world_size]
+    belongs_to: dict[str, object] = {"few_labels": asdict(config), "features": [train.belongs_to, val.belongs_to]}
+    parts = KeptRows(splits.parts, belongs_to, "fits, whose results are there")
+    done = parts.load(own)
     for number, (count, draw) in enumerate(jobs):
         chosen = choose_labelled(train.labels.numpy(), count, config.seed, draw)
         labelled = _standardise(train.rows(chosen, splits.device), mean, std)
-        if number % distributed.world_size() == distributed.rank():
+        if number % world_size == rank and number // world_size >= done:
             predicted = _fit_and_predict(labelled, train.labels.numpy()[chosen], queries, config)
-            correct[number] = int((predicted == val.labels.numpy()).sum())
+            own[number // world_size] = int((predicted == val.labels.numpy()).sum())
+            parts.keep_if_due(own, number // world_size + 1)
         splits.heard()
-    distributed.sum_over_ranks(correct)
+    correct = distributed.sum_over_ranks(correct.to(splits.device))
 
     metrics: dict[str, float] = {}
     for count in config.label_counts:

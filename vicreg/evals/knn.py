@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from vicreg.config import require
 from vicreg.evals.features import Features, Splits
+from vicreg.evals.kept_parts import KeptState
 from vicreg.evals.results import Measured
 from vicreg.ranks import distributed
 
@@ -66,7 +67,8 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
     require(largest <= len(train.labels), "neighbours", largest, f"up to the {len(train.labels)} training images")
 
     queries = F.normalize(val.all_rows(splits.device).double())
-    keys = _nearest_own(queries, train, largest, splits.heard)
+    belongs_to: dict[str, object] = {"knn": largest, "features": [train.belongs_to, val.belongs_to]}
+    keys = _nearest_own(queries, train, largest, splits.heard, KeptState(splits.parts, belongs_to))
     labels = train.labels.to(splits.device)
     correct = {(k, vote): 0 for k in config.neighbours for vote in config.votes}
     for begin in range(0, len(queries), QUERY_BLOCK):
@@ -83,10 +85,11 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
     return Measured({f"top1_{k}_neighbours{plain[vote]}": 100 * n / len(queries) for (k, vote), n in correct.items()})
 
 
-def _nearest_own(queries: Tensor, train: Features, k: int, heard: Callable[[], None]) -> Tensor:
+def _nearest_own(queries: Tensor, train: Features, k: int, heard: Callable[[], None], kept: KeptState) -> Tensor:
     """Keys (num_queries, up to k) of the nearest among this rank's training rows, nearest first."""
-    best = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
-    for begin in range(0, len(train.values), TRAIN_BLOCK):
+    first, best = kept.load() or (0, torch.empty((len(queries), 0), dtype=torch.int64))
+    best = best.to(queries.device)
+    for begin in range(first, len(train.values), TRAIN_BLOCK):
         rows = F.normalize(train.values[begin : begin + TRAIN_BLOCK].to(queries.device).double())
         samples = torch.arange(len(rows), device=queries.device) + (train.first_row + begin)
         parts = []
@@ -96,6 +99,7 @@ def _nearest_own(queries: Tensor, train: Features, k: int, heard: Callable[[], N
             parts.append(candidates.topk(min(k, candidates.shape[1])).values)
             heard()
         best = torch.cat(parts)
+        kept.keep_if_due(min(begin + TRAIN_BLOCK, len(train.values)), best)
     missing = k - best.shape[1]
     return F.pad(best, (0, missing), value=torch.iinfo(torch.int64).min)
 

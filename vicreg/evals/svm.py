@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from dataprep.beton.contract import BetonError, read_manifest
 from vicreg.config import require
 from vicreg.data.loaders import default_workers
 from vicreg.evals.features import Splits
+from vicreg.evals.kept_parts import KeptRows
 from vicreg.evals.one_vs_rest import DIFFICULT, PRESENT, cross_validate, fit_and_test
 from vicreg.evals.results import Measured
 from vicreg.ranks import distributed
@@ -107,13 +108,14 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
     if left_out:
         log.warning("%d of %d classes are left out of the mean: %s", len(left_out), splits.num_classes, said)
 
-    cv_ap, unconverged = _search(rows, labels, classes, config, splits)
+    belongs_to: dict[str, object] = {"svm": asdict(config), "features": [train.belongs_to, val.belongs_to]}
+    cv_ap, unconverged = _search(rows, labels, classes, config, splits, belongs_to)
     places = cv_ap.argmax(axis=1)
     final = [
         delayed(fit_and_test)(_model(config, config.costs[place]), rows, labels[:, number], queries, truth[:, number])
         for number, place in zip(classes, places, strict=True)
     ]
-    tested = _shared(final, 3, "final fits", splits)
+    tested = _shared(final, 3, "final fits", splits, belongs_to)
     np.add.at(unconverged, places, tested[:, 2] == 0)
     _say_unconverged(unconverged, len(classes) * (len(config.costs) * config.folds + 1), config)
 
@@ -190,7 +192,12 @@ def _model(config: Config, cost: float) -> LinearSVC:
 
 
 def _search(
-    rows: NDArray[np.float64], labels: NDArray[np.int8], classes: list[int], config: Config, splits: Splits
+    rows: NDArray[np.float64],
+    labels: NDArray[np.int8],
+    classes: list[int],
+    config: Config,
+    splits: Splits,
+    belongs_to: dict[str, object],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Mean average precision over the folds (classes, costs), 0 to 1, and fits of each cost that did not converge."""
     # The dearest, which take longest, first: then ranks and processes end at about the same time.
@@ -202,25 +209,30 @@ def _search(
     ]
     folds_ap = np.zeros((len(classes), len(config.costs), config.folds))
     unconverged = np.zeros(len(config.costs), dtype=np.int64)
-    for (place, row, fold), (ap, converged) in zip(fits, _shared(jobs, 2, "fits for the costs", splits), strict=True):
+    found = _shared(jobs, 2, "fits for the costs", splits, belongs_to)
+    for (place, row, fold), (ap, converged) in zip(fits, found, strict=True):
         folds_ap[row, place, fold] = ap
         unconverged[place] += converged == 0
     return folds_ap.mean(axis=2), unconverged
 
 
-def _shared(jobs: list[Any], num_results: int, what: str, splits: Splits) -> NDArray[np.float64]:
+def _shared(
+    jobs: list[Any], num_results: int, what: str, splits: Splits, belongs_to: dict[str, object]
+) -> NDArray[np.float64]:
     """The results (jobs, num_results) of all jobs on every rank: ranks share them, a rank's processes its own."""
     rank, world_size = distributed.rank(), distributed.world_size()
-    own = range(rank, len(jobs), world_size)
     found = torch.zeros((len(jobs), num_results), dtype=torch.float64)
-    done = Parallel(n_jobs=splits.workers or default_workers(), return_as="generator")(jobs[number] for number in own)
-    said = time.monotonic()
-    for count, (number, results) in enumerate(zip(own, done, strict=True), 1):
-        found[number] = torch.tensor(results, dtype=torch.float64)
+    own, own_jobs = found[rank::world_size], jobs[rank::world_size]
+    parts = KeptRows(splits.parts, {**belongs_to, "fits": what}, f"{what}, whose results are there")
+    first, said = parts.load(own), time.monotonic()
+    fitted = Parallel(n_jobs=splits.workers or default_workers(), return_as="generator")(own_jobs[first:])
+    for number, results in enumerate(fitted, first):
+        own[number] = torch.tensor(results, dtype=torch.float64)
+        parts.keep_if_due(own, number + 1)
         splits.heard()
         if time.monotonic() - said > SAY_EVERY_S:
             said = time.monotonic()
-            log.info("%s: %d of this rank's %d", what, count, len(own))
+            log.info("%s: %d of this rank's %d", what, number + 1, len(own))
     summed: NDArray[np.float64] = distributed.sum_over_ranks(found.to(splits.device)).cpu().numpy()
     return summed
 

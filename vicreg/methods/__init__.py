@@ -9,6 +9,7 @@ import importlib
 import pkgutil
 from typing import Any, cast
 
+from border.text import did_you_mean
 from vicreg.config import PretrainConfig
 from vicreg.config_json import from_json
 from vicreg.method import Method, MethodFile, TrainingData
@@ -25,7 +26,7 @@ def names() -> list[str]:
 def load(name: str) -> MethodFile:
     """The file of a method; ValueError with the valid names otherwise, or with what the file lacks."""
     if name not in names():
-        raise ValueError(f"method.name is {name!r}, allowed: {', '.join(names())}")
+        raise ValueError(f"method.name is {name!r}, allowed: {', '.join(names())}{did_you_mean(name, names())}")
     module = importlib.import_module(f"{__name__}.{name}")
     lacking = [part for part in _PARTS if not hasattr(module, part)]
     if lacking:

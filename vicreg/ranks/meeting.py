@@ -7,7 +7,8 @@ import time
 import torch
 
 from vicreg.ranks import distributed
-from vicreg.ranks.distributed import Placement, RendezvousError
+from vicreg.ranks.distributed import Placement
+from vicreg.ranks.rendezvous import RendezvousError
 
 MAX_CLOCK_OFFSET_S = 60.0
 

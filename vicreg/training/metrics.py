@@ -7,6 +7,8 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -137,18 +139,29 @@ class Metrics:
             unwritten = memoryview(line)
             while unwritten:
                 unwritten = unwritten[self._file.write(unwritten) :]
-            for sink in self._sinks:
-                sink(numbers, step)
+        self._pass_on(numbers, step)
         self._line.show(step, terms, timing)
+
+    def _pass_on(self, numbers: dict[str, float], step: int) -> None:
+        """Tell the sinks; one that fails is told no more: metrics.jsonl has everything, and the run goes on."""
+        for sink in self._sinks[:]:
+            try:
+                sink.write(numbers, step)
+            except OSError as error:
+                log.warning("nothing more is written to %s: %s", sink.name, error)
+                self._sinks.remove(sink)
 
     def advance(self, step: int) -> None:
         """Move the bar on the terminal; called after every step, logged or not."""
         self._line.advance(step)
 
     def close(self) -> None:
-        """Finish the line on the terminal and flush the file."""
+        """Finish the line on the terminal and flush the files."""
         self._line.close()
         self._file.close()
+        for sink in self._sinks:
+            with suppress(OSError):  # it has been said, or it was the last line
+                sink.close()
 
 
 class ProgressLine:
@@ -222,7 +235,13 @@ def _pace(timing: dict[str, float]) -> str:
     return pace + (f"MFU {timing['mfu']:.0%}  " if "mfu" in timing else "")
 
 
-Sink = Callable[[dict[str, float], int], None]
+@dataclass(frozen=True)
+class Sink:
+    """Where the same numbers go beside metrics.jsonl."""
+
+    name: str
+    write: Callable[[dict[str, float], int], None]
+    close: Callable[[], None]
 
 
 def _tensorboard(run: Path, first_step: int) -> list[Sink]:
@@ -236,7 +255,7 @@ def _tensorboard(run: Path, first_step: int) -> list[Sink]:
         for name, value in numbers.items():
             writer.add_scalar(name, value, step)
 
-    return [write]
+    return [Sink("TensorBoard's files", write, writer.close)]
 
 
 def _wandb(run: Path, project: str) -> list[Sink]:
@@ -251,4 +270,4 @@ def _wandb(run: Path, project: str) -> list[Sink]:
     def write(numbers: dict[str, float], step: int) -> None:
         session.log(numbers, step=step)
 
-    return [write]
+    return [Sink("Weights & Biases", write, lambda: None)]  # wandb ends its session itself, with the process

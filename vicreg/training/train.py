@@ -58,7 +58,7 @@ def train(
 ) -> Outcome:
     """Train up to the configured number of epochs, from the run folder's newest checkpoint if there is one.
 
-    Call it on every rank, inside `distributed.connected`. `oversight`, or its `should_stop` alone, is told the number
+    Call it on every rank, inside `rendezvous.connected`. `oversight`, or its `should_stop` alone, is told the number
     of steps done; when it says stop on any rank, all save and leave together at the next step boundary. `train_beton`
     is another place of the same training data, such as a copy on the node's own disk. Afterwards the run folder holds
     checkpoints, metrics.jsonl and, when finished, encoder.pt. Raises ValueError for a configuration that cannot run

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from tests.ranks import run_ranks
+from tests.ranks import FORKSERVER, run_ranks
 from tests.threaded_ranks import run_threaded_ranks
 from vicreg.ranks import distributed
-from vicreg.ranks.distributed import Placement, RendezvousError
+from vicreg.ranks.distributed import Placement
 from vicreg.ranks.gradient_sum import GradientSum
+from vicreg.ranks.rendezvous import RendezvousError, connected
 from vicreg.views.order import shard
 
 
@@ -67,7 +71,7 @@ def test_one_process_needs_no_group() -> None:
 def test_missing_ranks_are_named(tmp_path: Path) -> None:
     with (
         pytest.raises(RendezvousError, match=r"ranks \[1, 2\] of 3 did not come within"),
-        distributed.connected(Placement(0, 3, 0, 3), tmp_path / "here.json", timeout_s=0.3),
+        connected(Placement(0, 3, 0, 3), tmp_path / "here.json", timeout_s=0.3),
     ):
         pass
 
@@ -75,7 +79,7 @@ def test_missing_ranks_are_named(tmp_path: Path) -> None:
 def test_a_missing_first_rank_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(RendezvousError, match=r"rank 1 waited .* for the address of rank 0 in .*here\.json"),
-        distributed.connected(Placement(1, 2, 1, 2), tmp_path / "here.json", timeout_s=0.3),
+        connected(Placement(1, 2, 1, 2), tmp_path / "here.json", timeout_s=0.3),
     ):
         pass
 
@@ -119,3 +123,31 @@ def test_gradients_are_views_that_autograd_keeps() -> None:
     network(torch.ones(1, 3, 4, 4, dtype=torch.float64)).sum().backward()
     assert before == [p.grad.data_ptr() for p in gradients.parameters if p.grad is not None]
     assert all(p.grad is not None and p.grad.stride() == p.stride() for p in gradients.parameters)
+
+
+def _meet_twice(rank: int, port: int, folder: Path) -> list[int]:
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    sums = []
+    for name in ("pretrain", "evaluations"):
+        with connected(Placement(rank, 2, rank, 2), folder / name, timeout_s=60, is_given=True):
+            sums.append(int(distributed.sum_over_ranks(torch.tensor(rank + 1))))
+    return sums
+
+
+def test_ranks_meet_at_a_given_address_job_after_job(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    with ProcessPoolExecutor(2, mp_context=FORKSERVER) as pool:
+        found = list(pool.map(_meet_twice, (0, 1), (port, port), (tmp_path, tmp_path)))
+    assert found == [[3, 3], [3, 3]]
+
+
+def test_nobody_at_a_given_address_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "9")
+    with (
+        pytest.raises(RendezvousError, match=r"rank 1 cannot reach rank 0 where .* localhost port 9 "),
+        connected(Placement(1, 2, 1, 2), tmp_path / "name", timeout_s=0.3, is_given=True),
+    ):
+        pass

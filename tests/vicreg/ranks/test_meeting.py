@@ -9,8 +9,9 @@ import pytest
 
 from tests.ranks import run_ranks
 from vicreg.ranks import distributed
-from vicreg.ranks.distributed import Placement, RendezvousError
+from vicreg.ranks.distributed import Placement
 from vicreg.ranks.meeting import require_agreement
+from vicreg.ranks.rendezvous import RendezvousError
 
 HOSTS = ("alpha", "alpha", "beta")
 

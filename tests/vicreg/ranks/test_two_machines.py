@@ -22,15 +22,15 @@ NAMES, ADDRESSES = ("alpha", "beta"), ("10.99.7.1", "10.99.7.2")
 RANK = """\
 import sys, torch
 from pathlib import Path
-from vicreg.ranks import distributed
+from vicreg.ranks import distributed, rendezvous
 from vicreg.ranks.distributed import Placement
 rank, local_size, world_size, folder = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
 hosts = tuple(name for name in ("alpha", "beta") for _ in range(local_size))
 placement = Placement(rank, world_size, rank % local_size, local_size, hosts=hosts)
 try:
-    with distributed.connected(placement, folder / "rendezvous.json", timeout_s=float(sys.argv[5])):
+    with rendezvous.connected(placement, folder / "rendezvous.json", timeout_s=float(sys.argv[5])):
         print("sum", distributed.sum_over_ranks(torch.tensor([rank + 1])).item())
-except distributed.RendezvousError as error:
+except rendezvous.RendezvousError as error:
     sys.exit(f"RendezvousError: {error}")
 """
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vicreg.methods import vicreg
 from vicreg.training import metrics as metrics_module
-from vicreg.training.metrics import METRICS_FILE, Metrics, cut_behind, read_lines, read_metrics
+from vicreg.training.metrics import METRICS_FILE, Metrics, Sink, cut_behind, read_lines, read_metrics
 
 TERMS = {"loss": 30.0, "invariance": 0.1, "variance": 0.9, "covariance": 2.0}
 TIMING = {"images_per_s": 1234.0, "data_wait_share": 0.02}
@@ -122,3 +123,30 @@ def test_a_full_disk_names_the_file_and_the_cure(tmp_path: Path, monkeypatch: py
         metrics.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_tensorboard_has_every_step_when_the_run_ends(tmp_path: Path) -> None:
+    metrics, _ = _metrics(tmp_path, 0)
+    for step in range(3):
+        metrics.log(step, 0.1 + step, TERMS, TIMING)
+    metrics.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, round(event.value, 5)) for event in events.Scalars("learning_rate")] == [
+        (0, 0.1),
+        (1, 1.1),
+        (2, 2.1),
+    ]
+
+
+def test_a_side_file_that_fails_is_told_no_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    metrics, _ = _metrics(tmp_path, 0)
+
+    def fail(numbers: dict[str, float], step: int) -> None:
+        raise OSError("no space left")
+
+    metrics._sinks.insert(0, Sink("the side file", fail, lambda: None))
+    for step in range(2):
+        metrics.log(step, 0.1, TERMS, TIMING)
+    metrics.close()
+    assert len(read_metrics(tmp_path)) == 2
+    assert caplog.messages == ["nothing more is written to the side file: no space left"]

@@ -1,17 +1,20 @@
-"""Features of a job that is killed: the next one goes on from the parts, and measures the same bits."""
+"""Work of a job that is killed: the next one goes on from the parts, and measures the same bits."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.vicreg.evals.small_splits import multi_label_splits, splits_of
 from vicreg import checkpoint
 from vicreg.config import DataConfig
-from vicreg.evals import feature_parts
+from vicreg.evals import few_labels, kept_parts, knn, svm
 from vicreg.evals.features import Splits, open_splits
 
 CPU = torch.device("cpu")
@@ -44,7 +47,7 @@ class Encoder(nn.Module):
 @pytest.fixture
 def splits(digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Splits:
     """The digits at 8 px, with parts after every batch."""
-    monkeypatch.setattr(feature_parts, "KEEP_EVERY_S", 0.0)
+    monkeypatch.setattr(kept_parts, "KEEP_EVERY_S", 0.0)
     train, val = str(digits_folder / "train.beton"), str(digits_folder / "val.beton")
     data = DataConfig(train=train, val=val, image_size=8, eval_resize=8)
     return replace(open_splits(data, CPU, 1), parts=tmp_path / "parts")
@@ -109,3 +112,44 @@ def test_whoever_watches_hears_of_every_batch(splits: Splits) -> None:
     heard: list[int] = []
     _features(replace(splits, heard=lambda: heard.append(1)), Encoder())
     assert len(heard) == 12
+
+
+RANDOM = np.random.default_rng(0)
+ROWS = [RANDOM.standard_normal((num, 6)).astype(np.float32) for num in (90, 30)]
+CLASSES = [[row % 3 for row in range(num)] for num in (90, 30)]
+PRESENT = [np.eye(3, dtype=np.int8)[classes] * 2 - 1 for classes in CLASSES]
+EVALUATIONS = {
+    "few_labels": (few_labels, few_labels.Config(label_counts=(6, 30), draws=4), "_fit_and_predict", 8),
+    "knn": (knn, knn.Config(neighbours=(5,)), "_key", 9),
+    "svm": (svm, svm.Config(costs=(0.1, 1.0), folds=2), "cross_validate", 12),
+}
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_a_killed_evaluation_does_what_is_left(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_parts, "KEEP_EVERY_S", 0.0)
+    monkeypatch.setattr(knn, "TRAIN_BLOCK", 10)
+    module, config, work, num_all = EVALUATIONS[name]
+    train, val = ROWS
+    if name == "svm":
+        encoder, splits = multi_label_splits(train, PRESENT[0], val, PRESENT[1])
+    else:
+        encoder, splits = splits_of(train, CLASSES[0], val, CLASSES[1])
+    right = module.evaluate(encoder, splits, config)
+    splits_with_parts = replace(splits, parts=tmp_path)
+    splits_with_parts._kept.update(splits._kept)
+
+    real, done = getattr(module, work), 0
+
+    def one(*given: Any) -> Any:
+        nonlocal done
+        done += 1
+        if done == 6:
+            raise Killed
+        return real(*given)
+
+    monkeypatch.setattr(module, work, one)
+    with pytest.raises(Killed):
+        module.evaluate(encoder, splits_with_parts, config)
+    assert module.evaluate(encoder, splits_with_parts, config) == right
+    assert done == num_all + 1  # the sixth twice

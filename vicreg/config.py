@@ -90,6 +90,11 @@ class ModelConfig:
     """Padding of the small images' stem: 1 keeps the image's size, 2 (solo-learn, eb_jepa) makes 34 x 34 of 32 x 32."""
     encoder_b: str = ""
     """Encoder of the second branch, which then has weights and an expander of its own; empty: both branches share."""
+    weights: str = ""
+    """Weights to begin with: a file that jobs/import_encoder.py reads (of the encoder, and of the expander where it has
+    one that fits), or torchvision or timm for those that these publish of the encoder. Empty: random ones."""
+    weights_part: str = ""
+    """Which network, where that file holds several: a word of its name (student, teacher, ema) or the whole of it."""
     channels: int = 0
     """Channels of images that are not RGB, 1 to 16, which the first layer takes; 0: RGB. Follows the training data."""
 
@@ -101,6 +106,9 @@ class ModelConfig:
         require(0 <= self.channels <= MAX_CHANNELS, "channels", self.channels, f"0 (RGB), or 1 to {MAX_CHANNELS}")
         has_colours = not self.channels or self.colours == "rgb"
         require(has_colours, "colours", self.colours, f"rgb: {self.channels} channels have none")
+        both = bool(self.weights and self.encoder_b)
+        require(not both, "weights", self.weights, "none with encoder_b: they are one network's")
+        require(bool(self.weights) or not self.weights_part, "weights_part", self.weights_part, "with weights")
 
     @property
     def is_plain(self) -> bool:

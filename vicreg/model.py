@@ -7,9 +7,13 @@ longer to import than all else that a command needs to say what it would do.
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from border.text import did_you_mean
@@ -207,11 +211,50 @@ class UnitLength(nn.Module):
         return nn.functional.normalize(rows, dim=1)
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """Weights that networks begin with instead of random ones."""
+
+    encoder: Mapping[str, Tensor]
+    expander: Mapping[str, Tensor]
+    """Empty where it begins with random ones."""
+
+
+_beginning: ContextVar[Beginning | None] = ContextVar("beginning", default=None)
+
+
+@contextmanager
+def begins_with(beginning: Beginning | None) -> Iterator[None]:
+    """Networks that are built in this block have these weights, so that copies of them, such as teachers, do too.
+
+    Random numbers are drawn as without, and what has no such weights has the same random ones.
+    """
+    token = _beginning.set(beginning)
+    try:
+        yield
+    finally:
+        _beginning.reset(token)
+
+
 def encoder_by_config(config: ModelConfig) -> nn.Module:
-    """The encoder of a configuration, with random weights from torch's generator."""
+    """The encoder of a configuration, with random weights from torch's generator, or with those it `begins_with`."""
+    encoder = _random_encoder(config)
+    if beginning := _beginning.get():
+        _copy(beginning.encoder, encoder)
+    return encoder
+
+
+@torch.no_grad()
+def _copy(weights: Mapping[str, Tensor], network: nn.Module) -> None:
+    """(`load_state_dict` changes some networks to fit older files, such as torchvision's MNASNet.)"""
+    for name, tensor in network.state_dict().items():
+        tensor.copy_(weights[name])
+
+
+def _random_encoder(config: ModelConfig) -> nn.Module:
     encoder: nn.Module
     if config.colours == "lab":
-        encoder = LabEncoder(*(encoder_by_config(replace(config, colours="rgb")) for _ in range(2)))
+        encoder = LabEncoder(*(_random_encoder(replace(config, colours="rgb")) for _ in range(2)))
     else:
         encoder = build_encoder(config.encoder, config.small_images, config.stem_padding, config.channels)
     if config.encoder_norm == "layer":
@@ -223,6 +266,8 @@ def build_model(config: ModelConfig) -> tuple[nn.Module, nn.Sequential]:
     """Encoder and expander of a configuration, with random weights from torch's generator."""
     encoder = encoder_by_config(config)
     expander = build_expander(num_features(encoder), config.expander, config.expander_bias, config.expander_norm)
+    if (beginning := _beginning.get()) and beginning.expander:
+        _copy(beginning.expander, expander)
     return encoder, expander.append(UnitLength()) if config.unit_length else expander
 
 
@@ -235,4 +280,5 @@ def branch(config: ModelConfig, encoder: str = "") -> ModelConfig:
     if encoder not in ("", *names):
         shared = "" if config.encoder_b else " (the branches share it)"
         raise ValueError(f"encoder is {encoder!r}, allowed for this run: {', '.join(names)}{shared}")
-    return replace(config, encoder=config.encoder_b if encoder == "b" else config.encoder, encoder_b="")
+    name = config.encoder_b if encoder == "b" else config.encoder
+    return replace(config, encoder=name, encoder_b="", weights="", weights_part="")  # wherever it began

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from border.text import shell_command
+from border.text import suite_command
 from dataprep.beton.bytes import REWRITE, BetonBytes, runs
 from dataprep.beton.bytes import BetonError as BetonError
 from dataprep.beton.layout import FIELD_METADATA, IMAGE_METADATA
@@ -44,7 +44,7 @@ class BadSample(BetonError):
         self.beton, self.sample, self.reason = beton, sample, reason
 
     def __str__(self) -> str:
-        listed = shell_command("python", "dataprep/write_ffcv.py", "verify", self.beton)
+        listed = suite_command("dataprep/write_ffcv.py", "verify", self.beton)
         cure = (
             f"`{listed}` lists every damaged sample; copy or write the file again "
             "(training goes on without them with --data.on-bad skip)"

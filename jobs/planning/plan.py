@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from border.text import shell_command
+from border.text import shell_command, suite_command
 from dataprep.beton.contract import Beton, open_beton
 from jobs.planning.checks import (
     check_batch,
@@ -231,7 +231,7 @@ def show_submitted(run: Path, submitted: Sequence[Submitted], console: Console) 
     for job in submitted:
         table.add_row(job.name, job.job_id, job.dependency, "" if job.is_new else "was there already")
     console.print(table)
-    console.print(f"watch them with  {shell_command('python', 'jobs/status.py', run, '--watch')}", soft_wrap=True)
+    console.print(f"watch them with  {suite_command('jobs/status.py', run, '--watch')}", soft_wrap=True)
 
 
 def _facts() -> Table:

@@ -23,8 +23,8 @@ from disk.whole_files import partial_path, publish
 from jobs.planning import hints, recipes
 from jobs.planning.cli import read_run_file, show_commands, show_summary, user_errors
 from jobs.planning.run_folder import is_finished, write_config
+from jobs.planning.starting_point import at_home
 from jobs.planning.subjects import open_residuals
-from jobs.pretrain import at_home
 from slurm.cluster import load as load_profile
 from vicreg.config import DataConfig, ModelConfig, PretrainConfig, without_colours
 from vicreg.config_json import to_json

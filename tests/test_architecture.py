@@ -34,7 +34,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"checkpoint", "config_json", "presets", "joint_views", "lab_colours", "losses", "patches", "schema", "views"},
         {"model"},
         {"data", "key_queue", "method"},
-        {"branches", "memory_bank", "moving_average", "one_network", "optim", "shared_terms"},
+        {"branches", "loss_costs", "memory_bank", "moving_average", "one_network", "optim", "shared_terms"},
         {"methods"},
         {"cost", "detection", "exchange"},
         {"evals"},
@@ -57,7 +57,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/views": [
         {"blur", "colour_kernels", "crop_kernels", "keyed_random", "resample"},
         {"order", "view_parameters"},
-        {"colour_operations"},
+        {"colour_operations", "rand_augment"},
         {"augment"},
     ],
     "vicreg/data": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from jobs.reporting.published_tables import ROWS_OF, published
 from jobs.reporting.result_tables import data_set_name, matched_classes, measured_tables, other_settings, say_metric
 from tests.jobs.measured_runs import write_result
 from tests.jobs.run_folders import write_run
+from vicreg import methods
 from vicreg.config_json import from_json, to_json
 from vicreg.evals import protocols
 from vicreg.evals.protocols import DataSet
@@ -155,12 +157,20 @@ def test_a_run_without_a_published_number_has_no_row(run: Path, tmp_path: Path) 
     assert tables[-1].own == {0}
 
 
-def test_the_published_row_of_a_runs_method_stands_below_it(run: Path, tmp_path: Path) -> None:
-    whole: dict[str, Any] = {"data": _data(tmp_path, 5_011, 4_952), "num_classes": 20, "evaluation": "voc07"}
-    write_run(tmp_path / "moco", recipe("moco-v2").pretrain, "moco-v2")
-    write_result(tmp_path / "moco", "svm", TRAINED, {"map": 80.0}, **whole)
-    (table,) = (block for block in published([load_run(tmp_path / "moco")]) if isinstance(block, Table))
-    assert [row[1] for row in table.rows[1:4]] == ["MoCo", "MoCo v2", "VICReg"]
+@pytest.mark.parametrize("method", methods.names())
+def test_the_published_row_of_a_runs_method_stands_below_it(method: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(recipe("digits").pretrain, method=methods.load(method).Config())
+    write_run(tmp_path / "run", config, "digits")
+    whole: dict[str, Any] = {"data": _data(tmp_path, 1_281_167, 50_000), "num_classes": 1000}
+    write_result(tmp_path / "run", "linear", TRAINED, {"top1": 60.0}, **whole)
+    (table,) = (block for block in published([load_run(tmp_path / "run")]) if isinstance(block, Table))
+    assert table.rows[0] == ["measured", str(tmp_path / "run"), "60.0"]
+    of_method = ROWS_OF.get(method, ())
+    assert bool(of_method) is (method not in ("supcon", "sigreg"))  # of which VICReg's paper has no row
+    below = [row for row in table.rows[1:] if row[1] in of_method]
+    assert table.rows[1 : 1 + len(below)] == below
+    assert sorted(row[1] for row in below) == sorted(of_method)
+    assert all(float(row[2]) > 60 for row in below)
 
 
 def test_every_row_of_a_method_is_published() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import tyro
 
 from border.documents import read_json
-from border.text import shell_command
+from border.text import suite_command
 from disk.whole_files import write_text
 from jobs.planning.cli import CONFIG_FILE
 from vicreg.config_json import differing_fields
@@ -211,5 +211,5 @@ def write_sweep(folder: Path, sweep: Sweep) -> None:
 def require_no_sweep(folder: Path) -> None:
     """ValueError where one run was asked for in the folder of a sweep."""
     if is_sweep(folder):
-        again = shell_command("python", "jobs/pretrain.py", *read_sweep(folder).command)
+        again = suite_command("jobs/pretrain.py", *read_sweep(folder).command)
         raise ValueError(f"{folder} is a sweep, whose runs are the folders in it; go on with all of it by  {again}")

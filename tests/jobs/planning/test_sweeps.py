@@ -102,6 +102,13 @@ def test_the_same_command_adds_values_and_seeds_and_forgets_none(tmp_path: Path)
     assert sweeps.run_folders(tmp_path) == []
 
 
+def test_a_sweep_of_an_older_version_goes_on(tmp_path: Path) -> None:
+    without = {name: value for name, value in BASE["online"].items() if name not in ("stop_if", "keep_best")}
+    _sweep(tmp_path, "optimizer.base-lr=0.1", base=BASE | {"online": without})
+    _sweep(tmp_path, "optimizer.base-lr=0.2")
+    assert len(sweeps.read_sweep(tmp_path).trials) == 2
+
+
 def _another_option(folder: Path) -> None:
     _sweep(folder, "train.epochs=1,2")
 

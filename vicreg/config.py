@@ -223,8 +223,8 @@ class OnlineConfig:
 
     every_epochs: int = 0
     """Epochs from one measurement to the next; 0 for none, and no head that learns beside the encoder."""
-    lr: float = 0.1
-    """Peak learning rate of the linear head, scaled with the batch like base_lr; same schedule, no weight decay."""
+    lr: float = 5e-3
+    """Learning rate at which the linear head begins (AdamW on standardised features); half a cosine to 0."""
     neighbours: int = 20
     """Nearest training images that vote; 0 for no such measurement."""
     stop_if: str = ""

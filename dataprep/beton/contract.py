@@ -24,13 +24,15 @@ from PIL import Image
 from border.text import suite_command
 from dataprep.beton.bytes import REWRITE, BetonBytes, runs
 from dataprep.beton.bytes import BetonError as BetonError
-from dataprep.beton.layout import FIELD_METADATA, IMAGE_METADATA
+from dataprep.beton.layout import FIELD_METADATA, IMAGE_METADATA, TYPE_BYTES
 from dataprep.beton.layout import IMAGE_JPEG as IMAGE_JPEG
 from dataprep.beton.layout import IMAGE_RAW as IMAGE_RAW
 from dataprep.beton.manifest import manifest_path as manifest_path
 from dataprep.beton.manifest import manifest_samples as manifest_samples
 from dataprep.beton.manifest import read_manifest as read_manifest
+from dataprep.beton.objects import MASKS, OBJECTS
 from dataprep.beton.pixel_format import PixelFormat
+from dataprep.beton.segments import SEGMENTS
 from dataprep.beton.tables import ROWS, image_metadata, image_sizes, read_fields, read_header, read_vectors, table
 
 logger = logging.getLogger(__name__)
@@ -72,6 +74,8 @@ class Beton:
     """(N,) int64, a class each; or (N, K) int8, for each of K classes 1 (present), -1 (absent), 0 (only difficult)."""
     pixels: PixelFormat
     """What its images consist of."""
+    more: dict[str, NDArray[np.void]]
+    """Where the bytes of each further field of a sample lie (N,), by the field's name (objects.py, segments.py)."""
 
     @property
     def memory(self) -> NDArray[np.uint8]:
@@ -83,9 +87,17 @@ class Beton:
         return self.file.read(int(self.pointers[sample]), int(self.sizes[sample]))
 
     def checksum(self, sample: int, stored: NDArray[np.uint8]) -> int:
-        """The CRC-32 that the manifest states of a sample: of its stored bytes and, if it has one, its label vector."""
+        """The CRC-32 that the manifest states of a sample: of its stored bytes, label vector and further fields."""
         own = zlib.crc32(stored.data)
-        return zlib.crc32(self.labels[sample].data, own) if self.labels.ndim == 2 else own
+        own = zlib.crc32(self.labels[sample].data, own) if self.labels.ndim == 2 else own
+        for name in self.more:
+            own = zlib.crc32(self.field_bytes(name, sample).data, own)
+        return own
+
+    def field_bytes(self, name: str, sample: int) -> NDArray[np.uint8]:
+        """What a further field holds of a sample; read, never mapped."""
+        place = self.more[name][sample]
+        return self.file.read(int(place["ptr"]), int(place["size"]))
 
     def read_images(self, samples: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
         """The stored bytes of some images, read in the order of the file, neighbours by one request; nothing is mapped.
@@ -144,11 +156,18 @@ def read_beton(path: Path) -> Beton:
     table_start, num_samples = int(header["alloc_table_ptr"]), int(header["num_samples"])
     columns = {name: np.empty(num_samples, IMAGE_METADATA[name]) for name in IMAGE_METADATA.names or ()}
     labels = np.empty(num_samples, FIELD_METADATA[fields.kinds["label"]])
+    more = {
+        name: np.empty(num_samples, FIELD_METADATA[TYPE_BYTES])
+        for name in (OBJECTS, MASKS, SEGMENTS)
+        if fields.kinds.get(name) == TYPE_BYTES
+    }
     for part, rows in table(file, fields.start, num_samples, fields.record):
         found = image_metadata(rows, fields.pixels)
         for name, column in columns.items():
             column[part] = found[name]
         labels[part] = rows["label"]
+        for name, column in more.items():
+            column[part] = rows[name]
     beton = Beton(
         path=path,
         num_samples=num_samples,
@@ -163,8 +182,15 @@ def read_beton(path: Path) -> Beton:
         sizes=image_sizes(file, table_start, columns["data_ptr"]),
         labels=read_vectors(file, table_start, labels, fields.label_length) if fields.label_length else labels,
         pixels=fields.pixels,
+        more=more,
     )
     _check_images(beton)
+    for name, places in more.items():
+        sizes = places["size"]
+        bad = (sizes == 0) | (sizes > table_start) | (places["ptr"] > np.uint64(table_start) - sizes)
+        if bad.any():
+            what = f"{int(bad.sum())} samples have damaged metadata of {name}, the first is {int(np.argmax(bad))}"
+            raise BetonError(f"{path}: {what}; {REWRITE}")
     return beton
 
 

@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 from border.text import did_you_mean
 from dataprep.beton.jpeg_check import BadImage
+from dataprep.beton.objects import MASKS, OBJECTS
 from dataprep.beton.pixel_format import PixelFormat, channels_format
+from dataprep.beton.segments import SEGMENTS
 from dataprep.writing.channel_images import format_of
 from dataprep.writing.images import WriteMode
+from dataprep.writing.raw_objects import RawObjects
 from dataprep.writing.sample_encoding import Content, FilePart, read_content
 
 SPLITS = ("train", "val", "test", "trainval")
@@ -45,6 +48,13 @@ class Source:
     relative_path: Callable[[int], str]
     content: Callable[[int], Content]
     default_write_mode: WriteMode = "passthrough"
+    objects: Callable[[int], RawObjects] | None = None
+    """The objects that each image shows; then its label vector follows from them when it is written."""
+    has_masks: bool = False
+    annotations_crc32: int = 0
+    """Of the files that hold the objects."""
+    segments: Callable[[int], NDArray[np.uint8] | str] | None = None
+    """The class of every pixel of each image (height, width), or why there is none; label vectors follow from them."""
 
     def __post_init__(self) -> None:
         assert len(set(self.classes)) == len(self.classes), "class names must differ"
@@ -60,6 +70,13 @@ class Source:
     def without_labels(self) -> Source:
         """The same images, of no class."""
         return replace(self, classes=(), labels=np.zeros(len(self), np.int64))
+
+    @property
+    def more_fields(self) -> tuple[str, ...]:
+        """Names of the fields in which objects, or the classes of pixels, are stored."""
+        if self.segments is not None:
+            return (SEGMENTS,)
+        return () if self.objects is None else (OBJECTS, MASKS) if self.has_masks else (OBJECTS,)
 
     @property
     def label_length(self) -> int:

@@ -33,7 +33,6 @@ from vicreg import methods
 from vicreg.config import PretrainConfig
 from vicreg.config_json import flat, to_json
 from vicreg.cost.estimate import Cost
-from vicreg.exchange.given_weights import BEGINNING_FILE, Given, other_input, read_given
 from vicreg.losses.forms import NUM_VIEWS
 from vicreg.optim.optimizers import peak_rate
 from vicreg.views.order import batches_per_epoch
@@ -69,7 +68,7 @@ class Plan:
             check_batch(config, spec),
             model,
             data,
-            *([check_val_data(config)] if then or config.online.every_epochs else []),
+            check_val_data(config, is_needed=bool(then) or config.online.every_epochs > 0),
             preflight.check_folder(run),
             *preflight.check_cluster(spec, cluster),
         ]
@@ -206,16 +205,6 @@ def show_dry_run(plan: Plan, console: Console) -> int:
     failed = any(check.passed is False for check in plan.checks)
     console.print(Text("it would not start", "bold red") if failed else "nothing was started or submitted")
     return int(failed)
-
-
-def given_to(run: Path, config: PretrainConfig, console: Console) -> Given | None:
-    """The weights that the run begins with; None where it begins with random ones, or has those it began with."""
-    if not config.model.weights or (run / BEGINNING_FILE).is_file():
-        return None
-    given = read_given(config.model)
-    notes = [*given.said, *other_input(given.weights, config.model, config.data)]
-    console.print(*(f"weights: {note}" for note in notes), sep="\n", soft_wrap=True, highlight=False)
-    return given
 
 
 def options(values: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -86,11 +86,13 @@ def write_config(
     config: PretrainConfig,
     imported: dict[str, Any] | None = None,
     beginning: dict[str, Any] | None = None,
+    chosen: dict[str, str] | None = None,
 ) -> None:
     """Keep the resolved configuration in the run folder, or refuse when it holds another one.
 
     `imported` says where the encoder comes from if it was not trained here (jobs/import_encoder.py), `beginning` where
-    the weights come from that it begins with; once said that stays.
+    the weights come from that it begins with; `chosen` has the fields that were decided without being told, with the
+    reasons. Once said that stays.
     """
     path = run / CONFIG_FILE
     there: dict[str, Any] = {}
@@ -121,6 +123,8 @@ def write_config(
         content["imported"] = imported
     if beginning := beginning or there.get("beginning"):
         content["beginning"] = beginning
+    if reasons := there.get("chosen") or chosen:
+        content["chosen"] = reasons
     write_text(path, json.dumps(content, indent=1))
 
 
@@ -138,13 +142,14 @@ def _config_elsewhere(run: Path, otherwise: PretrainConfig) -> PretrainConfig:
     state = checkpoint.load_newest(run / CHECKPOINTS)
     encoder = encoder_path(run)
     if state is None and checkpoint.is_whole(encoder):
-        origin = load_without_code(encoder, encoder.name)["origin"]
+        content = load_without_code(encoder, encoder.name)
+        origin = content["origin"]
         if "config" not in origin:
             raise ValueError(
                 f"{run / CONFIG_FILE} is damaged, and {encoder} was imported; remove {run}, and import it again "
                 "(jobs/import_encoder.py)"
             )
-        return methods.read_config(origin["config"], SCHEMA)
+        return methods.read_config(origin["config"], content.get("schema", 1))
     return methods.read_config(state["config"], state.get("schema", 1)) if state else otherwise
 
 

@@ -221,10 +221,23 @@ def _kept_bytes(
         ]
         with torch.autograd.graph.saved_tensors_hooks(keep, _never), _autocast(device, half):
             for way in passes:
-                with torch.set_grad_enabled(way.has_gradient):
+                with torch.set_grad_enabled(way.has_gradient), _refusing_sizes(config, views[way.view].shape[-1]):
                     functional_call(way.network, named(way.network, fakes), views[way.view])
         counted_elsewhere = {t.untyped_storage()._cdata for t in [*fakes.values(), *views]}
         return sum(storage.nbytes() for key, storage in kept.items() if key not in counted_elsewhere)
+
+
+@contextmanager
+def _refusing_sizes(config: PretrainConfig, side: int) -> Iterator[None]:
+    """A network's assertion on the size of its images as an error that a user can do something about."""
+    try:
+        yield
+    except AssertionError as error:
+        encoder = " or ".join(filter(None, (config.model.encoder, config.model.encoder_b)))
+        raise ValueError(
+            f"encoder {encoder} does not take images of {side} px ({error}); allowed: --data.image-size (and views) of "
+            "the size that it is made for, or another --model.encoder (timm's ViTs take any multiple of their patches)"
+        ) from error
 
 
 def fake_tensors(method: Method, device: torch.device) -> dict[int, Tensor]:

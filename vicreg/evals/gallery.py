@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import io
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,14 @@ class Config:
         require(1 <= self.neighbours <= 6, "neighbours", self.neighbours, "1 to 6")
         require(self.perplexity > 0, "perplexity", self.perplexity, "above 0")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
+
+
+def fitted(config: Config, splits: Splits, given: Collection[str]) -> tuple[Config, list[str]]:
+    """Settings that the data allow, but for those `given`, and what was changed."""
+    num = len(splits.labels("train"))
+    if "neighbours" in given or config.neighbours <= num:
+        return config, []
+    return replace(config, neighbours=num), [f"{num} neighbours instead of {config.neighbours}: there are no more"]
 
 
 def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:

@@ -1,4 +1,4 @@
-"""A trained encoder in others' files: torchvision, timm, safetensors, ONNX; each read back before it has its name.
+"""A trained encoder in others' files: torchvision, timm, safetensors, ONNX, detectron2; each read back and compared.
 
 One writer and one reader per format: the reader is the one that a user of the file has, and its features must be those
 of the encoder that was written.
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from disk.whole_files import partial_path, publish
 from vicreg.config import DataConfig, ModelConfig
+from vicreg.exchange.detectron2_names import from_detectron2, to_detectron2
 from vicreg.exchange.encoder_file import fill, untrained_encoder
 from vicreg.model import is_of_torchvision
 
@@ -227,6 +228,24 @@ def _read_onnx(trained: Trained, path: Path) -> Reader | None:
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
+def _write_detectron2(trained: Trained, path: Path) -> None:
+    name, model = trained.model.encoder, trained.model
+    refusal = f"detectron2 has no {name} of this kind; allowed: a plain ResNet of torchvision, or another --format"
+    if not model.is_plain or model.small_images or not is_of_torchvision(name):
+        raise ValueError(refusal)
+    try:
+        named = to_detectron2(trained.encoder.state_dict())
+    except ValueError as error:
+        raise ValueError(f"{refusal} ({error})") from error
+    torch.save({"model": named}, path)
+
+
+def _read_detectron2(trained: Trained, path: Path) -> Reader:
+    encoder = untrained_encoder(trained.model, seed=1)
+    encoder.load_state_dict(from_detectron2(torch.load(path, weights_only=True)["model"]))
+    return encoder
+
+
 def _metadata(trained: Trained) -> dict[str, str]:
     """What a file says of its encoder, as texts: numbers and lists in JSON."""
     data, channels = trained.data, trained.model.channels
@@ -253,4 +272,5 @@ FORMATS = {
     "timm": Format(_write_timm, _read_timm, "timm"),
     "safetensors": Format(_write_safetensors, _read_safetensors, "safetensors"),
     "onnx": Format(_write_onnx, _read_onnx, "onnxruntime"),
+    "detectron2": Format(_write_detectron2, _read_detectron2, "its names mapped back"),
 }

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from border.text import did_you_mean
 from dataprep.beton.contract import open_beton
-from jobs.planning.eval_options import guess
 from jobs.planning.pieces import Piece
 from slurm.cluster import Cluster
 from slurm.job_size import JobSize, read_size
@@ -43,9 +43,8 @@ def read_sizes(texts: Iterable[str], names: Sequence[str]) -> dict[str, JobSize]
         if not (equals and dot):
             raise ValueError(f"--jobs {text}: allowed: JOB.KEY=VALUE, such as knn.time=0:30:00 or linear.gpus=4")
         if name not in names:
-            raise ValueError(
-                f"--jobs {text}: there is no job {name!r}, allowed: {guess(name, names)}{', '.join(names)}"
-            )
+            meant, allowed = did_you_mean(name, names), ", ".join(names)
+            raise ValueError(f"--jobs {text}: there is no job {name!r}{meant}, allowed: {allowed}")
         is_number = key in ("nodes", "gpus") and value.isascii() and value.isdecimal()
         found.setdefault(name, {})[key] = int(value) if is_number else value
     return {name: read_size(f"--jobs {name}", values) for name, values in found.items()}

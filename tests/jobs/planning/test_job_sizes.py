@@ -107,7 +107,7 @@ def test_a_chain_asks_for_little_where_little_is_to_do(digits_folder: Path, tmp_
     assert chain["report"].partition == "cpu"
     assert "--partition=cpu" in sbatch_script(chain["report"], tmp_path / "run" / "jobs" / "report", SITE)
     assert "--time=10" in sbatch_script(chain["knn"], tmp_path / "run" / "jobs" / "knn", SITE)
-    with pytest.raises(ValueError, match=r"no job 'kn', allowed: \(did you mean knn\?\)"):
+    with pytest.raises(ValueError, match=r"no job 'kn' \(did you mean knn\?\), allowed: knn"):
         eval_all.members(run, "digits", pieces, Choice(), replace(sizes, given=("kn.gpus=1",)), 8)
 
 

@@ -74,10 +74,12 @@ def show_summary(done: WriteProgress, target: Path, manifest: Path) -> None:
     per_class = _samples_per_class(read_manifest(target))
     lost = [name for name, count in per_class.items() if count == 0]
     num_classes = len(per_class) - len(lost)
+    pixels = open_beton(target).pixels
+    what = "" if pixels.is_rgb else f" of {pixels}"
     of_classes = f" of {num_classes:,} {'class' if num_classes == 1 else 'classes'}" if per_class else " without labels"
     flawed = f", {len(done.flawed):,} flawed and encoded anew" if done.flawed else ""
     say(
-        f"{target}: {num_written:,} samples{of_classes}{kept}{flawed}, {len(done.rejected):,} rejected, "
+        f"{target}: {num_written:,} samples{what}{of_classes}{kept}{flawed}, {len(done.rejected):,} rejected, "
         f"{done.num_bytes:,} bytes, {done.seconds:,.1f} s, {done.images_per_s:,.0f} images/s"
     )
     if done.num_objects or done.left_out:
@@ -136,6 +138,7 @@ def describe(path: Path) -> None:
     rows = {
         "samples": f"{beton.num_samples:,} ({num_jpeg:,} JPEG, {beton.num_samples - num_jpeg:,} raw)",
         "bytes": f"{beton.file.size:,} ({stored.mean():,.0f} per image, largest {stored.max():,.0f})",
+        "pixels": str(beton.pixels),
         "width x height": f"{sides}, mean {beton.widths.mean():.0f} x {beton.heights.mean():.0f}",
         "fields": ", ".join(beton.field_names),
         "page size": f"{beton.page_size:,} bytes",

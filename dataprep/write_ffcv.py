@@ -20,7 +20,7 @@ from dataprep.beton.contract import BetonError, manifest_path, open_beton
 from dataprep.console import describe, show_progress, show_summary, show_verification
 from dataprep.sources import options as source_options
 from dataprep.sources import published
-from dataprep.writing.raw_source import Source, SourceError, doubts
+from dataprep.writing.raw_source import Source, SourceError, doubts, first_format
 from dataprep.writing.subset_choice import write_drawn, write_listed
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import WriteError, already_written, write_beton
@@ -118,14 +118,20 @@ def _write_one(command: source_options.Output, source: Source) -> None:
         logger.warning("warning: %s", doubt)
     if source.more_fields and command.max_resolution:
         raise SourceError("--max-resolution shrinks images, whose boxes and masks would no longer fit; leave it out")
+    pixels, note = first_format(source, command.channels, command.max_pixels)
+    if note:
+        logger.warning("warning: %s", note)
+    usual_mode = source.default_write_mode if pixels.is_rgb else "raw"
     plan = WritePlan(
-        write_mode=command.write_mode or source.default_write_mode,
+        write_mode=command.write_mode or usual_mode,
         max_resolution=command.max_resolution,
         quality=command.quality,
         jpg_proportion=command.jpg_proportion,
         max_pixels=command.max_pixels,
         limit=command.limit,
         shuffle_seed=command.shuffle_seed,
+        channels=None if pixels.is_rgb else pixels.channels,
+        bits=None if pixels.is_rgb else pixels.bits,
     )
     target = command.out / f"{source.split or Path(source.root).name}.beton"
     if not command.overwrite and already_written(source, target, plan):

@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from border.terminal import Terminal
-from border.text import shell_command
+from border.text import suite_command
 from disk.closed_pipe import quietly
 from jobs.planning import recipes
 from jobs.planning.cli import (
@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> int:
         pieces = split_by_data(plan(run, recipe, config.data, choice), bool(command.evals), console)
         due = find_due(run, pieces, config, command.overwrite, console)
         if not due:
-            console.print(f"nothing to do; see  {shell_command('python', 'jobs/report.py', run)}", soft_wrap=True)
+            console.print(f"nothing to do; see  {suite_command('jobs/report.py', run)}", soft_wrap=True)
             return 0
         chain_members = members(run, recipe, due, choice, cluster, command.place.num_nodes(), ranks, command.overwrite)
         if command.place.dry_run:

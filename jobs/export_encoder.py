@@ -59,6 +59,8 @@ def main(arguments: list[str]) -> int:
 def summary(trained: Trained, command: Command, checked: Checked) -> list[tuple[str, str]]:
     """What was written, what it takes, what it gives, and how it was checked."""
     data = trained.data
+    shape = f"{trained.model.in_channels}, {data.image_size}, {data.image_size}"
+    kind = "" if trained.model.channels else "RGB, "
     mean, std = (", ".join(map(str, values)) for values in (data.mean, data.std))
     files = [command.out] if command.out.is_file() else list(command.out.iterdir())
     size_mb = sum(file.stat().st_size for file in files) / 1e6
@@ -72,8 +74,7 @@ def summary(trained: Trained, command: Command, checked: Checked) -> list[tuple[
         ("written", f"{command.out} ({size_mb:.1f} MB{opset})"),
         (
             "input",
-            f"images (batch, 3, {data.image_size}, {data.image_size}), RGB, values from 0 to 1 less mean ({mean}), "
-            f"over std ({std})",
+            f"images (batch, {shape}), {kind}values from 0 to 1 less mean ({mean}), over std ({std})",
         ),
         ("output", f"features (batch, {num_features(trained.encoder)})"),
         ("checked", said),

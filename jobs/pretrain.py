@@ -19,10 +19,9 @@ from rich.text import Text
 
 from border.private_folder import temporary_folder
 from border.terminal import Terminal, complain
-from border.text import shell_command
 from disk.closed_pipe import quietly
 from jobs import eval_all
-from jobs.planning import recipes
+from jobs.planning import hints, recipes
 from jobs.planning.cli import (
     CONFIG_FILE,
     INTERRUPTED_EXIT_CODE,
@@ -47,7 +46,9 @@ from slurm.task import JobSpec, Task
 from slurm.watchdog import Watchdog
 from vicreg import methods
 from vicreg.config import PretrainConfig, official_views, paper_views
+from vicreg.data.channels import fitted_to_channels
 from vicreg.exchange.encoder_file import ENCODER_FILE
+from vicreg.exchange.given_weights import BEGINNING_FILE, Given, keep, other_input, read_given
 from vicreg.ranks.meeting import require_agreement
 from vicreg.ranks.rendezvous import connected
 from vicreg.training.oversight import Oversight
@@ -89,6 +90,7 @@ def main(arguments: list[str]) -> int:
         followers: list[Member] = []
         if command.then_eval:
             followers = evaluations_of(command, cluster, run, spec.ranks_per_node, console)
+        given = given_to(run, command.config, console)
         plan = Plan.make(command.recipe, command.config, spec, cluster, run, [member.spec.name for member in followers])
         if command.place.dry_run:
             return show_dry_run(plan, console)
@@ -97,7 +99,9 @@ def main(arguments: list[str]) -> int:
             with owner.alone(run):
                 if given_place.place() is None:
                     chain.require_free(run, spec.name, cluster)
-                write_config(run, command.recipe, command.config)
+                if given:
+                    keep(run, given)
+                write_config(run, command.recipe, command.config, beginning=given.origin if given else None)
         members = [Member(spec), *followers]
         if is_finished(run):
             console.print(f"{run} is finished; choose another folder with --run to start anew", soft_wrap=True)
@@ -110,6 +114,16 @@ def main(arguments: list[str]) -> int:
             return 0
         chain.run_here(run, members, cluster)
         return say_how_it_ended(run, command.then_eval, console)
+
+
+def given_to(run: Path, config: PretrainConfig, console: Console) -> Given | None:
+    """The weights that the run begins with; None where it begins with random ones, or has those it began with."""
+    if not config.model.weights or (run / BEGINNING_FILE).is_file():
+        return None
+    given = read_given(config.model)
+    notes = [*given.said, *other_input(given.weights, config.model, config.data)]
+    console.print(*(f"weights: {note}" for note in notes), sep="\n", soft_wrap=True, highlight=False)
+    return given
 
 
 def evaluations_of(
@@ -132,7 +146,7 @@ def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
         console.print(f"stopped and saved; the same command goes on from there ({run})", soft_wrap=True)
         return INTERRUPTED_EXIT_CODE
     if not was_measured:
-        next_step = f"measure it with  {shell_command('python', 'jobs/eval_all.py', run)}"
+        next_step = f"measure it with  {hints.eval_all(run)}"
         console.print(Text.assemble("finished: ", (str(run / ENCODER_FILE), "bold"), f"; {next_step}"), soft_wrap=True)
     return 0
 
@@ -140,7 +154,8 @@ def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
 def parse(arguments: list[str]) -> Command:
     """The command line, whose defaults are those of the recipe and the cluster's profile that it names.
 
-    Where it names a run that is there already, and no recipe, they are the run's own.
+    Where it names a run that is there already, and no recipe, they are the run's own. Of data that are no RGB the
+    channels decide the first layer, the normalisation and the views.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--run", default="")
@@ -148,12 +163,17 @@ def parse(arguments: list[str]) -> Command:
     early.add_argument("--views", default=Command.views)
     early.add_argument("--cluster", default="")
     early.add_argument("--method.name", dest="method", default="")
+    early.add_argument("--data.train", dest="train", default="")
     chosen, _ = early.parse_known_args(arguments)
     config, name = own_config(Path(chosen.run)) if chosen.run and not chosen.recipe else (None, "")
     recipe = recipes.recipe(chosen.recipe or name or Command.recipe)
+    is_new = config is None
     config = config or at_home(recipe.pretrain, load_profile(chosen.cluster))
     if chosen.views in VIEWS:
         config = replace(config, views=VIEWS[chosen.views]())
+    if is_new:
+        data = replace(config.data, train=chosen.train or config.data.train)
+        config = fitted_to_channels(replace(config, data=data))
     if chosen.method and chosen.method != config.method.name:
         config = replace(config, method=methods.load(chosen.method).Config())
     described = f"{recipe.source}.\nExpected: {recipe.expected}.\nRecipes: {', '.join(recipes.RECIPES)}.\n"

@@ -18,7 +18,7 @@ ANYTHING = {"utils", "util", "misc", "common", "core", "helpers", "helper", "bas
 
 MAY_IMPORT = {
     "jobs": {"jobs", "vicreg", "dataprep", "slurm", "disk", "border"},
-    "vicreg": {"vicreg", "dataprep.beton", "disk", "border"},
+    "vicreg": {"vicreg", "dataprep.beton", "dataprep.writing.images", "disk", "border"},
     "dataprep": {"dataprep", "disk", "border"},
     "slurm": {"slurm", "disk", "border"},
     "disk": {"disk"},
@@ -28,7 +28,7 @@ FLOORS: dict[str, list[set[str]]] = {
     # From the ground up: a room or a wing of a folder imports only from lower floors of that folder.
     "border": [{"documents", "private_folder", "text"}, {"terminal"}],
     "vicreg": [
-        {"checked", "kernels", "ranks"},
+        {"checked", "kernels", "ranks", "stem"},
         {"view_config"},
         {"config"},
         {"checkpoint", "config_json", "presets", "joint_views", "lab_colours", "losses", "patches", "schema", "views"},
@@ -39,6 +39,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"cost", "detection", "exchange"},
         {"evals"},
         {"training"},
+        {"trained"},
     ],
     "vicreg/ranks": [
         {"network", "waiting"},
@@ -56,10 +57,11 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/views": [
         {"blur", "colour_kernels", "crop_kernels", "keyed_random", "resample"},
         {"order", "view_parameters"},
+        {"colour_operations"},
         {"augment"},
     ],
     "vicreg/data": [
-        {"decode", "plane_kernels", "planes"},
+        {"channels", "decode", "plane_kernels", "planes"},
         {"batches"},
         {"array_views", "block_reads", "device_views"},
         {"beton_views"},
@@ -71,7 +73,12 @@ FLOORS: dict[str, list[set[str]]] = {
         {"infomin"},
     ],
     "vicreg/cost": [{"loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
-    "vicreg/exchange": [{"detectron2_names", "encoder_file"}, {"foreign_checkpoints", "foreign_formats"}],
+    "vicreg/exchange": [
+        {"detectron2_names", "encoder_file"},
+        {"foreign_formats", "foreign_names"},
+        {"foreign_checkpoints"},
+        {"given_weights"},
+    ],
     "vicreg/detection": [
         {"encoder_maps", "keyed_sampler", "objects_found", "settings"},
         {"coco_measure", "pictures", "proposals", "regions", "scenes", "voc_measure"},
@@ -81,7 +88,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/evals": [
         {"data_identity", "kept_parts", "published"},
         {"detection_protocols"},
-        {"features", "heads", "one_vs_rest", "protocols", "results", "work"},
+        {"features", "heads", "layers", "one_vs_rest", "protocols", "results", "work"},
         {"few_labels", "gallery", "knn", "linear", "linear_segmentation", "svm"},
         {"detector_training", "semisup"},
         {"detection"},
@@ -95,13 +102,16 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "dataprep": [{"beton"}, {"writing"}, {"sources"}, {"console"}, {"write_ffcv"}],
     "dataprep/beton": [
-        {"bytes", "keyed_choice", "layout", "objects", "segments", "turbojpeg"},
-        {"jpeg_check", "manifest", "tables"},
+        {"bytes", "keyed_choice", "objects", "pixel_format", "segments", "turbojpeg"},
+        {"jpeg_check", "layout", "manifest"},
+        {"tables"},
         {"contract"},
         {"subset", "verification"},
     ],
     "dataprep/writing": [
+        {"array_files"},
         {"images"},
+        {"channel_images"},
         {"raw_objects", "sample_encoding"},
         {"beton_file", "channel_statistics", "encoder_pool", "encoder_process", "raw_source"},
         {"write_plan"},
@@ -130,19 +140,20 @@ FLOORS: dict[str, list[set[str]]] = {
         {"planning"},
         {"reporting", "watching"},
         {"eval_all", "export_encoder", "report", "status"},
-        {"pretrain"},
-        {"import_encoder"},
+        {"embed", "pretrain"},
+        {"import_encoder", "search"},
     ],
     "jobs/planning": [
-        {"cli", "provenance", "recipes", "scaling", "subjects"},
+        {"hints"},
+        {"cli", "image_sets", "provenance", "recipes", "scaling", "subjects"},
         {"checks", "run_folder"},
         {"ablations", "pieces", "plan"},
     ],
     "jobs/reporting": [
-        {"document", "figures", "training_lines"},
+        {"document", "feature_file", "figures", "training_lines"},
         {"measured_run", "page"},
         {"detection_pictures", "pictures", "result_tables"},
-        {"training_charts"},
+        {"search_page", "training_charts"},
         {"html_report"},
     ],
     "jobs/watching": [{"job_traces"}, {"job_states"}],

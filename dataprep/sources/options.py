@@ -27,7 +27,7 @@ class Output(ABC):
     jpg: every image encoded.
     raw: pixels.
     proportion: JPEG for a share of the images, raw for the rest.
-    Default: passthrough for files, raw for arrays (digits, CIFAR-10's python batches)."""
+    Default: passthrough for files, raw for arrays (digits, CIFAR-10's python batches) and for channels."""
     max_resolution: int | None = None
     """Longest side in pixels; larger images are shrunk. Default: as they are."""
     quality: int = 90
@@ -38,6 +38,9 @@ class Output(ABC):
     """Images of more pixels are rejected unread (decompression bombs)."""
     num_workers: int | None = None
     """Encoder processes; 0 encodes in the command's own process. Default: one per usable CPU core."""
+    channels: int | None = None
+    """Keep images as so many channels that are no colours, 1 to 16, without loss: 1 for grey, or a band each.
+    Default: RGB, unless the first image is a .npy or TIFF of other channels."""
     limit: int | None = None
     """Read this many images at most: the first ones, or with --shuffle-seed a random part."""
     shuffle_seed: int | None = None

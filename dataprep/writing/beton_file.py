@@ -16,45 +16,54 @@ from numpy.typing import NDArray
 
 from dataprep.beton.layout import (
     ALLOCATION,
-    BYTES_METADATA,
     DESCRIPTOR,
+    FIELD_METADATA,
     FORMAT_VERSION,
     HEADER,
-    IMAGE_METADATA,
     MIN_PAGE_SIZE,
     TYPE_ARRAY,
     TYPE_BYTES,
     TYPE_IMAGE,
     TYPE_INT,
+    format_arguments,
     vector_arguments,
 )
+from dataprep.beton.pixel_format import RGB, PixelFormat
 from dataprep.writing.sample_encoding import Encoded
 
 MAX_SAMPLE_BYTES = 1 << 31  # a page must be under 4 GiB
 _TYPE_IDS = {"RGBImageField": TYPE_IMAGE, "IntField": TYPE_INT, "NDArrayField": TYPE_ARRAY, "BytesField": TYPE_BYTES}
+_SIDES = ("width", "height")
 
 
 class BetonFile:
     """A beton of up to `num_reserved` samples on an open file; unreadable to everyone until `finish`.
 
     label_length: 0 for labels that are classes; else the length of the label vectors, which go behind the images, so
-    that a reader finds them all in one place.
+    that a reader finds them all in one place. Images that are not RGB have their sides in fields of their own.
     more_fields: names of fields of bytes, which lie behind the sample's image.
     """
 
     def __init__(
-        self, file: BinaryIO, num_reserved: int, label_length: int = 0, more_fields: Sequence[str] = ()
+        self,
+        file: BinaryIO,
+        num_reserved: int,
+        label_length: int = 0,
+        pixels: PixelFormat = RGB,
+        more_fields: Sequence[str] = (),
     ) -> None:
         self.fields = {
-            "image": "RGBImageField",
+            "image": "RGBImageField" if pixels.is_rgb else "BytesField",
             "label": "NDArrayField" if label_length else "IntField",
             "index": "IntField",
-        } | dict.fromkeys(more_fields, "BytesField")
-        self._more_fields = tuple(more_fields)
-        self._file = file
-        record = [("image", IMAGE_METADATA), ("label", "<i8"), ("index", "<i8")]
-        record += [(name, BYTES_METADATA) for name in more_fields]
-        self._records = np.zeros(num_reserved, np.dtype(record, align=True))
+            **({} if pixels.is_rgb else dict.fromkeys(_SIDES, "IntField")),
+            **dict.fromkeys(more_fields, "BytesField"),
+        }
+        self._file, self._more_fields = file, tuple(more_fields)
+        self._is_rgb = pixels.is_rgb
+        kinds = {name: FIELD_METADATA[_TYPE_IDS[kind]] for name, kind in self.fields.items()}
+        kinds["label"] = FIELD_METADATA[TYPE_INT]  # a class, or where its vector lies
+        self._records = np.zeros(num_reserved, np.dtype(list(kinds.items()), align=True))
         self._vectors = np.zeros((num_reserved, label_length), np.int8)
         self._rows = np.zeros((2 + len(more_fields), num_reserved), ALLOCATION)  # images, label vectors, further fields
         self.crcs = np.zeros(num_reserved, np.uint32)
@@ -65,6 +74,8 @@ class BetonFile:
         descriptors["type_id"] = [_TYPE_IDS[kind] for kind in self.fields.values()]
         if label_length:
             descriptors["arguments"][list(self.fields).index("label")] = vector_arguments(label_length)
+        if not pixels.is_rgb:
+            descriptors["arguments"][0] = format_arguments(pixels)
         self._descriptors = descriptors.tobytes()
         self.head_bytes = HEADER.itemsize + len(self._descriptors) + self._records.nbytes
         self.num_bytes = self.head_bytes + -self.head_bytes % MIN_PAGE_SIZE
@@ -91,10 +102,15 @@ class BetonFile:
         """
         number = self.num_samples
         pointer = self._place(0, number, sample.data)
-        image = (sample.mode, sample.width, sample.height, pointer)
-        contents = zip(range(2, 2 + len(self._more_fields)), more, strict=True)
-        placed = [(self._place(part, number, content), len(content)) for part, content in contents]
-        self._records[number] = (image, 0, index, *placed)
+        self._records["index"][number] = index
+        if self._is_rgb:
+            self._records["image"][number] = (sample.mode, sample.width, sample.height, pointer)
+        else:
+            self._records["image"][number] = (pointer, len(sample.data))
+            for side in _SIDES:
+                self._records[side][number] = getattr(sample, side)
+        for part, (name, content) in enumerate(zip(self._more_fields, more, strict=True), 2):
+            self._records[name][number] = (self._place(part, number, content), len(content))
         self.crcs[number] = sample.crc
         if self._has_vectors:
             self._vectors[number] = label

@@ -130,7 +130,7 @@ def write_beton(
     partial, partial_manifest = partial_path(target), partial_path(manifest_path(target))
     order = plan.order(len(source))
     progress = WriteProgress(num_total=len(order))
-    statistics = ChannelStatistics(len(order))
+    statistics = ChannelStatistics(len(order), plan.pixels)
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(_remove, partial_manifest)
         cleanup.callback(_remove, partial)
@@ -139,7 +139,7 @@ def write_beton(
             target.parent.mkdir(parents=True, exist_ok=True)
             remove_stale_partials(target)
             with partial.open("wb") as file:
-                beton = BetonFile(file, len(order), source.label_length, source.more_fields)
+                beton = BetonFile(file, len(order), source.label_length, plan.pixels, source.more_fields)
                 _fill(beton, source, results, on_bad, progress, report, statistics)
                 head_crc, table_crc = beton.finish()
             head = _manifest_head(source, plan, beton, progress)
@@ -252,6 +252,8 @@ def _manifest_head(source: Source, plan: WritePlan, beton: BetonFile, progress: 
         "num_kept_jpegs": progress.num_kept,
         "page_size": beton.page_size,
         "fields": beton.fields,
+        "channels": plan.pixels.channels,
+        "bits": plan.pixels.bits,
         **identity(source, plan),
         "samples_per_class": samples_per_class(beton.labels, source.classes),
     }

@@ -15,6 +15,7 @@ from vicreg.config import PretrainConfig
 from vicreg.cost.estimate import Cost, estimate
 from vicreg.cost.fitting import cure
 from vicreg.data.batches import num_classes
+from vicreg.data.channels import require_channels
 from vicreg.method import UNKNOWN_DATA, TrainingData
 from vicreg.views.order import batches_per_epoch
 
@@ -56,7 +57,9 @@ def check_model(
 def check_val_data(config: PretrainConfig) -> Check:
     """Whether the evaluations that follow will have data."""
     try:
-        return Check("val data", True, f"{open_beton(Path(config.data.val)).num_samples:,} images")
+        beton = open_beton(Path(config.data.val))
+        require_channels(config.data, beton)
+        return Check("val data", True, f"{beton.num_samples:,} images")
     except (OSError, ValueError) as error:
         return Check("val data", False, f"{error}; the evaluations need it")
 
@@ -65,6 +68,7 @@ def check_data(config: PretrainConfig) -> tuple[Beton | None, Check]:
     """The training data, and whether they are there and enough for a step."""
     try:
         beton = open_beton(Path(config.data.train))
+        require_channels(config.data, beton)
         steps = batches_per_epoch(beton.num_samples, config.train.global_batch)
     except (OSError, ValueError) as error:
         return None, Check("data", False, str(error))

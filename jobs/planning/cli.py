@@ -19,6 +19,7 @@ from rich.text import Text
 from border.documents import read_json
 from border.terminal import Terminal, log_to
 from border.text import visible, visible_lines
+from jobs.planning import hints
 from slurm import cluster, given_place
 from slurm.calls import SchedulerError
 from slurm.cluster import Cluster
@@ -43,6 +44,7 @@ class RunFile(TypedDict):
     schema: NotRequired[int]
     recipe: NotRequired[str]
     imported: NotRequired[dict[str, Any]]
+    beginning: NotRequired[dict[str, Any]]
 
 
 def read_run_file(run: Path) -> RunFile:
@@ -182,6 +184,7 @@ class PlaceOptions:
             name: getattr(self, name)
             for name in ("time", "partition", "account", "qos", "constraint", "exclude", "reservation")
         }
+        hints.remember(self.cluster)
         if given_place.place() is None:
             return cluster.override(cluster.load(self.cluster), **changed)
         return replace(cluster.load(self.cluster), scheduler="local")

@@ -35,7 +35,7 @@ def build_encoder(run: Path, subject: str, config: PretrainConfig, encoder: str 
     if subject.startswith(results.STEP):
         return encoder_of(run / CHECKPOINTS / subject, branch(config.model, encoder), encoder)
     if subject == PIXELS:
-        return features.Pixels(config.data.image_size)
+        return features.Pixels(config.data.image_size, config.model.in_channels)
     if subject == RANDOM:
         return open_residuals(untrained_encoder(branch(config.model, encoder), config.train.seed))
     return load_encoder(encoder_path(run, encoder))

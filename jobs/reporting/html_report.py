@@ -14,7 +14,7 @@ from typing import Any
 from jobs.planning import provenance, recipes
 from jobs.reporting import detection_pictures, page, pictures, training_charts
 from jobs.reporting.document import Table, Text
-from jobs.reporting.measured_run import Run, say_length, summary, what_is_missing
+from jobs.reporting.measured_run import Run, began_with, say_length, summary, what_is_missing
 from jobs.reporting.page import Section, escape
 from jobs.reporting.result_tables import (
     data_set_name,
@@ -29,12 +29,13 @@ from jobs.reporting.result_tables import (
     say_metric,
     side_by_side,
 )
-from vicreg.config_json import flat, to_json
+from vicreg.config_json import differing_fields, flat, to_json
 from vicreg.evals.results import BASELINES, say_subject
 
 log = logging.getLogger(__name__)
 
 NEWLINE = "\n"
+DATA = ("data.train", "data.val")
 GALLERY = "gallery"  # module whose details are pictures
 NUM_TILES = 8
 CURVES = "Evaluations, epoch by epoch"
@@ -143,8 +144,9 @@ def _origin(run: Run) -> str:
     versions = run.origin.get("versions", {})
     pairs = [
         ("recipe", f"{run.recipe}: {recipes.recipe(run.recipe).source}"),
-        ("expected of it", recipes.recipe(run.recipe).expected),
+        ("expected of it", _expected(run)),
         ("encoder", pretraining(run)),
+        ("began with", began_with(run)),
         ("length", "" if "imported" in run.origin else say_length(run)),
         ("code", "; then ".join(map(provenance.said, provenance.noted(run.origin))) or "unknown"),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
@@ -161,6 +163,14 @@ def _origin(run: Run) -> str:
             page.folded(title, f"<pre><code>{escape(json.dumps(content, indent=1), kept=NEWLINE)}</code></pre>")
         )
     return "\n".join(parts)
+
+
+def _expected(run: Run) -> str:
+    """What the recipe's source got, of a finished run that is the recipe in all but the places of its data."""
+    recipe = recipes.recipe(run.recipe)
+    mine, own = (flat(to_json(config)) | dict.fromkeys(DATA) for config in (run.config, recipe.pretrain))
+    is_that = run.finished and "imported" not in run.origin and not differing_fields(own, mine)
+    return recipe.expected if is_that else ""
 
 
 def _runs(runs: list[Run]) -> str:

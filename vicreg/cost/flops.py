@@ -40,20 +40,23 @@ PEAK_SHARES = {"bf16": 1.0, "fp16": 1.0, "auto": 1.0, "float32": 0.5}
 def step_flops(config: PretrainConfig, rows: int, data: TrainingData = UNKNOWN_DATA) -> float:
     """Floating-point operations of a step on one rank with `rows` images, all views of each."""
     probe = 2  # batch norm wants more than one image
+    channels = config.model.in_channels
     method = method_without_storage(config, torch.float32, data)
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:
         fakes = fake_tensors(method, torch.device("cpu"))
         for way in method.passes():
             side = config.each_view[way.view].image_size
             with torch.set_grad_enabled(way.has_gradient):
-                embedding = functional_call(way.network, named(way.network, fakes), torch.empty(probe, 3, side, side))
+                embedding = functional_call(
+                    way.network, named(way.network, fakes), torch.empty(probe, channels, side, side)
+                )
             if way.has_gradient:
                 embedding.sum().backward()
         if 0 < config.train.micro_batch < rows:
             for way in encoder_passes(method):  # whose features are computed once more, without a graph
                 side = config.each_view[way.view].image_size
                 with torch.no_grad():
-                    functional_call(way.network, named(way.network, fakes), torch.empty(probe, 3, side, side))
+                    functional_call(way.network, named(way.network, fakes), torch.empty(probe, channels, side, side))
     total: int = counter.get_total_flops()
     return rows * total / probe
 

@@ -14,7 +14,7 @@ from vicreg.config import PretrainConfig, require
 from vicreg.data.batches import Batch
 from vicreg.joint_views import separate_statistics
 from vicreg.method import UNKNOWN_DATA, Inputs, Method, Progress, TrainingData, usual_groups
-from vicreg.model import num_features
+from vicreg.model import Beginning, begins_with, num_features
 from vicreg.optim.optimizers import build_optimizer, load_state, peak_rate, rate_at, resting, set_rates
 from vicreg.ranks import distributed
 from vicreg.ranks.gradient_sum import GradientSum
@@ -51,11 +51,19 @@ class Learner:
     """Recorded before and after a step's views are made, where their time on a GPU is to be known."""
 
     @classmethod
-    def build(cls, config: PretrainConfig, device: torch.device, data: TrainingData = UNKNOWN_DATA) -> Learner:
-        """Method with weights that depend on the seed alone, and a fresh optimizer."""
+    def build(
+        cls,
+        config: PretrainConfig,
+        device: torch.device,
+        data: TrainingData = UNKNOWN_DATA,
+        beginning: Beginning | None = None,
+    ) -> Learner:
+        """Method with weights that depend on the seed alone, or that it begins with, and a fresh optimizer."""
         dtype = _dtype(config.train.precision, device)
         torch.manual_seed(config.train.seed)
-        method = methods.build(config, data).to(torch.float64 if dtype == torch.float64 else torch.float32)
+        with begins_with(beginning):
+            method = methods.build(config, data)
+        method.to(torch.float64 if dtype == torch.float64 else torch.float32)
         require(
             method.joins_views or not config.train.joint_views, "joint_views", True, f"False for {config.method.name}"
         )

@@ -1,18 +1,16 @@
 """Every method side by side: what a step takes, what a contrastive loss takes, and what is learned in the same time.
 
 `python benchmarks/methods.py` prints a step of each method in vicreg/methods beside VICReg's, and the contrastive
-losses beside the plain formula with autograd. `--learn IMAGES --run DIR` trains each by its CIFAR-10 recipe on a narrow
-network for a few epochs and prints one table; IMAGES has train/<class>/ and test/<class>/ with small images, of which
-the first 500 and 200 of each class are taken. The same command goes on where it stopped. `--only NAME` takes some
-methods alone, `--json FILE` writes the numbers down.
+losses beside the plain formula with autograd. `--learn IMAGES --run DIR` trains each by its CIFAR-10 recipe for a few
+epochs and prints one table; IMAGES has train/<class>/ and test/<class>/ with small images. With `--small`, for CPUs,
+the network is narrow, and the images are the first 500 and 200 of each class, at 24 px. The same command goes on where
+it stopped. `--only NAME` takes some methods alone, `--json FILE` writes the numbers down.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-import shutil
 import statistics
 import sys
 import time
@@ -24,64 +22,30 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.loss import embeddings, measure, peak_bytes, restart_peak
+from benchmarks.methods_learn import learn_all
 from benchmarks.ratios import Ratio, print_ratios
-from dataprep import write_ffcv
+from benchmarks.small_methods import BATCH, NARROW, SIDE_PX, small
 from dataprep.beton.contract import BetonError
-from jobs.planning.subjects import open_residuals
 from vicreg import methods
-from vicreg.config import DataConfig, PretrainConfig
-from vicreg.evals import knn
-from vicreg.evals.features import Pixels, Splits, open_splits
-from vicreg.exchange.encoder_file import ENCODER_FILE, load_encoder, untrained_encoder
+from vicreg.config import DataConfig
 from vicreg.losses.contrastive import nt_xent_loss, queue_loss
-from vicreg.losses.directions import spread_of_directions
 from vicreg.method import Inputs, Progress, TrainingData
-from vicreg.ranks.distributed import Placement
 from vicreg.training.learner import Learner
-from vicreg.training.metrics import read_metrics
-from vicreg.training.train import Outcome, train
 
-NARROW, WIDTH, BATCH, QUEUE = "resnet10-narrow", 256, 128, 1024
-IMAGES_OF_A_CLASS = {"train": 500, "test": 200}
 TEMPERATURE = 0.1
 Numbers = dict[str, dict[str, float]]
 
 
-def small(name: str, data: DataConfig, epochs: int) -> PretrainConfig:
-    """A method's CIFAR-10 recipe (its first one where it has none) as a CPU can do it; one length and batch for all."""
-    recipes = methods.load(name).RECIPES
-    chosen = next((n for n, r in recipes.items() if "cifar10/" in r.pretrain.data.train), next(iter(recipes)))
-    config = recipes[chosen].pretrain
-    narrower = {"queue_length": QUEUE, "predictor_width": WIDTH}
-    here = {
-        field: min(getattr(config.method, field), limit)
-        for field, limit in narrower.items()
-        if hasattr(config.method, field)
-    }
-    expander = "-".join(str(min(int(width), WIDTH)) for width in config.model.expander.split("-"))
-    views = tuple(dataclasses.replace(view, image_size=min(view.image_size, 32)) for view in config.views)
-    return dataclasses.replace(
-        config,
-        method=dataclasses.replace(config.method, **here),
-        data=data,
-        views=views,
-        model=dataclasses.replace(config.model, encoder=NARROW, small_images=True, stem_padding=1, expander=expander),
-        optimizer=dataclasses.replace(config.optimizer, warmup_epochs=min(config.optimizer.warmup_epochs, epochs / 10)),
-        train=dataclasses.replace(config.train, epochs=epochs, global_batch=BATCH, keep_checkpoints=1),
-        online=dataclasses.replace(config.online, every_epochs=max(1, epochs // 3)),
-    )
-
-
 def step_cost(name: str, device: torch.device, rounds: int) -> dict[str, float]:
     """Median milliseconds of a step of the small recipe, and the most megabytes held beyond what was there before."""
-    config = small(name, DataConfig(image_size=32, eval_resize=32), 1)
+    config = small(name, DataConfig(image_size=SIDE_PX, eval_resize=SIDE_PX), 1)
     before = restart_peak(device)
     learner = Learner.build(config, device, TrainingData(10 * BATCH, 10))
     views = [torch.randn(BATCH, 3, v.image_size, v.image_size, device=device) for v in config.each_view]
@@ -99,7 +63,7 @@ def step_cost(name: str, device: torch.device, rounds: int) -> dict[str, float]:
 def steps(names: list[str], device: torch.device, rounds: int, console: Console) -> Numbers:
     """A step of each method beside VICReg's, of the same encoder, batch and image size."""
     found = {name: step_cost(name, device, rounds) for name in dict.fromkeys(["vicreg", *names])}
-    table = Table("method", title=f"a step of {BATCH} images of 32 px, {NARROW}")
+    table = Table("method", title=f"a step of {BATCH} images of {SIDE_PX} px, {NARROW}")
     for heading in ("ms", "of VICReg's", "MB", "of VICReg's"):
         table.add_column(heading, justify="right")
     for name, cost in found.items():
@@ -172,78 +136,6 @@ def _beside(
     }
 
 
-def small_betons(images: Path, out: Path) -> DataConfig:
-    """Betons of the first images of each class; written once."""
-    for split, count in IMAGES_OF_A_CLASS.items():
-        if (out / f"{split}.beton").exists():
-            continue
-        part = out / "images" / split
-        for folder in sorted(path for path in (images / split).iterdir() if path.is_dir()):
-            (part / folder.name).mkdir(parents=True, exist_ok=True)
-            for file in sorted(folder.iterdir())[:count]:
-                shutil.copy(file, part / folder.name / file.name)
-        code = write_ffcv.main(["folder", "--root", str(out / "images"), "--out", str(out), "--split", split])
-        if code:
-            raise ValueError(f"{images / split} could not be written as a beton; the reason stands above")
-    data = next(r.pretrain.data for r in methods.load("vicreg").RECIPES.values() if "cifar10/" in r.pretrain.data.train)
-    return dataclasses.replace(data, train=str(out / "train.beton"), val=str(out / "test.beton"))
-
-
-@torch.no_grad()
-def measured(encoder: nn.Module, splits: Splits) -> dict[str, float]:
-    """20-NN top-1 in percent, effective rank and spread of the validation features."""
-    splits = dataclasses.replace(splits)  # one that keeps no features of another encoder
-    top1 = knn.evaluate(encoder, splits, knn.Config(neighbours=(20,))).metrics["top1_20_neighbours"]
-    values = splits.features(encoder, "val").values.double()
-    centred = values - values.mean(0)
-    spectrum = torch.linalg.eigvalsh(centred.T @ centred)
-    return {
-        "20-NN": top1,
-        "effective rank": float(spectrum.sum() ** 2 / spectrum.square().sum()),
-        "spread": float(spread_of_directions(values)),
-    }
-
-
-def learn(name: str, splits: Splits, options: argparse.Namespace) -> dict[str, float]:
-    """Train a method by its small recipe, from where it stopped; what its encoder is worth."""
-    config, run = small(name, splits.data, options.epochs), options.run / name
-    run.mkdir(parents=True, exist_ok=True)
-    end_s, before = time.monotonic() + 60 * options.minutes, restart_peak(splits.device)
-    outcome = train(config, run, Placement(0, 1, 0, 1), lambda _: time.monotonic() > end_s, Console(quiet=True))
-    peak = (peak_bytes(splits.device) - before) / 1e6
-    if outcome is not Outcome.FINISHED:
-        return {}
-    lines = read_metrics(run)
-    top1 = [line["online_top1"] for line in lines if "online_top1" in line]
-    speeds = [line["images_per_s"] for line in lines if "images_per_s" in line]
-    found = measured(load_encoder(run / ENCODER_FILE), splits)
-    trained = {"online": top1[-1], "images/s": statistics.median(speeds), "MB": peak}
-    return found | trained | {"first loss": lines[0]["loss"], "last loss": lines[-1]["loss"]}
-
-
-def learn_all(names: list[str], options: argparse.Namespace, device: torch.device, console: Console) -> Numbers:
-    """One table of all methods, beside random weights and raw pixels."""
-    data = small_betons(options.learn, options.run / "data")
-    splits = open_splits(data, device, 1)
-    random = open_residuals(untrained_encoder(small("vicreg", data, 1).model, 0)).to(device)
-    found: Numbers = {
-        "raw pixels": measured(Pixels(data.image_size), splits),
-        "random weights": measured(random, splits),
-    }
-    for name in names:
-        console.print(f"learning: {name}", style="dim")
-        found[name] = learn(name, splits, options)
-    columns = ("online", "20-NN", "effective rank", "spread", "images/s", "MB", "first loss", "last loss")
-    table = Table("", title=f"{options.epochs} epochs of {NARROW}, batch {BATCH}: validation, percent")
-    for heading in columns:
-        table.add_column(heading, justify="right")
-    for name, row in found.items():
-        cells = [f"{row[column]:,.2f}" if column in row else "–" for column in columns]
-        table.add_row(name if row else f"{name} (not finished)", *cells)
-    console.print(table)
-    return found
-
-
 def main(arguments: list[str]) -> int:
     """Measure, print, write down; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -252,6 +144,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured; the median counts")
     parser.add_argument("--learn", type=Path, metavar="IMAGES", help="folder with train/<class>/ and test/<class>/")
+    parser.add_argument("--small", action="store_true", help="narrow network, few images of 24 px: for CPUs")
     parser.add_argument("--run", type=Path, default=Path("runs/methods"), help="folder of the runs that learn")
     parser.add_argument("--epochs", type=int, default=30, help="of each run that learns")
     parser.add_argument("--minutes", type=float, default=1e6, help="of each run that learns, until the next call")

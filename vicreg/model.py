@@ -107,7 +107,10 @@ def _from_timm(name: str, channels: int) -> nn.Module:
             f"or a model of timm (see timm.list_models()){did_you_mean(name, _all_names())}"
         )
     options: dict[str, Any] = {"in_chans": channels} if channels else {}
-    encoder: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    try:  # a ViT's positions are then resampled for images of another size than it was made for
+        encoder: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True, **options)
+    except TypeError:  # another network, which has no such option
+        encoder = timm.create_model(name, pretrained=False, num_classes=0, **options)
     # For timm, num_features is the width before pooling; some heads (VGG, MobileNetV3) widen it.
     encoder.num_features = encoder.head_hidden_size
     return encoder

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vicreg.ranks import distributed
+
+PATCH_SHARE = 64 / 85
+"""Side of a jigsaw's patch over that of its cell (PyContrast: 64 px of 85)."""
 
 
 def global_draws(rows: int, shape: tuple[int, ...], seed: int, device: torch.device) -> Tensor:
@@ -37,3 +40,27 @@ def overlapping_patches(images: Tensor, side_px: int, stride_px: int) -> Tensor:
     """All patches of images (B, 3, S, S) at distances of `stride_px`: (B, G, G, 3, p, p), G = (S - p) // stride + 1."""
     patches = images.unfold(2, side_px, stride_px).unfold(3, side_px, stride_px)
     return patches.permute(0, 2, 3, 1, 4, 5)
+
+
+class Jigsaw(nn.Module):
+    """Images (B, 3, S, S) to the embeddings (B, D) of their patches, each through encoder and head, in some order."""
+
+    def __init__(
+        self, encoder: nn.Module, patch_head: nn.Module, joint_head: nn.Module, cells: int, patch_share: float
+    ) -> None:
+        super().__init__()
+        self.encoder, self.patch_head, self.joint_head = encoder, patch_head, joint_head
+        self.cells, self.patch_share = cells, patch_share
+
+    def forward(self, images: Tensor, draws: Tensor | None = None) -> Tensor:
+        """draws: uniform numbers (B, cells^2, 3), two for the place in the cell and one for the order; else centred."""
+        number = self.cells**2
+        if draws is None:
+            draws = images.new_full((len(images), number, 3), 0.5)
+        side_px = max(1, round(images.shape[2] // self.cells * self.patch_share))
+        patches = cell_patches(images, self.cells, side_px, draws[..., :2])
+        embedded = self.patch_head(self.encoder(patches.flatten(0, 1))).view(len(images), number, -1)
+        order = draws[..., 2].argsort(dim=1, stable=True)
+        shuffled = embedded.gather(1, order[..., None].expand_as(embedded))
+        result: Tensor = self.joint_head(shuffled.flatten(1))
+        return result

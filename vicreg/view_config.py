@@ -41,6 +41,10 @@ class ViewConfig:
     """Standard deviation of the blur in pixels, smallest and largest."""
     solarize_p: float = 0.0
     """Probability of inverting every value of 128 and above."""
+    rand_augment: int = 0
+    """Operations of RandAugment, each drawn from 15 and done with probability 1/2; 0 is none."""
+    rand_magnitude: float = 10.0
+    """How strong they are, from 0 to 10."""
 
     def __post_init__(self) -> None:
         require(self.image_size == 0 or self.image_size >= 8, "image_size", self.image_size, "0, or 8 pixels or more")
@@ -56,19 +60,21 @@ class ViewConfig:
         for name in ("brightness", "contrast", "saturation"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
         require(0 <= self.hue <= 0.5, "hue", self.hue, "from 0 to 0.5 turns")
+        require(0 <= self.rand_augment <= 15, "rand_augment", self.rand_augment, "0 (none) to 15 operations")
+        require(0 <= self.rand_magnitude <= 10, "rand_magnitude", self.rand_magnitude, "from 0 to 10")
         require(0 <= self.rotation_deg <= 180, "rotation_deg", self.rotation_deg, "from 0 to 180 degrees")
 
 
 def without_colours(view: ViewConfig) -> ViewConfig:
     """The same for channels that are no colours: what mixes or names colours, and solarising, is left out."""
-    return replace(view, saturation=0.0, hue=0.0, grayscale_p=0.0, solarize_p=0.0)
+    return replace(view, saturation=0.0, hue=0.0, grayscale_p=0.0, solarize_p=0.0, rand_augment=0)
 
 
 def require_no_colours(views: tuple[ViewConfig, ...]) -> None:
     """ValueError, naming the option, for changes of colours that channels do not have."""
     for number, view in enumerate(views):
         jitter = ("saturation", "hue") if view.jitter_p else ()
-        for name in (*jitter, "grayscale_p", "solarize_p"):
+        for name in (*jitter, "grayscale_p", "solarize_p", "rand_augment"):
             value = getattr(view, name)
             require(value == 0, f"views.{number}.{name}", value, "0 for images that are not RGB")
 

@@ -59,7 +59,8 @@ class BetonFile:
             **({} if pixels.is_rgb else dict.fromkeys(_SIDES, "IntField")),
             **dict.fromkeys(more_fields, "BytesField"),
         }
-        self._file, self._more_fields = file, tuple(more_fields)
+        self._more_fields = tuple(more_fields)
+        self._file = file
         self._is_rgb = pixels.is_rgb
         kinds = {name: FIELD_METADATA[_TYPE_IDS[kind]] for name, kind in self.fields.items()}
         kinds["label"] = FIELD_METADATA[TYPE_INT]  # a class, or where its vector lies

@@ -91,9 +91,10 @@ def _is_expected(error: Exception) -> bool:
 def _is_hopeless(error: Exception) -> bool:
     """Whether another try, on whatever node, would end in the same way."""
     from dataprep.beton.contract import BadSample
+    from vicreg.evals.results import CannotMeasure
     from vicreg.training.guards import TrainingDiverged
 
-    return isinstance(error, BadSample | TrainingDiverged)
+    return isinstance(error, BadSample | CannotMeasure | TrainingDiverged)
 
 
 def configure_logging(console: Console, task: Task, folder: Path) -> None:

@@ -68,7 +68,7 @@ class Plan:
             check_batch(config, spec),
             model,
             data,
-            *([check_val_data(config)] if then or config.online.every_epochs else []),
+            check_val_data(config, is_needed=bool(then) or config.online.every_epochs > 0),
             preflight.check_folder(run),
             *preflight.check_cluster(spec, cluster),
         ]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from border.documents import Unreadable, parse_json
+from border.terminal import complain
 from disk.whole_files import publish, write_text
 from jobs.planning import hints, provenance
 from jobs.planning.cli import CONFIG_FILE, RunFile
@@ -41,6 +42,15 @@ def read_run(run: Path) -> tuple[PretrainConfig, str]:
         raise ValueError(f"{run} is no run folder (it has no {CONFIG_FILE}); make one with  {hints.pretrain(run)}")
     content = read_content(run)
     return _config_of(content, path), str(content["recipe"])
+
+
+def config_if_there(run: Path) -> tuple[PretrainConfig | None, str]:
+    """Configuration and recipe of a run that is there; nothing where none is, or what it holds is damaged."""
+    try:
+        return read_run(run) if (run / CONFIG_FILE).is_file() else (None, "")
+    except ConfigDamaged as error:
+        complain(str(error))
+        return None, ""
 
 
 def read_content(run: Path) -> dict[str, Any]:
@@ -76,11 +86,13 @@ def write_config(
     config: PretrainConfig,
     imported: dict[str, Any] | None = None,
     beginning: dict[str, Any] | None = None,
+    chosen: dict[str, str] | None = None,
 ) -> None:
     """Keep the resolved configuration in the run folder, or refuse when it holds another one.
 
     `imported` says where the encoder comes from if it was not trained here (jobs/import_encoder.py), `beginning` where
-    the weights come from that it begins with; once said that stays.
+    the weights come from that it begins with; `chosen` has the fields that were decided without being told, with the
+    reasons. Once said that stays.
     """
     path = run / CONFIG_FILE
     there: dict[str, Any] = {}
@@ -111,6 +123,8 @@ def write_config(
         content["imported"] = imported
     if beginning := beginning or there.get("beginning"):
         content["beginning"] = beginning
+    if reasons := there.get("chosen") or chosen:
+        content["chosen"] = reasons
     write_text(path, json.dumps(content, indent=1))
 
 
@@ -128,13 +142,14 @@ def _config_elsewhere(run: Path, otherwise: PretrainConfig) -> PretrainConfig:
     state = checkpoint.load_newest(run / CHECKPOINTS)
     encoder = encoder_path(run)
     if state is None and checkpoint.is_whole(encoder):
-        origin = load_without_code(encoder, encoder.name)["origin"]
+        content = load_without_code(encoder, encoder.name)
+        origin = content["origin"]
         if "config" not in origin:
             raise ValueError(
                 f"{run / CONFIG_FILE} is damaged, and {encoder} was imported; remove {run}, and import it again "
                 "(jobs/import_encoder.py)"
             )
-        return methods.read_config(origin["config"], SCHEMA)
+        return methods.read_config(origin["config"], content.get("schema", 1))
     return methods.read_config(state["config"], state.get("schema", 1)) if state else otherwise
 
 

@@ -16,7 +16,9 @@ from jobs.reporting import detection_pictures, page, pictures, training_charts
 from jobs.reporting.document import Table, Text
 from jobs.reporting.measured_run import Run, began_with, say_length, summary, what_is_missing
 from jobs.reporting.page import Section, escape
+from jobs.reporting.published_tables import published, published_alone
 from jobs.reporting.result_tables import (
+    LAST_EPOCH,
     data_set_name,
     experiment,
     matched_classes,
@@ -24,8 +26,6 @@ from jobs.reporting.result_tables import (
     metric_names,
     other_settings,
     pretraining,
-    published,
-    published_alone,
     say_metric,
     side_by_side,
 )
@@ -94,14 +94,17 @@ def _lead(run: Run) -> str:
         metrics = metric_names([result])
         if not metrics or len(tiles) == NUM_TILES:
             continue
-        others = ", ".join(
+        beside = [
             f"{say_subject(subject)} {other.metrics[metrics[0]]:.1f}"
             for subject in BASELINES
             if (other := run.beside(name, subject)) and metrics[0] in other.metrics
-        )
+        ]
+        best = metrics[0].removesuffix(LAST_EPOCH)
+        beside += [f"best epoch, which flatters, {result.metrics[best]:.1f}"] if best in metrics[1:] else []
+        others = ", ".join(beside)
         tiles.append(
             f"<li><b>{result.metrics[metrics[0]]:.1f}<small> %</small></b> <span>{escape(name)}, "
-            f"{escape(say_metric(metrics[0]))}</span> <small>{escape(others)}</small></li>"
+            f"{escape(say_metric(metrics[0], metrics))}</span> <small>{escape(others)}</small></li>"
         )
     shown = f'<ul class="tiles">{"".join(tiles)}</ul>' if tiles else ""
     return f'<p class="lead">{escape(summary(run))}</p>\n{page.blocks(experiment(run))}\n{shown}'
@@ -156,6 +159,9 @@ def _origin(run: Run) -> str:
         page.definitions([pair for pair in pairs if pair[1]]),
         page.folded("Configuration of the run", f"<pre><code>{escape(configuration, kept=NEWLINE)}</code></pre>"),
     ]
+    if chosen := run.origin.get("chosen"):
+        reasons = page.definitions([(str(name), str(said)) for name, said in chosen.items()])
+        parts.insert(1, page.folded("What was chosen without being told, and why", reasons))
     for (name, subject), result in run.results.items():
         content = {key: value for key, value in asdict(result).items() if key != "details"}
         title = f"{name}, {say_subject(subject)}: {result.duration_s:,.1f} s on {result.device}, {result.finished}"

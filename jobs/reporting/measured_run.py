@@ -241,5 +241,8 @@ def what_is_missing(run: Run) -> list[Block]:
     missing = run.missing()
     if missing:
         names = ", ".join(f"{piece.evaluation} ({say_subject(piece.subject)})" for piece in missing)
+        reasons = [(piece, results.read_reason(run.path, piece.evaluation, piece.subject)) for piece in missing]
+        said = [f"{piece.evaluation} ({say_subject(piece.subject)}): {reason}" for piece, reason in reasons if reason]
+        blocks += [Text(f"Could not be measured: {'; '.join(said)}.")] if said else []
         blocks += [Text(f"Missing: {names}. Measure with"), Code(hints.eval_all(run.path))]
     return blocks

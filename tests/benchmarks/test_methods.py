@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from rich.console import Console
 from torch.nn import functional
 
 from benchmarks import methods as benchmark
 from benchmarks.loss import embeddings
+from benchmarks.methods_learn import LEARNED_FILE, learn, print_rows
+from benchmarks.small_methods import BATCH, NARROW, SIDE_PX, small
 from vicreg import methods
 from vicreg.config import DataConfig
+from vicreg.config_json import to_json
+from vicreg.evals.features import Splits
 from vicreg.losses.contrastive import nt_xent_loss, queue_loss
+from vicreg.method import TrainingData
 
 CPU = torch.device("cpu")
 
@@ -29,8 +38,27 @@ def test_the_plain_formulas_are_the_same_losses() -> None:
 
 @pytest.mark.parametrize("name", methods.names())
 def test_every_method_has_a_form_that_a_cpu_can_do(name: str) -> None:
-    config = benchmark.small(name, DataConfig(image_size=32, eval_resize=32), epochs=30)
+    config = small(name, DataConfig(image_size=SIDE_PX, eval_resize=SIDE_PX), epochs=30)
     assert config.method.name == name
-    assert (config.train.epochs, config.train.global_batch) == (30, benchmark.BATCH)
-    assert config.model.encoder == benchmark.NARROW
-    assert methods.build(config, benchmark.TrainingData(5000, 10)).encoders
+    assert (config.train.epochs, config.train.global_batch, config.optimizer.warmup_epochs) == (30, BATCH, 3)
+    assert config.model.encoder == NARROW
+    assert methods.build(config, TrainingData(5000, 10)).encoders
+
+
+def test_what_was_learned_is_kept_and_not_mixed_with_other_settings(tmp_path: Path) -> None:
+    config = small("simclr", DataConfig(image_size=SIDE_PX, eval_resize=SIDE_PX), epochs=30)
+    kept = {"row": {"20-NN": 40.0}, "where": {"date": "2026-01-01"}, "config": to_json(config)}
+    (tmp_path / LEARNED_FILE).write_text(json.dumps(kept))
+    splits = Splits.__new__(Splits)  # nothing is measured
+    assert learn(config, tmp_path, splits, minutes=0) == kept
+    longer = small("simclr", config.data, epochs=31)
+    with pytest.raises(ValueError, match=r"learned.json is of another configuration \(.*train.epochs: 30 -> 31"):
+        learn(longer, tmp_path, splits, minutes=0)
+
+
+def test_the_table_says_who_has_not_finished() -> None:
+    console = Console(record=True, width=120)
+    print_rows({"random weights": {"20-NN": 26.25, "effective rank": 4.6}, "swav": {}}, console)
+    shown = console.export_text()
+    assert "| random weights | – | 26.2 | – | 4.6 | – | – |" in shown
+    assert "| swav (not finished) | – |" in shown

@@ -1,7 +1,7 @@
 """What a pretraining run will take in memory, disk and network, computed from its configuration before anything runs.
 
 The method's networks are built without storage and run once on fake tensors, which have shapes and no values. So every
-is that of the model as it is, takes a second or two, and needs neither the memory nor the GPU.
+number is that of the model as it is, takes a second or two, and needs neither the memory nor the GPU.
 """
 
 from __future__ import annotations
@@ -221,10 +221,23 @@ def _kept_bytes(
         ]
         with torch.autograd.graph.saved_tensors_hooks(keep, _never), _autocast(device, half):
             for way in passes:
-                with torch.set_grad_enabled(way.has_gradient):
+                with torch.set_grad_enabled(way.has_gradient), _refusing_sizes(config, views[way.view].shape[-1]):
                     functional_call(way.network, named(way.network, fakes), views[way.view])
         counted_elsewhere = {t.untyped_storage()._cdata for t in [*fakes.values(), *views]}
         return sum(storage.nbytes() for key, storage in kept.items() if key not in counted_elsewhere)
+
+
+@contextmanager
+def _refusing_sizes(config: PretrainConfig, side: int) -> Iterator[None]:
+    """A network's assertion on the size of its images as an error that a user can do something about."""
+    try:
+        yield
+    except AssertionError as error:
+        encoder = " or ".join(filter(None, (config.model.encoder, config.model.encoder_b)))
+        raise ValueError(
+            f"encoder {encoder} does not take images of {side} px ({error}); allowed: --data.image-size (and views) of "
+            "the size that it is made for, or another --model.encoder (timm's ViTs take any multiple of their patches)"
+        ) from error
 
 
 def fake_tensors(method: Method, device: torch.device) -> dict[int, Tensor]:
@@ -274,9 +287,7 @@ def _batch_norm_traffic(method: Method, ranks: int, size: int, on_gpu: bool, num
     torch's batch norm on GPUs gathers the former with a count, ours on CPUs without. In an encoder whose images pass in
     several parts for each of these, and forward twice.
     """
-    in_parts = (
-        {layer for encoder in method.encoders.values() for layer in encoder.modules()} if num_parts > 1 else set()
-    )
+    in_parts = {layer for encoder in method.encoders.values() for layer in encoder.modules()}
     sent = 0.0
     for way in method.passes():
         for layer in way.network.modules():

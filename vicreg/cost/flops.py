@@ -36,9 +36,14 @@ PEAK_SHARES = {"bf16": 1.0, "fp16": 1.0, "auto": 1.0, "float32": 0.5}
 """Of that peak, by the precision of a run: TF32, which PyTorch's convolutions use for float32, has half."""
 
 
-@functools.cache
 def step_flops(config: PretrainConfig, rows: int, data: TrainingData = UNKNOWN_DATA) -> float:
     """Floating-point operations of a step on one rank with `rows` images, all views of each."""
+    return rows * _flops_per_image(config, data, 0 < config.train.micro_batch < rows)
+
+
+@functools.cache
+def _flops_per_image(config: PretrainConfig, data: TrainingData, in_parts: bool) -> float:
+    """in_parts: whether a rank's batch passes the encoders in parts."""
     probe = 2  # batch norm wants more than one image
     channels = config.model.in_channels
     method = method_without_storage(config, torch.float32, data)
@@ -52,13 +57,13 @@ def step_flops(config: PretrainConfig, rows: int, data: TrainingData = UNKNOWN_D
                 )
             if way.has_gradient:
                 embedding.sum().backward()
-        if 0 < config.train.micro_batch < rows:
+        if in_parts:
             for way in encoder_passes(method):  # whose features are computed once more, without a graph
                 side = config.each_view[way.view].image_size
                 with torch.no_grad():
                     functional_call(way.network, named(way.network, fakes), torch.empty(probe, channels, side, side))
     total: int = counter.get_total_flops()
-    return rows * total / probe
+    return total / probe
 
 
 def peak_flops(device: torch.device, precision: str) -> float:

@@ -28,6 +28,7 @@ from vicreg.data.channels import require_channels
 from vicreg.data.loaders import centre_batches
 from vicreg.evals.data_identity import FRAMED_BY, fingerprint, match_classes
 from vicreg.evals.kept_parts import KeptRows
+from vicreg.evals.results import CannotMeasure
 from vicreg.exchange.encoder_file import checksum
 from vicreg.model import num_features
 from vicreg.ranks import distributed
@@ -136,20 +137,20 @@ class Splits:
         return _renumbered(labels, self.val_classes, self.num_classes) if split == "val" else labels
 
     def require_multi_label(self, wanted: bool, evaluation: str) -> None:
-        """ValueError where there are no labels, or not of the kind that an evaluation measures."""
+        """CannotMeasure where there are no labels, or not of the kind that an evaluation measures."""
         if not self.has_labels:
             without = [path for path in (self.data.train, self.data.val) if not has_labels(Path(path))]
-            raise ValueError(
+            raise CannotMeasure(
                 f"{' and '.join(without)} has images without labels, which {evaluation} needs; write them with labels "
                 "(dataprep/write_ffcv.py folder --help), or measure on other data with --data.train and --data.val"
             )
         if self.multi_label and not wanted:
-            raise ValueError(
+            raise CannotMeasure(
                 f"{self.data.train} has images that show several of {self.num_classes} classes, allowed for "
                 f"{evaluation}: one class per image; the evaluation of such data is svm"
             )
         if wanted and not self.multi_label:
-            raise ValueError(
+            raise CannotMeasure(
                 f"{self.data.train} has one class per image, allowed for {evaluation}: labels that say of each class "
                 "whether it is present (such as VOC2007's); evaluations of such data are linear, knn and few_labels"
             )

@@ -19,17 +19,15 @@ from vicreg.config import (
     ViewConfig,
     require,
 )
+from vicreg.loss_costs import cosines_cost
 from vicreg.losses.directions import negative_cosine, spread_of_directions
 from vicreg.losses.forms import NUM_VIEWS
-from vicreg.losses.variance_covariance import SpreadConfig, add_spread, spread_costs
+from vicreg.losses.variance_covariance import SpreadConfig, add_spread
 from vicreg.method import Inputs, LossCost, Pass, Progress, Published, Term, TrainingData
 from vicreg.model import build_expander
 from vicreg.moving_average import follow, momentum_at, teacher_of
 from vicreg.presets import CIFAR10, CIFAR100, solo_learn_cifar
 from vicreg.shared_terms import REGULARISED, SPREAD
-
-LOSS_PASSES = 8
-"""Times that the loss reads or writes an embedding: lengths, cosines, gradients."""
 
 
 @dataclass(frozen=True)
@@ -115,16 +113,7 @@ def networks(config: PretrainConfig) -> str:
 
 def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
     """See `MethodFile`. Embeddings, predictions, what the teacher says, and two gradients."""
-    assert isinstance(config.method, Config)
-    total, dims = config.train.global_batch, int(config.model.expander.split("-")[-1])
-    own = NUM_VIEWS * total // ranks * dims
-    return LossCost(
-        title=f"cosines of {total} x {dims}",
-        forms=spread_costs(config.method, total, dims, ranks, size),
-        held_bytes=5 * own * size,
-        sent_bytes=0.0,
-        moved_bytes=LOSS_PASSES * own * size,
-    )
+    return cosines_cost(config, ranks, size, kept=5)
 
 
 def _imagenet(epochs: int, base_lr: float, **settings: Any) -> PretrainConfig:

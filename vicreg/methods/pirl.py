@@ -14,7 +14,7 @@ from vicreg.losses.forms import NUM_VIEWS
 from vicreg.memory_bank import MemoryBank, bank_cost
 from vicreg.method import Inputs, LossCost, Method, Pass, Progress, Published, Term, TrainingData
 from vicreg.model import build_expander, build_model, num_features
-from vicreg.patches import cell_patches, global_draws
+from vicreg.patches import PATCH_SHARE, Jigsaw, global_draws
 from vicreg.presets import CIFAR10, PLAIN_CROP
 from vicreg.shared_terms import SPREAD
 
@@ -34,7 +34,7 @@ class Config(MethodConfig):
     """Weight of the patches' part of the loss; the image's has the rest of 1."""
     cells: int = 3
     """Parts of each side that patches are cut from."""
-    patch_share: float = 64 / 85
+    patch_share: float = PATCH_SHARE
     """Side of a patch over that of its cell."""
 
     def __post_init__(self) -> None:
@@ -44,27 +44,6 @@ class Config(MethodConfig):
         require(0 <= self.jigsaw_weight <= 1, "jigsaw_weight", self.jigsaw_weight, "from 0 to 1")
         require(self.cells >= 1, "cells", self.cells, "1 or more")
         require(0 < self.patch_share <= 1, "patch_share", self.patch_share, "above 0, to 1")
-
-
-class Jigsaw(nn.Module):
-    """Images (B, 3, S, S) to the embeddings (B, D) of their patches, each through encoder and head, in some order."""
-
-    def __init__(self, encoder: nn.Module, patch_head: nn.Module, joint_head: nn.Module, settings: Config) -> None:
-        super().__init__()
-        self.encoder, self.patch_head, self.joint_head, self.settings = encoder, patch_head, joint_head, settings
-
-    def forward(self, images: Tensor, draws: Tensor | None = None) -> Tensor:
-        """draws: uniform numbers (B, cells^2, 3), two for the place in the cell and one for the order; else centred."""
-        number = self.settings.cells**2
-        if draws is None:
-            draws = images.new_full((len(images), number, 3), 0.5)
-        side_px = max(1, round(images.shape[2] // self.settings.cells * self.settings.patch_share))
-        patches = cell_patches(images, self.settings.cells, side_px, draws[..., :2])
-        embedded = self.patch_head(self.encoder(patches.flatten(0, 1))).view(len(images), number, -1)
-        order = draws[..., 2].argsort(1)
-        shuffled = embedded.gather(1, order[..., None].expand_as(embedded))
-        result: Tensor = self.joint_head(shuffled.flatten(1))
-        return result
 
 
 class Pirl(Method):
@@ -118,7 +97,8 @@ class Pirl(Method):
         self.bank.follow(*self._seen, taken)
 
     def _jigsaw(self) -> Jigsaw:
-        return Jigsaw(self.encoder, self.patch_head, self.joint_head, self.settings)
+        settings = self.settings
+        return Jigsaw(self.encoder, self.patch_head, self.joint_head, settings.cells, settings.patch_share)
 
     def passes(self) -> list[Pass]:
         """The image, and its patches."""

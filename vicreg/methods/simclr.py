@@ -16,15 +16,13 @@ from vicreg.config import (
     PretrainConfig,
     TrainConfig,
 )
-from vicreg.losses.contrastive import contrast_cost, nt_xent_loss, require_temperature
+from vicreg.loss_costs import nt_xent_cost
+from vicreg.losses.contrastive import nt_xent_loss, require_temperature
 from vicreg.losses.directions import spread_of_directions
 from vicreg.losses.forms import NUM_VIEWS
 from vicreg.method import Inputs, LossCost, Progress, Published, Term, TrainingData
 from vicreg.presets import CIFAR10, CIFAR100, simclr_view, solo_learn_cifar
 from vicreg.shared_terms import SPREAD
-
-LOSS_PASSES = 12
-"""Times that the loss reads or writes an embedding beside its products: lengths, company, gradients."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +76,8 @@ def networks(config: PretrainConfig) -> str:
 
 
 def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
-    """See `MethodFile`. Embeddings, the same at length 1, what belongs to them, two gradients."""
-    total, dims = NUM_VIEWS * config.train.global_batch, int(config.model.expander.split("-")[-1])
-    own = total // ranks * dims
-    return LossCost(
-        title=f"similarities of {total} x {total}",
-        forms={"rows": contrast_cost(total // ranks, total, dims, ranks, size, twice=True)},
-        held_bytes=6 * own * size,
-        sent_bytes=0.0,
-        moved_bytes=LOSS_PASSES * own * size,
-    )
+    """See `MethodFile`."""
+    return nt_xent_cost(config, ranks, size)
 
 
 def _imagenet(epochs: int) -> PretrainConfig:

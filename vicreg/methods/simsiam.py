@@ -9,16 +9,15 @@ from torch import Tensor, nn
 
 from vicreg.branches import Branches, say_branches
 from vicreg.config import DataConfig, MethodConfig, ModelConfig, OptimizerConfig, PretrainConfig, TrainConfig, require
+from vicreg.loss_costs import cosines_cost
 from vicreg.losses.directions import negative_cosine, spread_of_directions
 from vicreg.losses.forms import NUM_VIEWS
-from vicreg.losses.variance_covariance import SpreadConfig, add_spread, spread_costs
+from vicreg.losses.variance_covariance import SpreadConfig, add_spread
 from vicreg.method import Inputs, LossCost, ParameterGroup, Pass, Progress, Published, Term, TrainingData
 from vicreg.presets import CIFAR10, CIFAR100, SGD, moco_v2_view, solo_learn_cifar
 from vicreg.shared_terms import REGULARISED, SPREAD
 
 Norm = Literal["plain", "none"]
-LOSS_PASSES = 8
-"""Times that the loss reads or writes an embedding: lengths, cosines, gradients."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +91,7 @@ def networks(config: PretrainConfig) -> str:
 
 def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
     """See `MethodFile`. Embeddings, predictions and the gradients of both."""
-    assert isinstance(config.method, Config)
-    total, dims = config.train.global_batch, int(config.model.expander.split("-")[-1])
-    own = NUM_VIEWS * total // ranks * dims
-    return LossCost(
-        title=f"cosines of {total} x {dims}",
-        forms=spread_costs(config.method, total, dims, ranks, size),
-        held_bytes=4 * own * size,
-        sent_bytes=0.0,
-        moved_bytes=LOSS_PASSES * own * size,
-    )
+    return cosines_cost(config, ranks, size, kept=4)
 
 
 def _imagenet(epochs: int, batch: int, warmup: float = 0.0, norm: Norm = "plain", **settings: Any) -> PretrainConfig:

@@ -17,9 +17,10 @@ from vicreg.config import (
     ViewConfig,
     require,
 )
-from vicreg.losses.contrastive import contrast_cost, nt_xent_loss, require_temperature
+from vicreg.loss_costs import nt_xent_cost
+from vicreg.losses.contrastive import nt_xent_loss, require_temperature
 from vicreg.losses.directions import spread_of_directions
-from vicreg.losses.forms import NUM_VIEWS, ring_sum_bytes
+from vicreg.losses.forms import NUM_VIEWS
 from vicreg.method import Inputs, LossCost, Progress, Published, Term, TrainingData
 from vicreg.one_network import OneNetwork
 from vicreg.presets import CIFAR10, CIFAR100, simclr_view
@@ -74,13 +75,7 @@ def networks(config: PretrainConfig) -> str:
 
 def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
     """See `MethodFile`."""
-    total = config.train.global_batch * len(config.each_view)
-    dims = int(config.model.expander.split("-")[-1])
-    only = contrast_cost(total // ranks, total, dims, ranks, size, twice=True)
-    own = total // ranks * dims * size
-    return LossCost(
-        f"similarities of {total} x {dims}", {"only": only}, 3 * own, ring_sum_bytes(2 * dims * size, ranks), 6 * own
-    )
+    return nt_xent_cost(config, ranks, size)
 
 
 def _imagenet() -> PretrainConfig:

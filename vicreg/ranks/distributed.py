@@ -68,7 +68,8 @@ def device_for(placement: Placement) -> torch.device:
             )
         torch.cuda.set_device(placement.local_rank)
         return torch.device("cuda", placement.local_rank)
-    torch.set_num_threads(placement.num_threads)
+    # No more than torch began with: whoever set OMP_NUM_THREADS has shared out the cores.
+    torch.set_num_threads(min(torch.get_num_threads(), placement.num_threads))
     return torch.device("cpu")
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import NamedTuple
 
@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vicreg import kernels
+from vicreg.views import rand_augment
 from vicreg.views.blur import blur, radius_px
 from vicreg.views.colour_operations import OPERATIONS, Operation, by_channel
-from vicreg.views.view_parameters import Colour, Jitter
+from vicreg.views.view_parameters import Colour, Jitter, Rand
 
 ONE_BY_ONE_MIN_PX = 96
 """On a CPU images of this side and above are changed one by one, in place, while they lie in the processor's cache."""
@@ -33,7 +34,7 @@ ONE_BY_ONE_MIN_PX = 96
 class Stage(NamedTuple):
     """One operation on some samples of a block."""
 
-    operation: Operation
+    operation: Operation | Rand
     entries: slice
     """Whose samples and amounts: entries of the plan's arrays."""
     first: int
@@ -60,8 +61,10 @@ class ColourPlan:
     amounts: Tensor
     """Factor, shift, angle or standard deviation for each of `samples`: float32 (n, 1, 1, 1), or (n, C, 1, 1)."""
     settings: Tensor
-    """The same by sample, as `colour_kernels.NUM_COLUMNS` says: float32 (B, 11); rotations are not in it. Of channels
-    that are no colours (B, 0)."""
+    """The same by sample, as `colour_kernels.NUM_COLUMNS` says: float32 (B, 11). Of channels that are no colours
+    (B, 0)."""
+    is_in_settings: bool
+    """Whether that is all: rotations and RandAugment's operations are not in it."""
 
     @classmethod
     def build(cls, colour: Colour, angle_rad: NDArray[np.float32], one_by_one: bool = False) -> ColourPlan:
@@ -91,14 +94,17 @@ class ColourPlan:
                 first = int(changed[0]) if neighbours else -1
                 blocks[0].stages.append(Stage(operation, entries, first, _radius_px(operation, by.max())))
         settings = torch.from_numpy(_settings(colour))
-        return cls(blocks, torch.from_numpy(samples), torch.from_numpy(amounts)[:, :, None, None], settings)
+        is_in_settings = not angle_rad.any() and not colour.rand_operations.size
+        amounts_of = torch.from_numpy(amounts)[:, :, None, None]
+        return cls(blocks, torch.from_numpy(samples), amounts_of, settings, is_in_settings)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> ColourPlan:
         """The same plan with its tensors on `device`."""
-        tensors = (
-            tensor.to(device, non_blocking=non_blocking) for tensor in (self.samples, self.amounts, self.settings)
-        )
-        return ColourPlan(self.blocks, *tensors)
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=non_blocking)
+            for name in ("samples", "amounts", "settings")
+        }
+        return replace(self, **moved)
 
 
 @torch.no_grad()
@@ -112,7 +118,7 @@ def augment(views: Tensor, plan: ColourPlan, mean: Sequence[float], std: Sequenc
     scale = by_channel(tuple(1 / s for s in std), views.device)
     is_rgb = views.dtype == torch.uint8
     own = kernels.load("vicreg.views.colour_kernels", views.device) if is_rgb else None
-    if own and not any(stage.operation == Operation.ROTATE for block in plan.blocks for stage in block.stages):
+    if own and plan.is_in_settings:
         return _augment_in_kernels(own, views, plan, scale, offset)
     result = _empty(views.shape, views.device)
     with _one_thread() if views.device.type == "cpu" else nullcontext():
@@ -170,7 +176,7 @@ def _run(stage: Stage, images: Tensor, samples: Tensor, amounts: Tensor) -> None
     if stage.operation == Operation.BLUR:
         blur(part, amounts, stage.radius_px)
     else:
-        OPERATIONS[stage.operation](part, amounts)
+        _OPERATIONS[stage.operation](part, amounts)
     if where is not None:
         images.index_copy_(0, where, part)
 
@@ -192,7 +198,9 @@ def _columns(amounts: NDArray[np.float32], width: int) -> NDArray[np.float32]:
     return np.broadcast_to(amounts.reshape(len(amounts), -1), (len(amounts), width))
 
 
-Step = tuple[Operation, NDArray[np.int64], NDArray[np.float32]]
+_OPERATIONS = {**OPERATIONS, **rand_augment.OPERATIONS}
+
+Step = tuple[Operation | Rand, NDArray[np.int64], NDArray[np.float32]]
 """An operation, the samples that it changes, and by how much each (n,), or each of its channels (n, C)."""
 
 
@@ -201,7 +209,9 @@ def _steps(colour: Colour, angle_rad: NDArray[np.float32]) -> list[Step]:
     jitter = (colour.brightness, colour.contrast, colour.saturation, colour.hue)
     neutral = (1.0, 1.0, 1.0, 0.0)
     no_amount = np.zeros(len(angle_rad), np.float32)
-    wishes = [(Operation.ROTATE, angle_rad, angle_rad != 0)]
+    wishes: list[tuple[Operation | Rand, NDArray[np.float32], NDArray[np.bool_]]] = [
+        (Operation.ROTATE, angle_rad, angle_rad != 0)
+    ]
     for place in range(len(Jitter)):
         for change in Jitter:
             changes = (jitter[change] != neutral[change]).reshape(len(angle_rad), -1).any(axis=1)
@@ -212,8 +222,12 @@ def _steps(colour: Colour, angle_rad: NDArray[np.float32]) -> list[Step]:
     wishes.append((Operation.GRAYSCALE, no_amount, colour.grayscale))
     wishes.append((Operation.BLUR, colour.sigma_px, colour.sigma_px > 0))
     wishes.append((Operation.SOLARIZE, no_amount, colour.solarize))
+    for operations, amounts in zip(colour.rand_operations.T, colour.rand_amounts.T, strict=True):
+        for number in np.unique(operations[operations >= 0]).tolist():
+            chosen = Rand(number) if number in rand_augment.OPERATIONS else Operation(number)
+            wishes.append((chosen, amounts, operations == number))
     return [(operation, np.flatnonzero(on), amounts[on]) for operation, amounts, on in wishes if on.any()]
 
 
-def _radius_px(operation: Operation, largest: float) -> int:
+def _radius_px(operation: Operation | Rand, largest: float) -> int:
     return radius_px(largest) if operation == Operation.BLUR else 0

@@ -8,7 +8,7 @@ official VICReg program (`augmentations.py`); tests compare them with torchvisio
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -35,6 +35,29 @@ JITTER_ORDERS: NDArray[np.uint8] = np.array(list(itertools.permutations(range(le
 """The 24 orders in which the four changes may run (24, 4)."""
 
 
+class Rand(IntEnum):
+    """What RandAugment can do beside the jitter's changes; numbered on from `colour_operations.Operation`."""
+
+    AUTOCONTRAST = 8
+    EQUALIZE = 9
+    INVERT = 10
+    ROTATE = 11
+    POSTERIZE = 12
+    SOLARIZE = 13
+    SOLARIZE_ADD = 14
+    SHARPNESS = 15
+    SHEAR_X = 16
+    SHEAR_Y = 17
+    TRANSLATE_X = 18
+    TRANSLATE_Y = 19
+
+
+RAND_CHOICES: NDArray[np.int8] = np.array([*Rand, Jitter.SATURATION, Jitter.CONTRAST, Jitter.BRIGHTNESS], dtype=np.int8)
+"""Among which RandAugment chooses, all alike (PyContrast, `datasets/RandAugment.py`)."""
+RAND_P, RAND_NOISE, RAND_MAX = 0.5, 0.5, 10.0
+"""Probability of a chosen operation, standard deviation of its magnitude, and the largest one (there: mstd0.5)."""
+
+
 class Draw(IntEnum):
     """Which number of a sample's view is drawn; a change of these changes the augmentations of every run."""
 
@@ -53,6 +76,7 @@ class Draw(IntEnum):
     CROP_TOP = 12
     CROP_LEFT = 13
     CROP_TRIES = 16  # this and the following 2 * NUM_CROP_TRIES: area and aspect ratio of each try
+    RAND_AUGMENT = 40  # this and the following 5 for each of its operations
     CHANNELS = 64  # this and the following, two for each channel that is no colour: brightness and contrast
 
 
@@ -108,6 +132,10 @@ class Colour:
     sigma_px: NDArray[np.float32]
     """Standard deviation of the Gaussian blur; 0 for none."""
     solarize: NDArray[np.bool_]
+    rand_operations: NDArray[np.int8] = field(default_factory=lambda: np.empty((0, 0), np.int8))
+    """RandAugment's, one after the other (B, n): numbers of `RAND_CHOICES`, -1 for none."""
+    rand_amounts: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    """Of each: factor, angle, bits, threshold of 255, or share of a side."""
 
 
 def draw_geometry(
@@ -141,6 +169,7 @@ def draw_colour(
     channels: how many there are where they are no colours; 0 for RGB.
     """
     key = Key(seed, epoch, np.asarray(samples, np.int64), view_number)
+    rounds = [_draw_rand_operation(key, number, view.rand_magnitude) for number in range(view.rand_augment)]
     jittered = key.happens(Draw.JITTER, view.jitter_p)
     blurred = key.happens(Draw.BLUR, view.blur_p)
 
@@ -166,7 +195,30 @@ def draw_colour(
         grayscale=key.happens(Draw.GRAYSCALE, view.grayscale_p),
         sigma_px=where(blurred, key.between(Draw.BLUR_SIGMA, *view.blur_sigma_px), 0.0),
         solarize=key.happens(Draw.SOLARIZE, view.solarize_p),
+        rand_operations=np.array([operations for operations, _ in rounds], np.int8).reshape(-1, len(samples)).T,
+        rand_amounts=np.array([amounts for _, amounts in rounds], np.float32).reshape(-1, len(samples)).T,
     )
+
+
+def _draw_rand_operation(key: Key, number: int, magnitude: float) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """The operation number `number` of RandAugment and its amount for each sample (B,)."""
+    first = Draw.RAND_AUGMENT + 5 * number
+    operations = RAND_CHOICES[(key.uniform(first) * len(RAND_CHOICES)).astype(np.int64)]
+    # Box and Muller's normal numbers.
+    normal = np.sqrt(-2 * np.log1p(-key.uniform(first + 2))) * np.cos(2 * np.pi * key.uniform(first + 3))
+    level = np.clip(magnitude + RAND_NOISE * normal, 0, RAND_MAX) / RAND_MAX
+    signed = np.where(key.uniform(first + 4) < 0.5, level, -level)
+    amounts = level * 1.8 + 0.1  # factors; what has no amount takes none
+    for those, values in {
+        (Rand.ROTATE,): signed * np.deg2rad(30),
+        (Rand.POSTERIZE,): np.floor(level * 4),
+        (Rand.SOLARIZE,): np.floor(level * 256),
+        (Rand.SOLARIZE_ADD,): np.floor(level * 110),
+        (Rand.SHEAR_X, Rand.SHEAR_Y): signed * 0.3,
+        (Rand.TRANSLATE_X, Rand.TRANSLATE_Y): signed * 0.45,
+    }.items():
+        amounts = np.where(np.isin(operations, those), values, amounts)
+    return np.where(key.happens(first + 1, RAND_P), operations, np.int8(-1)), amounts.astype(np.float32)
 
 
 def _draw_boxes(view: ViewConfig, key: Key, widths: NDArray[np.int64], heights: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.pretrain import main
+from jobs.planning import recipes
+from jobs.planning.ablations import ABLATIONS
+from jobs.pretrain import main, parse
 
 Pretrain = Callable[..., tuple[int, str]]
 ROOT = Path(__file__).parents[3]
@@ -89,6 +91,19 @@ def test_a_dry_run_is_the_stored_example(site: Path, digits_folder: Path, pretra
     assert not (site / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "command", [*(f"--recipe {name}" for name in recipes.RECIPES), *(row.command for row in ABLATIONS if row.options)]
+)
+def test_every_recipe_and_every_row_of_the_paper_can_be_planned(pretrain: Pretrain, command: str) -> None:
+    """With a narrow network, whose memory and arithmetic are found quickly, and no more images than there are here."""
+    options = command.removeprefix("python jobs/pretrain.py ").split()
+    batch = str(min(1024, parse(options).config.train.global_batch))
+    narrow = "--nodes", "1", "--model.encoder", "resnet10-narrow", "--train.global-batch", batch, "--dry-run"
+    code, shown = pretrain(*options, *narrow)
+    assert code == 0, shown
+    assert "resnet10-narrow" in shown
+
+
 WRONG = [
     (
         ["--train.global-batch", "1000"],
@@ -96,7 +111,7 @@ WRONG = [
     ),
     (
         ["--data.train", "nowhere/train.beton"],
-        "nowhere/train.beton: no such file; write it with dataprep/write_ffcv.py",
+        "nowhere/train.beton: no such file; write it with python dataprep/write_ffcv.py folder --root IMAGES",
     ),
     (["--data.val", "nowhere/val.beton", "--then-eval"], "nowhere/val.beton: no such file"),
     (

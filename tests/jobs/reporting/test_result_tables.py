@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,11 @@ from jobs.report import describe_run
 from jobs.reporting.document import Table, Text
 from jobs.reporting.html_report import run_page
 from jobs.reporting.measured_run import Run, load_run
-from jobs.reporting.result_tables import (
-    ROWS_OF,
-    data_set_name,
-    matched_classes,
-    measured_tables,
-    published,
-    say_metric,
-)
+from jobs.reporting.published_tables import ROWS_OF, published
+from jobs.reporting.result_tables import data_set_name, matched_classes, measured_tables, other_settings, say_metric
 from tests.jobs.measured_runs import write_result
 from tests.jobs.run_folders import write_run
+from vicreg import methods
 from vicreg.config_json import from_json, to_json
 from vicreg.evals import protocols
 from vicreg.evals.protocols import DataSet
@@ -161,14 +157,48 @@ def test_a_run_without_a_published_number_has_no_row(run: Path, tmp_path: Path) 
     assert tables[-1].own == {0}
 
 
-def test_the_published_row_of_a_runs_method_stands_below_it(run: Path, tmp_path: Path) -> None:
-    whole: dict[str, Any] = {"data": _data(tmp_path, 5_011, 4_952), "num_classes": 20, "evaluation": "voc07"}
-    write_run(tmp_path / "moco", recipe("moco-v2").pretrain, "moco-v2")
-    write_result(tmp_path / "moco", "svm", TRAINED, {"map": 80.0}, **whole)
-    (table,) = (block for block in published([load_run(tmp_path / "moco")]) if isinstance(block, Table))
-    assert [row[1] for row in table.rows[1:4]] == ["MoCo", "MoCo v2", "VICReg"]
+@pytest.mark.parametrize("method", methods.names())
+def test_the_published_row_of_a_runs_method_stands_below_it(method: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(recipe("digits").pretrain, method=methods.load(method).Config())
+    write_run(tmp_path / "run", config, "digits")
+    whole: dict[str, Any] = {"data": _data(tmp_path, 1_281_167, 50_000), "num_classes": 1000}
+    write_result(tmp_path / "run", "linear", TRAINED, {"top1": 60.0}, **whole)
+    (table,) = (block for block in published([load_run(tmp_path / "run")]) if isinstance(block, Table))
+    assert table.rows[0] == ["measured", str(tmp_path / "run"), "60.0"]
+    of_method = ROWS_OF.get(method, ())
+    assert bool(of_method) is (method not in ("supcon", "sigreg"))  # of which VICReg's paper has no row
+    below = [row for row in table.rows[1:] if row[1] in of_method]
+    assert table.rows[1 : 1 + len(below)] == below
+    assert sorted(row[1] for row in below) == sorted(of_method)
+    assert all(float(row[2]) > 60 for row in below)
 
 
 def test_every_row_of_a_method_is_published() -> None:
     printed = {method for column in protocols.COLUMNS for method in column.values}
     assert {row for rows in ROWS_OF.values() for row in rows} <= printed
+
+
+def test_the_last_epoch_leads_and_what_flatters_is_marked(run: Path, tmp_path: Path) -> None:
+    metrics = {"top1": 90.0, "top5": 99.0, "top1_last_epoch": 80.0, "top5_last_epoch": 95.0, "top1_grid_best": 91.0}
+    write_result(run, "linear", TRAINED, metrics, data=_data(tmp_path, 40, 20))
+    loaded = load_run(run)
+    table = next(table for table in measured_tables(loaded) if table.rows[0][0] == "linear")
+    assert [row[1:] for row in table.rows] == [
+        ["top-1", "80.0"],
+        ["top-5", "95.0"],
+        ["top-1, best epoch †", "90.0"],
+        ["top-5, best epoch †", "99.0"],
+        ["top-1, best of grid †", "91.0"],
+    ]
+    assert other_settings(loaded)[0] == "† chosen on the validation images themselves, which flatters it."
+    tile = run_page(loaded).partition('<ul class="tiles">')[2].partition("</ul>")[0]
+    assert "<b>80.0<small> %</small></b> <span>linear, top-1</span>" in tile
+    assert "best epoch, which flatters, 90.0" in tile
+
+
+def test_what_differs_from_the_published_run_is_said(run: Path, tmp_path: Path) -> None:
+    write_result(run, "knn", TRAINED, {"top1_20_neighbours": 60.0}, data=_data(tmp_path, 1_281_167, 50_000),
+                 num_classes=1000)  # fmt: skip
+    _, notes = _published(load_run(run))
+    assert f"The pretraining of {run} is not the published one (data.image_size: 224 -> 32" in notes[0]
+    assert "model.encoder: 'resnet50' -> 'resnet10-narrow'" in notes[0]

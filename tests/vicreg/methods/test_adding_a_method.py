@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from tests.ranks import run_ranks
-from tests.vicreg.methods.test_every_method import _assert_same
+from tests.vicreg.methods.small_runs import assert_same
 from vicreg import checkpoint, methods
 from vicreg.config import ModelConfig, OnlineConfig, OptimizerConfig, PretrainConfig, TrainConfig, ViewConfig
 from vicreg.cost.estimate import estimate
@@ -179,7 +179,7 @@ def test_it_trains_and_goes_on_to_the_same_bits(digits_folder: Path, tmp_path: P
     assert _train(config, parts, until=6) is Outcome.STOPPED
     assert _train(config, parts) is Outcome.FINISHED
     states = [checkpoint.load(checkpoint.list_checkpoints(run / CHECKPOINTS)[-1]) for run in (whole, parts)]
-    _assert_same(states[0], states[1], "state")
+    assert_same(states[0], states[1], "state")
     state = states[0]["method"]
     assert state["pointer"] == 11 * 128 % 512
     assert state["bank"].any(1).sum() == 11 * 128

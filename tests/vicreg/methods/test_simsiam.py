@@ -44,6 +44,9 @@ def test_the_predictors_rate_stays_and_all_decays() -> None:
     last = method.expander[-1]
     assert isinstance(last, nn.BatchNorm1d)
     assert not list(last.parameters())
+    said = method.predictor[-1]
+    assert isinstance(said, nn.Linear)  # no batch norm behind it, so it has a bias
+    assert said.bias is not None
 
 
 @pytest.mark.parametrize(("weight", "collapses"), [(0.0, True), (1.0, False)])

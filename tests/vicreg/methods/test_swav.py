@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.vicreg.methods.test_every_method import DATA, small
+from tests.vicreg.methods.small_runs import DATA, small
 from vicreg import methods
 from vicreg.losses.prototypes import sinkhorn
 from vicreg.method import Inputs, Progress

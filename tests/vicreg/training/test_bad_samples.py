@@ -17,7 +17,7 @@ from dataprep.beton.contract import BadSample, manifest_path, open_beton
 from dataprep.sources import digits
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import write_beton
-from tests.vicreg.methods.test_every_method import small
+from tests.vicreg.methods.small_runs import small
 from vicreg import checkpoint
 from vicreg.config import PretrainConfig
 from vicreg.data.decode import ImageReader

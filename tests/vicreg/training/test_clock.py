@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.ranks import run_ranks
-from tests.vicreg.methods.test_every_method import small
+from tests.vicreg.methods.small_runs import small
 from vicreg.data.batches import Batch
 from vicreg.method import TrainingData
 from vicreg.ranks import distributed

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.vicreg.methods.test_every_method import small
+from tests.vicreg.methods.small_runs import small
 from vicreg import checkpoint
 from vicreg.ranks.distributed import Placement
 from vicreg.training.metrics import read_metrics

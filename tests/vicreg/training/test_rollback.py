@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from tests.vicreg.methods.test_every_method import _assert_same, small
+from tests.vicreg.methods.small_runs import assert_same, small
 from vicreg import checkpoint
 from vicreg.config import PretrainConfig
 from vicreg.data.batches import Batch
@@ -97,7 +97,7 @@ def test_it_goes_on_behind_the_data_that_fail(
     assert _train(config, tmp_path / "parts", until=7) is Outcome.STOPPED
     assert _train(config, tmp_path / "parts") is Outcome.FINISHED
     again = checkpoint.load(checkpoint.list_checkpoints(tmp_path / "parts" / CHECKPOINTS)[-1])
-    _assert_same(again, last, "state")
+    assert_same(again, last, "state")
 
 
 def test_one_bad_step_is_left_out_and_no_more(config: PretrainConfig, tmp_path: Path, spoil: Spoil) -> None:

@@ -20,6 +20,7 @@ from vicreg.config import (
     TrainConfig,
     ViewConfig,
     official_views,
+    without_colours,
 )
 from vicreg.methods import vicreg
 from vicreg.model import NARROW
@@ -78,7 +79,7 @@ def choose(
     data = _data(choices, data, size, facts)
     batch, epochs = _length(choices, facts, machine)
     many = facts.num_images >= MANY_IMAGES and machine.has_gpus
-    model = _model(choices, size, many, machine)
+    model = replace(_model(choices, size, many, machine), channels=facts.channels)
     optimizer = _optimizer(choices, epochs, many, model)
     online = 0
     if measures_online and facts.num_images < MANY_IMAGES:
@@ -185,7 +186,10 @@ def _views(choices: _Choices, size: int, facts: ImageFacts) -> tuple[ViewConfig,
         grey = {"saturation": 0.0, "hue": 0.0, "grayscale_p": 0.0, "solarize_p": 0.0}
         choices.make("views.colours", "brightness and contrast alone", "the images are grey")
         changes |= grey
-    first, second = (replace(view, **changes) for view in official_views())
+    if facts.channels:
+        choices.make("views.colours", "brightness and contrast of each channel", "the channels are no colours")
+    usual = map(without_colours, official_views()) if facts.channels else official_views()
+    first, second = (replace(view, **changes) for view in usual)
     return first, second
 
 

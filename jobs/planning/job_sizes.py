@@ -87,7 +87,7 @@ def _seconds(piece: Piece, config: PretrainConfig, cluster: Cluster) -> float:
         num_train, num_val = (open_beton(Path(path)).num_samples for path in (piece.train, piece.val))
     except (OSError, ValueError):
         return LONG_S  # it is written while the job waits
-    images = images_passed(piece.module, piece.settings, num_train, num_val)
+    images = images_passed(piece.module, piece.settings, num_train, num_val, config.data.image_size)
     tflops = cluster.gpu_tflops or DEFAULT_SPEEDS["cuda"].tflops
     arithmetic_s = images * forward_flops(config.model, config.data.image_size) / (tflops * 1e12)
     return max(arithmetic_s, images / (DECODED_PER_S * cluster.cpus_per_gpu)) + seconds_beside(piece.module)

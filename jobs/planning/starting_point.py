@@ -159,12 +159,10 @@ def _chosen(
     if "data.train" not in fields:
         if early.help:
             return otherwise, {}
-        writing = suite_command(
-            "dataprep/write_ffcv.py", "folder", "--root", "IMAGES", "--out", "FOLDER", "--val-fraction", 0.1
-        )
+        words = ("folder", "--root", "IMAGES", "--out", "FOLDER", "--val-fraction", "0.1")
         raise ValueError(
             "recipe auto looks at your images: name their beton with --data.train FOLDER/train.beton; to write one:  "
-            f"{writing}"
+            + suite_command("dataprep/write_ffcv.py", *words)
         )
     train = Path(fields["data.train"])
     val = Path(fields.get("data.val", _beside(train)))

@@ -27,7 +27,8 @@ from vicreg.model import NARROW
 
 SIZES_PX = (32, 64, 96, 128, 160, 224)
 LARGEST_ON_CPU_PX = 64
-MIRRORED_ABOVE = 0.02
+MIRRORED_ABOVE, CHANCE = 0.02, 4.0
+"""An asymmetry from which on images are not mirrored; of n images chance alone makes about 1 / n."""
 MANY_IMAGES = 100_000
 """From here on the published settings for ImageNet hold: ResNet-50 and LARS."""
 SMALL_DATA_LARS_RATE = 4.0
@@ -174,8 +175,9 @@ def _optimizer(choices: _Choices, epochs: int, many: bool, model: ModelConfig) -
 
 
 def _views(choices: _Choices, size: int, facts: ImageFacts) -> tuple[ViewConfig, ViewConfig]:
-    mirrors = facts.mirror_asymmetry < MIRRORED_ABOVE
-    asymmetry = f"the mean of {NUM_IMAGES} images differs from its mirror image by {facts.mirror_asymmetry:.1%} of what"
+    num_seen = min(NUM_IMAGES, facts.num_images)
+    mirrors = facts.mirror_asymmetry < max(MIRRORED_ABOVE, CHANCE / num_seen)
+    asymmetry = f"the mean of {num_seen} images differs from its mirror image by {facts.mirror_asymmetry:.1%} of what"
     sides = f"{asymmetry} single ones do: left and right {'mean nothing' if mirrors else 'are not alike'}"
     changes: dict[str, Any] = {"hflip_p": choices.make("views.hflip_p", 0.5 if mirrors else 0.0, sides)}
     if not mirrors:
@@ -189,10 +191,10 @@ def _views(choices: _Choices, size: int, facts: ImageFacts) -> tuple[ViewConfig,
         grey = {"saturation": 0.0, "hue": 0.0, "grayscale_p": 0.0, "solarize_p": 0.0}
         choices.make("views.colours", "brightness and contrast alone", "the images are grey")
         changes |= grey
+    first, second = (replace(view, **changes) for view in official_views())
     if facts.channels:
         choices.make("views.colours", "brightness and contrast of each channel", "the channels are no colours")
-    usual = map(without_colours, official_views()) if facts.channels else official_views()
-    first, second = (replace(view, **changes) for view in usual)
+        return without_colours(first), without_colours(second)
     return first, second
 
 

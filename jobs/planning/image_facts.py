@@ -37,7 +37,7 @@ class ImageFacts:
     """Per channel, for values from 0 to 1."""
     std: tuple[float, ...]
     channels: int = 0
-    """Of images that are no RGB; 0: RGB."""
+    """Of images whose channels are no colours; 0: RGB."""
 
 
 def look_at(beton: Path) -> ImageFacts:

@@ -58,6 +58,7 @@ def user_errors(when_interrupted: str = "", note: Callable[[str, bool], None] | 
 
     `note` gets the message too, and whether the same would happen again.
     """
+    typed = hints.typed()
     try:
         yield
     except BrokenPipeError:  # who reads the output has seen enough
@@ -76,6 +77,8 @@ def user_errors(when_interrupted: str = "", note: Callable[[str, bool], None] | 
         if when_interrupted:
             Terminal(soft_wrap=True).print(when_interrupted, highlight=False)
         sys.exit(INTERRUPTED_EXIT_CODE)
+    finally:
+        hints.remember(typed)
 
 
 def _is_expected(error: Exception) -> bool:

@@ -14,8 +14,13 @@ _HERE = "pid "  # how ids of jobs without SLURM begin
 _typed = ""
 
 
+def typed() -> str:
+    """The profile that the command line names; empty for none."""
+    return _typed
+
+
 def remember(name: str) -> None:
-    """The profile that the command line of this process names; empty for none."""
+    """The command line names this profile; `user_errors` forgets it when the command is over."""
     global _typed  # one command line, one process
     _typed = name
 

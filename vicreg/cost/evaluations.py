@@ -34,7 +34,7 @@ def images_passed(
     if module == "detection":
         learned = (1 + BACKWARD) * settings["steps"] * settings["batch"]
         sides = (learned, settings["short_sides"][1]), (num_val, settings["test_short_side"])
-        return DETECTOR * sum(images * LONG_OVER_SHORT * side**2 / image_size**2 for images, side in sides)
+        return float(DETECTOR * sum(images * LONG_OVER_SHORT * side**2 / image_size**2 for images, side in sides))
     if module == "linear_segmentation":
         return float((settings["steps"] * settings["batch"] + num_val) * settings["crop"] ** 2 / image_size**2)
     epochs = settings.get("epochs", 0)

@@ -11,9 +11,12 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories of what is obeyed or not seen: controls (C0, C1), marks of direction, halves of pairs, breaks."""
+TREE = Path(__file__).resolve().parents[1]
+"""Where the commands of this suite lie."""
 _MARKS = re.compile(r"[\\`*<|\[\]~$]|&(?=[#\w])|(?<!\w)_|_(?!\w)")
 _AT_THE_START = re.compile(r"( *)(>|(?:#{1,6}|[+-])(?= |$)|[=-](?=[=\- ]*$)|\d+(?=[.)](?: |$)))")
 
@@ -44,6 +47,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def shell_command(*words: object) -> str:
     """A command to be copied into a shell: each word is what it is, whatever characters it has."""
     return " ".join(_shell_word(str(word)) for word in words)
+
+
+def suite_command(script: str, *words: object) -> str:
+    """A command of this suite (`jobs/report.py`) to be copied into a shell, by a path that holds in this folder."""
+    return shell_command("python", script if Path.cwd() == TREE else TREE / script, *words)
 
 
 def markdown(text: object) -> str:

@@ -17,7 +17,8 @@ from rich.table import Table
 
 from border.terminal import Terminal, say
 from border.text import visible
-from dataprep.beton.contract import IMAGE_JPEG, BetonError, manifest_path, open_beton, read_manifest
+from dataprep.beton.contract import IMAGE_JPEG, Beton, BetonError, manifest_path, open_beton, read_manifest
+from dataprep.beton.objects import CROWD, DIFFICULT, MASKS, OBJECTS, decode_objects
 from dataprep.beton.verification import problems
 from dataprep.writing.writer import WriteProgress
 
@@ -73,15 +74,19 @@ def show_summary(done: WriteProgress, target: Path, manifest: Path) -> None:
     per_class = _samples_per_class(read_manifest(target))
     lost = [name for name, count in per_class.items() if count == 0]
     num_classes = len(per_class) - len(lost)
+    pixels = open_beton(target).pixels
+    what = "" if pixels.is_rgb else f" of {pixels}"
     of_classes = f" of {num_classes:,} {'class' if num_classes == 1 else 'classes'}" if per_class else " without labels"
     flawed = f", {len(done.flawed):,} flawed and encoded anew" if done.flawed else ""
     say(
-        f"{target}: {num_written:,} samples{of_classes}{kept}{flawed}, {len(done.rejected):,} rejected, "
+        f"{target}: {num_written:,} samples{what}{of_classes}{kept}{flawed}, {len(done.rejected):,} rejected, "
         f"{done.num_bytes:,} bytes, {done.seconds:,.1f} s, {done.images_per_s:,.0f} images/s"
     )
-    for kind, names in (("rejected", done.rejected), ("flawed", done.flawed)):
+    if done.num_objects or done.left_out:
+        say(f"  {done.num_objects:,} objects, {done.num_outside:,} boxes reach out of their image")
+    for kind, names in (("rejected", done.rejected), ("flawed", done.flawed), ("left_out", done.left_out)):
         for name, reason in names[:_REASONS_SHOWN]:
-            say(f"  {kind} {visible(name)}: {visible(reason)}")
+            say(f"  {kind.replace('_', ' ')} {visible(name)}: {visible(reason)}")
         if len(names) > _REASONS_SHOWN:
             say(f"  ... all of them under `{kind}` in {manifest}")
     if lost:
@@ -133,10 +138,12 @@ def describe(path: Path) -> None:
     rows = {
         "samples": f"{beton.num_samples:,} ({num_jpeg:,} JPEG, {beton.num_samples - num_jpeg:,} raw)",
         "bytes": f"{beton.file.size:,} ({stored.mean():,.0f} per image, largest {stored.max():,.0f})",
+        "pixels": str(beton.pixels),
         "width x height": f"{sides}, mean {beton.widths.mean():.0f} x {beton.heights.mean():.0f}",
         "fields": ", ".join(beton.field_names),
         "page size": f"{beton.page_size:,} bytes",
         "labels": _describe_labels(beton.labels),
+        **_describe_objects(beton),
     }
     try:
         rows |= _manifest_rows(path)
@@ -154,6 +161,18 @@ def _describe_labels(labels: NDArray[Any]) -> str:
     present, difficult, absent = ((labels == value).sum(axis=1).mean() for value in (1, 0, -1))
     per_image = f"{present:.2f} present, {difficult:.2f} difficult, {absent:.2f} absent"
     return f"vectors of {labels.shape[1]} classes; per image {per_image}"
+
+
+def _describe_objects(beton: Beton) -> dict[str, str]:
+    """How many objects there are, and of which kinds."""
+    if OBJECTS not in beton.more:
+        return {}
+    flags = np.concatenate(
+        [decode_objects(beton.field_bytes(OBJECTS, sample))["flags"] for sample in range(beton.num_samples)]
+    )
+    kinds = f"{int((flags == DIFFICULT).sum()):,} difficult, {int((flags == CROWD).sum()):,} crowds"
+    masks = ", with masks" if MASKS in beton.more else ""
+    return {"objects": f"{len(flags):,}, {len(flags) / beton.num_samples:.2f} per image ({kinds}){masks}"}
 
 
 def _manifest_rows(path: Path) -> dict[str, str]:

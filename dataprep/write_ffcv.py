@@ -20,7 +20,7 @@ from dataprep.beton.contract import BetonError, manifest_path, open_beton
 from dataprep.console import describe, show_progress, show_summary, show_verification
 from dataprep.sources import options as source_options
 from dataprep.sources import published
-from dataprep.writing.raw_source import Source, SourceError, doubts
+from dataprep.writing.raw_source import Source, SourceError, doubts, first_format
 from dataprep.writing.subset_choice import write_drawn, write_listed
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import WriteError, already_written, write_beton
@@ -71,6 +71,10 @@ Command = (
     Annotated[source_options.Imagenet, tyro.conf.subcommand("imagenet")]
     | Annotated[source_options.Places205, tyro.conf.subcommand("places205")]
     | Annotated[source_options.Voc07, tyro.conf.subcommand("voc07")]
+    | Annotated[source_options.VocDetection, tyro.conf.subcommand("voc-detection")]
+    | Annotated[source_options.CocoDetection, tyro.conf.subcommand("coco-detection")]
+    | Annotated[source_options.VocSegmentation, tyro.conf.subcommand("voc-segmentation")]
+    | Annotated[source_options.Ade20k, tyro.conf.subcommand("ade20k")]
     | Annotated[source_options.Inat18, tyro.conf.subcommand("inat18")]
     | Annotated[source_options.Cifar10, tyro.conf.subcommand("cifar10")]
     | Annotated[source_options.Digits, tyro.conf.subcommand("digits")]
@@ -112,14 +116,22 @@ def _write_one(command: source_options.Output, source: Source) -> None:
         raise SourceError(f"{'; '.join(differences)}; {cure}")
     for doubt in (*differences, *doubts(source)):
         logger.warning("warning: %s", doubt)
+    if source.more_fields and command.max_resolution:
+        raise SourceError("--max-resolution shrinks images, whose boxes and masks would no longer fit; leave it out")
+    pixels, note = first_format(source, command.channels, command.max_pixels)
+    if note:
+        logger.warning("warning: %s", note)
+    usual_mode = source.default_write_mode if pixels.is_rgb else "raw"
     plan = WritePlan(
-        write_mode=command.write_mode or source.default_write_mode,
+        write_mode=command.write_mode or usual_mode,
         max_resolution=command.max_resolution,
         quality=command.quality,
         jpg_proportion=command.jpg_proportion,
         max_pixels=command.max_pixels,
         limit=command.limit,
         shuffle_seed=command.shuffle_seed,
+        channels=None if pixels.is_rgb else pixels.channels,
+        bits=None if pixels.is_rgb else pixels.bits,
     )
     target = command.out / f"{source.split or Path(source.root).name}.beton"
     if not command.overwrite and already_written(source, target, plan):

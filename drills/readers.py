@@ -17,7 +17,8 @@ from unittest import mock
 from dataprep.beton.contract import open_beton
 from dataprep.beton.manifest import class_names, manifest_samples, read_manifest
 from dataprep.beton.subset import read_subset
-from dataprep.sources import file_list, inat18
+from dataprep.sources import coco_detection, file_list, inat18
+from dataprep.writing.raw_objects import store_objects
 from drills.faults import refusal
 from jobs.planning import recipes, run_folder
 from jobs.watching import job_traces
@@ -157,8 +158,17 @@ READERS = {
     "iNaturalist's list": Reader(
         lambda place: place.folder / "val2018.json", lambda place: inat18._read_list(place.folder / "val2018.json")
     ),
+    "COCO's list": Reader(
+        lambda place: place.folder / "annotations" / "instances_val2017.json", lambda place: _open_coco(place.folder)
+    ),
 }
 """A new reader goes here; tests/test_architecture.py says where documents may be read."""
+
+
+def _open_coco(folder: Path) -> None:
+    source = coco_detection.open_split(folder, "val")
+    assert source.objects is not None
+    store_objects(source.objects(0), 8, 8, source.label_length)
 
 
 def _config(folder: Path) -> PretrainConfig:
@@ -210,6 +220,16 @@ def write_documents(folder: Path) -> Place:
     (folder / "photos.csv").write_text("path,label\na.jpg,ant\n")
     images = {"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "category_id": 1}]}
     (folder / "val2018.json").write_text(json.dumps(images | {"categories": [{"id": 1, "name": "ant"}]}))
+    one = {"image_id": 1, "category_id": 1, "bbox": [1.0, 1.0, 4.0, 4.0], "area": 8.0, "iscrowd": 0}
+    polygon, runs = [[1.0, 1.0, 5.0, 1.0, 5.0, 5.0]], {"size": [8, 8], "counts": [9, 2, 53]}
+    instances = {
+        "images": [{"id": 1, "file_name": "a", "height": 8, "width": 8}],
+        "annotations": [one | {"segmentation": polygon}, one | {"segmentation": runs}],
+        "categories": [{"id": 1, "name": "ant"}],
+    }
+    (folder / "val2017").mkdir()
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(instances))
     return place
 
 

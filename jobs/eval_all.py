@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from border.terminal import Terminal
-from border.text import shell_command
+from border.text import suite_command
 from disk.closed_pipe import quietly
 from jobs.planning import recipes
 from jobs.planning.cli import (
@@ -31,23 +31,22 @@ from jobs.planning.cli import (
     sizes_of,
     user_errors,
 )
-from jobs.planning.pieces import (
-    Choice,
-    Piece,
-    find_due,
-    measure_all,
-    plan,
-    split_by_data,
-)
+from jobs.planning.eval_options import Options, read_options
+from jobs.planning.job_sizes import REPORT, read_sizes, size_of, size_of_report
+from jobs.planning.measurement import measure_all
+from jobs.planning.pieces import Choice, Piece, chosen_evaluations, find_due, plan, split_by_data
 from jobs.planning.plan import show_submitted
 from jobs.planning.run_folder import read_run, require_finished, require_same_code
-from jobs.planning.subjects import LAST
+from jobs.planning.subjects import LAST, other_encoders
 from slurm import chain, executor, given_place, preflight, scheduler
 from slurm.chain import Member
 from slurm.cluster import Cluster
+from slurm.job_size import JobSize
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
 from slurm.watchdog import Watchdog
+from vicreg.config import PretrainConfig
+from vicreg.evals.results import BASELINES
 from vicreg.evals.work import Stopped
 from vicreg.model import branch
 from vicreg.ranks import distributed
@@ -76,19 +75,44 @@ class Command:
     the first are kept as NAME-of-ENCODER."""
     after: str = ""
     """Id of a SLURM job to wait for; a pretraining job that jobs/pretrain.py submitted is waited for anyway."""
+    set: tuple[str, ...] = ()
+    """Settings of evaluations, EVALUATION.SETTING=VALUE: linear.epochs=20 knn.neighbours=5,20. They are kept with the
+    result and hold until others are given."""
+    baselines: tuple[str, ...] = ()
+    """What to measure beside the trained encoder, more than the recipe says: random, pixels, or run folders of other
+    encoders (jobs/import_encoder.py makes them)."""
+    jobs: tuple[str, ...] = ()
+    """On a cluster, what single jobs ask for, JOB.KEY=VALUE of nodes, gpus, time, partition: knn.time=0:30:00; else
+    --nodes, --gpus and --time hold for all, else the profile, else estimates."""
     overwrite: bool = False
     """Compute again what is done."""
     place: Annotated[PlaceOptions, tyro.conf.arg(name="")] = field(default_factory=PlaceOptions)
 
-    def choice(self, cluster: Cluster) -> Choice:
-        """What is wanted, with paths that hold on the nodes too; ValueError for half a pair, and for what is no id."""
+    def choice(self, cluster: Cluster, recipe: str) -> Choice:
+        """What is wanted of a run of a recipe, with paths that hold on the nodes too.
+
+        ValueError for half a pair, for what is no id, and for unknown settings.
+        """
         if bool(self.train) != bool(self.val):
             raise ValueError("--train and --val go together: one beton to train on, one to measure on")
         if self.after and not (self.after.isascii() and self.after.isdecimal()):
             raise ValueError(f"--after is {self.after!r}, allowed: the id of a SLURM job, digits alone (squeue --me)")
         train, val = (str(Path(path).absolute()) if path else "" for path in (self.train, self.val))
         encoder = "" if self.encoder == "a" else self.encoder
-        return Choice(self.evals, self.checkpoints, train, val, absolute_folders(cluster), encoder)
+        settings = settings_given(self.set, recipe, self.evals)
+        baselines = absolute_baselines(self.baselines)
+        return Choice(self.evals, self.checkpoints, train, val, absolute_folders(cluster), encoder, settings, baselines)
+
+
+def settings_given(texts: Sequence[str], recipe: str, names: Sequence[str]) -> Options:
+    """What `--set` says of the evaluations that are chosen."""
+    return read_options(texts, {each.name: each for each in chosen_evaluations(recipe, names)})
+
+
+def absolute_baselines(names: Sequence[str]) -> tuple[str, ...]:
+    """Baselines with run folders that hold on the nodes too; ValueError for what is none."""
+    other_encoders(names)  # raises what it objects to
+    return tuple(name if name in BASELINES else str(Path(name).absolute()) for name in names)
 
 
 def absolute_folders(cluster: Cluster) -> dict[str, str]:
@@ -104,17 +128,21 @@ def main(arguments: list[str]) -> int:
         cluster = command.place.profile()
         run = command.run.absolute() if cluster.scheduler == "slurm" else command.run
         config, recipe = read_run(run)
-        choice = command.choice(cluster)
+        choice = command.choice(cluster, recipe)
         branch(config.model, choice.encoder)  # raises what it objects to
         if choice.checkpoints == LAST and not is_awaited(run, cluster, command.after):
             require_finished(run)
         ranks = command.place.ranks_per_node(cluster)
-        pieces = split_by_data(plan(run, recipe, config.data, choice), bool(command.evals), console)
+        planned = plan(run, recipe, config.data, choice, keeps_options=not command.overwrite)
+        pieces = split_by_data(planned, bool(command.evals), console)
         due = find_due(run, pieces, config, command.overwrite, console)
         if not due:
-            console.print(f"nothing to do; see  {shell_command('python', 'jobs/report.py', run)}", soft_wrap=True)
+            console.print(f"nothing to do; see  {suite_command('jobs/report.py', run)}", soft_wrap=True)
             return 0
-        chain_members = members(run, recipe, due, choice, cluster, command.place.num_nodes(), ranks, command.overwrite)
+        place, nodes = command.place, command.place.num_nodes()
+        usual = JobSize(nodes if nodes > 1 else 0, place.gpus, place.time or "")
+        sizes = Sizes(config, cluster, usual, command.jobs)
+        chain_members = members(run, recipe, due, choice, sizes, ranks, command.overwrite)
         if command.place.dry_run:
             return show_scripts(run, chain_members, cluster, console)
         if cluster.scheduler == "slurm":
@@ -132,35 +160,66 @@ def is_awaited(run: Path, cluster: Cluster, after: str) -> bool:
     return bool(after) or (pretrain is not None and pretrain.job_id in scheduler.queued([pretrain.job_id]))
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What is known of how large the jobs of evaluations are to be."""
+
+    config: PretrainConfig
+    cluster: Cluster
+    usual: JobSize = field(default_factory=JobSize)
+    """For every evaluation, from the command line."""
+    given: tuple[str, ...] = ()
+    """For single jobs, from the command line."""
+
+
 def members(
     run: Path,
     recipe: str,
     pieces: Sequence[Piece],
     choice: Choice,
-    cluster: Cluster,
-    nodes: int,
-    ranks_per_node: int,
+    sizes: Sizes,
+    ranks_here: int,
     overwrite: bool = False,
 ) -> list[Member]:
     """The evaluations that the pieces belong to after pretraining, and the report after all of them.
 
-    On a cluster each is a job, of the recipe's number of nodes if `nodes` is 1; on this machine one job does them all,
-    so that they share the features.
+    On a cluster each is a job of its own size; on this machine one job of `ranks_here` ranks does them all, so that
+    they share the features.
     """
     chosen = dict.fromkeys((piece.evaluation, piece.asked_as) for piece in pieces)
-    if cluster.scheduler == "slurm":
+    cluster, on_cluster = sizes.cluster, sizes.cluster.scheduler == "slurm"
+    if on_cluster:
         groups = {name: [asked_as] for name, asked_as in chosen}
     else:
         groups = {TOGETHER: [asked_as for _, asked_as in chosen]} if chosen else {}
+    if sizes.given and not on_cluster:
+        raise ValueError("--jobs sizes the jobs of a cluster; on this machine one job does all, see --gpus")
+    given = read_sizes(sizes.given, [*groups, REPORT])
     evaluations = []
     for job, names in groups.items():
         wanted = {**asdict(choice), "names": names}
-        size = nodes if nodes > 1 or job == TOGETHER else recipes.evaluation(recipe, names[0]).nodes
         arguments = {"run": str(run), "choice": wanted, "overwrite": overwrite, "job": job}
-        reads = sizes_of(name for piece in pieces if piece.asked_as in names for name in (piece.train, piece.val))
-        spec = JobSpec(job, "jobs.eval_all.run_job", arguments, size, ranks_per_node, reads=reads)
+        mine = [piece for piece in pieces if piece.asked_as in names]
+        reads = sizes_of(name for piece in mine for name in (piece.train, piece.val))
+        size = JobSize(nodes=1, gpus=ranks_here)
+        if on_cluster:
+            nodes = recipes.evaluation(recipe, names[0]).nodes
+            size = size_of(job, mine, sizes.config, cluster, given, sizes.usual, nodes)
+        spec = JobSpec(
+            job,
+            "jobs.eval_all.run_job",
+            arguments,
+            size.nodes,
+            size.gpus,
+            time=size.time,
+            partition=size.partition,
+            reads=reads,
+        )
         evaluations.append(Member(spec, ("pretrain",)))
-    report = JobSpec("report", "jobs.report.run_job", {"run": str(run)}, uses_gpus=False)
+    size = size_of_report(cluster, given) if on_cluster else JobSize()
+    report = JobSpec(
+        REPORT, "jobs.report.run_job", {"run": str(run)}, uses_gpus=False, time=size.time, partition=size.partition
+    )
     awaited = tuple(member.spec.name for member in evaluations) or ("pretrain",)
     return [*evaluations, Member(report, after=awaited, condition="afterany")]
 
@@ -207,7 +266,7 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
         config, recipe = read_run(folder)
         if choice["checkpoints"] == LAST:
             require_finished(folder)
-        pieces = plan(folder, recipe, config.data, Choice(**{**choice, "names": tuple(choice["names"])}))
+        pieces = plan(folder, recipe, config.data, Choice.read(choice), keeps_options=not overwrite)
         mine = find_due(folder, pieces, config, overwrite, console) if task.rank == 0 else []
         distributed.device_for(placement)
         # Rank 0 decides: the others may see a result a moment later.

@@ -30,9 +30,10 @@ class Command:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder of jobs/pretrain.py or jobs/import_encoder.py."""
-    format: Literal["torchvision", "timm", "safetensors", "onnx"]
+    format: Literal["torchvision", "timm", "safetensors", "onnx", "detectron2"]
     """torchvision: state dict with torchvision's names. timm: folder for timm's local-dir. safetensors: tensors and
-    what is known of them. onnx: a graph for any number of images at once."""
+    what is known of them. onnx: a graph for any number of images at once. detectron2: a ResNet's state dict with its
+    names."""
     out: Path
     """File to write; for timm a folder."""
     encoder: str = ""
@@ -58,6 +59,8 @@ def main(arguments: list[str]) -> int:
 def summary(trained: Trained, command: Command, checked: Checked) -> list[tuple[str, str]]:
     """What was written, what it takes, what it gives, and how it was checked."""
     data = trained.data
+    shape = f"{trained.model.in_channels}, {data.image_size}, {data.image_size}"
+    kind = "" if trained.model.channels else "RGB, "
     mean, std = (", ".join(map(str, values)) for values in (data.mean, data.std))
     files = [command.out] if command.out.is_file() else list(command.out.iterdir())
     size_mb = sum(file.stat().st_size for file in files) / 1e6
@@ -71,8 +74,7 @@ def summary(trained: Trained, command: Command, checked: Checked) -> list[tuple[
         ("written", f"{command.out} ({size_mb:.1f} MB{opset})"),
         (
             "input",
-            f"images (batch, 3, {data.image_size}, {data.image_size}), RGB, values from 0 to 1 less mean ({mean}), "
-            f"over std ({std})",
+            f"images (batch, {shape}), {kind}values from 0 to 1 less mean ({mean}), over std ({std})",
         ),
         ("output", f"features (batch, {num_features(trained.encoder)})"),
         ("checked", said),
@@ -88,6 +90,13 @@ def how_to_load(trained: Trained, command: Command) -> list[str]:
         return [
             f'session = onnxruntime.InferenceSession("{path}")',
             'features = session.run(None, {"images": images})[0]',
+        ]
+    if command.format == "detectron2":
+        mean, std = ([round(255 * value, 3) for value in values] for values in (trained.data.mean, trained.data.std))
+        return [
+            f'cfg.MODEL.WEIGHTS = "{path}?matching_heuristics=True"',
+            f'cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = "RGB", {mean}, {std}',
+            "cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False",
         ]
     if command.format == "safetensors":
         small = f", small_images=True, stem_padding={model.stem_padding}" if model.small_images else ""

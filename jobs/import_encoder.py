@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shutil
 import sys
 from collections.abc import Mapping
@@ -19,23 +18,22 @@ import tyro
 from torch import nn
 
 from border.terminal import Terminal
-from border.text import shell_command
 from disk.closed_pipe import quietly
 from disk.whole_files import partial_path, publish
-from jobs.planning import recipes
+from jobs.planning import hints, recipes
 from jobs.planning.cli import read_run_file, show_commands, show_summary, user_errors
 from jobs.planning.run_folder import is_finished, write_config
+from jobs.planning.starting_point import at_home
 from jobs.planning.subjects import open_residuals
-from jobs.pretrain import at_home
 from slurm.cluster import load as load_profile
-from vicreg.config import DataConfig, ModelConfig, PretrainConfig
+from vicreg.config import DataConfig, ModelConfig, PretrainConfig, without_colours
 from vicreg.config_json import to_json
 from vicreg.exchange import foreign_checkpoints
 from vicreg.exchange.encoder_file import ENCODER_FILE, listed, save_encoder, untrained_encoder
-from vicreg.exchange.foreign_checkpoints import Weights
-from vicreg.model import branch, num_parameters, usual_normalisation
+from vicreg.exchange.given_weights import PADDED, fit, is_padded, other_input, sha256_of
+from vicreg.model import branch, num_parameters
 
-_AS_IN_TRAINING = ("image_size", "mean", "std")
+STEM = ("encoder", "small_images", "stem_padding")
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,11 @@ class Command:
     encoder: str = ""
     """Name of the network in torchvision, else in timm; if empty the one that the file names, else the recipe's."""
     small_images: bool | None = None
-    """Stem for images of about 32 px; if None as the file says, else as the recipe's encoder, else False."""
+    """Stem for images of about 32 px; if None as the file says or its shapes tell, else as the recipe's encoder."""
+    stem_padding: int | None = None
+    """Padding of that stem: 1, or 2 as solo-learn has it, which no shape tells; if None as the file says or looks."""
+    part: str = ""
+    """Which network, where the file holds several: a word of its name (student, teacher, ema) or the whole of it."""
     random: bool = False
     """Without SOURCE: the encoder with random weights, as a baseline."""
     cluster: str = ""
@@ -75,9 +77,11 @@ def main(arguments: list[str]) -> int:
     console = Terminal()
     with user_errors():
         command = parse(arguments)
-        config = replace(recipes.recipe(command.recipe).pretrain, data=command.data)
+        hints.remember(command.cluster)
+        config = recipes.recipe(command.recipe).pretrain
         found = untrained(command, config) if command.random else trained(command, config)
-        config = replace(config, model=found.model)
+        views = map(without_colours, config.views) if found.model.channels else config.views
+        config = replace(config, data=command.data, model=found.model, views=tuple(views))
         num_features = require_features(found.encoder, config)
         is_new = write_run(command.run, command.recipe, config, found)
         size = f"{num_parameters(found.encoder) / 1e6:.1f} M parameters, {num_features:,} features"
@@ -87,7 +91,7 @@ def main(arguments: list[str]) -> int:
             ("written" if is_new else "is there", f"{command.run}, recipe {command.recipe}"),
         ]
         show_summary(console, said)
-        show_commands(console, "next", [shell_command("python", "jobs/eval_all.py", command.run)])
+        show_commands(console, "next", [hints.eval_all(command.run)])
     return 0
 
 
@@ -123,20 +127,30 @@ def trained(command: Command, config: PretrainConfig) -> Import:
     assert command.source is not None
     weights = foreign_checkpoints.read(command.source)
     model = chosen_model(command, config, weights.model)
-    encoder = untrained_encoder(model, seed=0)
+    is_open = weights.model is None and command.small_images is None
     try:
-        dropped = foreign_checkpoints.put_into(encoder, weights, f"{command.source} does not fit {model.encoder}")
+        encoder, model, filled = fit(weights, model, str(command.source), command.part, any_stem=is_open)
     except ValueError as error:
-        raise ValueError(
-            f"{error}\nname the network that it was made with:  --encoder NAME --small-images BOOL"
-        ) from error
-    origin = {"source": str(command.source.absolute()), "sha256": _sha256(command.source), "form": weights.form}
-    said = [("read", f"{command.source}: {weights.form}, {len(weights.tensors) - len(dropped)} tensors of the encoder")]
-    if dropped:
-        said.append(("dropped", f"the classifier: {listed(dropped)}"))
-    if weights.left_out:
-        said.append(("left out", listed(list(weights.left_out))))
-    said += [("note", note) for note in other_input(weights, model, config.data)]
+        cure = "--part chooses" if "choose one" in str(error) else "--encoder names the network that it was made with"
+        raise ValueError(f"{error}\n{cure}") from error
+    said = [
+        (
+            "read",
+            f"{command.source}: {weights.form}{filled.taken.place.said()}, {filled.num_tensors} tensors of the encoder",
+        )
+    ]
+    if filled.dropped:
+        said.append(("dropped", f"the classifier: {listed(list(filled.dropped))}"))
+    if left_out := [*filled.taken.left_out, *weights.left_out]:
+        said.append(("left out", listed(left_out)))
+    if filled.taken.note:
+        said.append(("note", f"{filled.taken.note}; --part chooses"))
+    if weights.model is None and command.stem_padding is None and is_padded(filled.taken, model):
+        model = replace(model, stem_padding=2)
+        encoder, model, filled = fit(weights, model, str(command.source), command.part)
+        said.append(("note", PADDED.format(option="--stem-padding 1")))
+    origin = {"source": str(command.source.absolute()), "sha256": sha256_of(command.source), "form": weights.form}
+    said += [("note", note) for note in other_input(weights, model, command.data)]
     return Import(encoder, model, origin, said)
 
 
@@ -153,31 +167,13 @@ def chosen_model(command: Command, config: PretrainConfig, said_by_file: ModelCo
             changed["small_images"] = False
     if command.small_images is not None:
         changed["small_images"] = command.small_images
+    if command.stem_padding is not None:
+        changed["stem_padding"] = command.stem_padding
     chosen = replace(model, **changed)
-    if said_by_file and (chosen.encoder, chosen.small_images) != (said_by_file.encoder, said_by_file.small_images):
-        raise ValueError(
-            f"encoder is {chosen.encoder!r} (small_images {chosen.small_images}), but {command.source} says "
-            f"{said_by_file.encoder!r} (small_images {said_by_file.small_images}); leave the flags out"
-        )
+    if said_by_file and any(getattr(chosen, name) != getattr(said_by_file, name) for name in STEM):
+        here, there = (", ".join(f"{name} {getattr(one, name)}" for name in STEM) for one in (chosen, said_by_file))
+        raise ValueError(f"the command line says {here}, but {command.source} says {there}; leave the flags out")
     return chosen
-
-
-def other_input(weights: Weights, model: ModelConfig, data: DataConfig) -> list[str]:
-    """Where the encoder will see other images than in training, with the flags that change it."""
-    here = to_json(data)
-    if weights.data:
-        there = {name: weights.data[name] for name in _AS_IN_TRAINING}
-        who = "it was trained with"
-    else:
-        usual = usual_normalisation(model.encoder)
-        there = {name: list(values) for name, values in zip(("mean", "std"), usual or (), strict=False)}
-        who = f"published weights of {model.encoder} expect"
-    flags = [
-        f"--data.{name.replace('_', '-')} " + (" ".join(map(str, value)) if isinstance(value, list) else str(value))
-        for name, value in there.items()
-        if value != here[name]
-    ]
-    return [f"{who} other images than this run has:  {' '.join(flags)}"] if flags else []
 
 
 @torch.no_grad()
@@ -185,7 +181,7 @@ def require_features(encoder: nn.Module, config: PretrainConfig) -> int:
     """Number of features; ValueError where the encoder does not take the run's images or they are not finite."""
     size = config.data.image_size
     try:
-        features = encoder(torch.zeros(1, 3, size, size))
+        features = encoder(torch.zeros(1, config.model.in_channels, size, size))
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"{config.model.encoder} does not take images of {size} px ({error}); choose with  --data.image-size"
@@ -220,12 +216,6 @@ def write_run(run: Path, recipe: str, config: PretrainConfig, found: Import) -> 
 def _weights_of(origin: dict[str, Any]) -> tuple[Any, Any]:
     """What decides the weights: the file's content, wherever it lay, or the seed."""
     return origin.get("sha256"), origin.get("seed")
-
-
-def _sha256(path: Path) -> str:
-    file = path / "state.pt" if path.is_dir() else path
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

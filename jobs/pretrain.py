@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,13 +17,12 @@ from rich.console import Console
 from rich.text import Text
 
 from border.private_folder import temporary_folder
-from border.terminal import Terminal, complain
-from border.text import shell_command
+from border.terminal import Terminal
 from disk.closed_pipe import quietly
 from jobs import eval_all
-from jobs.planning import recipes
+from jobs.planning import hints, recipes, starting_point
+from jobs.planning.checks import VAL_DATA
 from jobs.planning.cli import (
-    CONFIG_FILE,
     INTERRUPTED_EXIT_CODE,
     LOG_WIDTH,
     PlaceOptions,
@@ -36,24 +34,24 @@ from jobs.planning.cli import (
 from jobs.planning.pieces import Choice, find_due, split_by_data
 from jobs.planning.pieces import plan as plan_evaluations
 from jobs.planning.plan import Plan, num_steps, show_dry_run, show_submitted
-from jobs.planning.run_folder import ConfigDamaged, is_finished, note_code, read_run, require_same_code, write_config
+from jobs.planning.run_folder import is_finished, note_code, read_run, require_same_code, write_config
+from jobs.planning.starting_point import Notes, StartingPoint
 from slurm import chain, given_place, owner
 from slurm.attempts import Pulse
 from slurm.chain import Member
 from slurm.cluster import Cluster
-from slurm.cluster import load as load_profile
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
 from slurm.watchdog import Watchdog
 from vicreg import methods
-from vicreg.config import PretrainConfig, official_views, paper_views
+from vicreg.config import PretrainConfig
+from vicreg.config_json import flat, to_json
 from vicreg.exchange.encoder_file import ENCODER_FILE
+from vicreg.exchange.given_weights import BEGINNING_FILE, Given, keep, other_input, read_given
 from vicreg.ranks.meeting import require_agreement
 from vicreg.ranks.rendezvous import connected
 from vicreg.training.oversight import Oversight
 from vicreg.training.train import Outcome, train
-
-VIEWS = {"official": official_views, "paper": paper_views}
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Command:
     """Pretrain. Options start from the recipe's values; a run folder that has a checkpoint is resumed."""
 
     recipe: str = "imagenet-1000ep"
-    """Named run to start from."""
+    """Named run to start from; auto looks at your images (--data.train) and the machine and chooses."""
     views: Literal["recipe", "official", "paper"] = "recipe"
     """Augmentation to start from: the recipe's, the official code's asymmetric pair, or the paper's symmetric text."""
     run: str = ""
@@ -69,6 +67,12 @@ class Command:
     there, alone, it goes on as it was started."""
     then_eval: bool = False
     """Go on with the recipe's evaluations and the report."""
+    set: tuple[str, ...] = ()
+    """With --then-eval, settings of evaluations, as of jobs/eval_all.py: linear.epochs=20 knn.neighbours=5,20."""
+    baselines: tuple[str, ...] = ()
+    """With --then-eval, what to measure beside the trained encoder: random, pixels, or run folders."""
+    jobs: tuple[str, ...] = ()
+    """With --then-eval on a cluster, what the jobs that follow ask for: knn.time=0:30:00 report.partition=cpu."""
     stage_data: bool = False
     """Copy the training beton to each node's own disk first (node_local_folder in clusters.toml)."""
     place: Annotated[PlaceOptions, tyro.conf.arg(name="")] = field(default_factory=PlaceOptions)
@@ -80,16 +84,23 @@ class Command:
 def main(arguments: list[str]) -> int:
     """Parse, check, run or submit, say how it ended; returns the exit code."""
     with user_errors():
-        command = parse(arguments)
+        start = starting_point.find(arguments, Command.recipe)
+        command = read_options(arguments, start)
+        notes = notes_that_hold(start, command.config)
         cluster = command.place.profile()
         run = run_folder(command, cluster)
         spec = job_spec(command, cluster, run)
         speaks = given_place.speaks()
         console = Terminal(quiet=not speaks)
         followers: list[Member] = []
+        for name in ("set", "baselines", "jobs"):
+            if getattr(command, name) and not command.then_eval:
+                raise ValueError(f"--{name} is of the evaluations; add --then-eval, or give it to jobs/eval_all.py")
         if command.then_eval:
             followers = evaluations_of(command, cluster, run, spec.ranks_per_node, console)
+        given = given_to(run, command.config, console)
         plan = Plan.make(command.recipe, command.config, spec, cluster, run, [member.spec.name for member in followers])
+        show_notes(notes, console)
         if command.place.dry_run:
             return show_dry_run(plan, console)
         if speaks:
@@ -97,7 +108,10 @@ def main(arguments: list[str]) -> int:
             with owner.alone(run):
                 if given_place.place() is None:
                     chain.require_free(run, spec.name, cluster)
-                write_config(run, command.recipe, command.config)
+                if given:
+                    keep(run, given)
+                origin = given.origin if given else None
+                write_config(run, command.recipe, command.config, beginning=origin, chosen=notes)
         members = [Member(spec), *followers]
         if is_finished(run):
             console.print(f"{run} is finished; choose another folder with --run to start anew", soft_wrap=True)
@@ -105,6 +119,9 @@ def main(arguments: list[str]) -> int:
         if not members:
             return 0
         console.print(plan.summary())
+        for check in plan.checks:
+            if check.passed is None and check.name == VAL_DATA:
+                console.print(Text(f"note: {check.said}", "yellow"), soft_wrap=True)
         if cluster.scheduler == "slurm":
             show_submitted(run, chain.submit(run, members, cluster), console)
             return 0
@@ -112,18 +129,33 @@ def main(arguments: list[str]) -> int:
         return say_how_it_ended(run, command.then_eval, console)
 
 
+def given_to(run: Path, config: PretrainConfig, console: Console) -> Given | None:
+    """The weights that the run begins with; None where it begins with random ones, or has those it began with."""
+    if not config.model.weights or (run / BEGINNING_FILE).is_file():
+        return None
+    given = read_given(config.model)
+    notes = [*given.said, *other_input(given.weights, config.model, config.data)]
+    console.print(*(f"weights: {note}" for note in notes), sep="\n", soft_wrap=True, highlight=False)
+    return given
+
+
 def evaluations_of(
     command: Command, cluster: Cluster, run: Path, ranks_per_node: int, console: Console
 ) -> list[Member]:
     """The recipe's evaluations for which there are data and which are still to be done, and the report on them."""
-    choice = Choice(data=eval_all.absolute_folders(cluster))
+    choice = Choice(
+        data=eval_all.absolute_folders(cluster),
+        settings=eval_all.settings_given(command.set, command.recipe, ()),
+        baselines=eval_all.absolute_baselines(command.baselines),
+    )
     wanted = plan_evaluations(run, command.recipe, command.config.data, choice)
     pieces = split_by_data(wanted, False, console)
     if is_finished(run):
         pieces = find_due(run, pieces, read_run(run)[0], False, console)
         if not pieces:
             return []
-    return eval_all.members(run, command.recipe, pieces, choice, cluster, 1, ranks_per_node)
+    sizes = eval_all.Sizes(command.config, cluster, given=command.jobs)
+    return eval_all.members(run, command.recipe, pieces, choice, sizes, ranks_per_node)
 
 
 def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
@@ -132,7 +164,7 @@ def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
         console.print(f"stopped and saved; the same command goes on from there ({run})", soft_wrap=True)
         return INTERRUPTED_EXIT_CODE
     if not was_measured:
-        next_step = f"measure it with  {shell_command('python', 'jobs/eval_all.py', run)}"
+        next_step = f"measure it with  {hints.eval_all(run)}"
         console.print(Text.assemble("finished: ", (str(run / ENCODER_FILE), "bold"), f"; {next_step}"), soft_wrap=True)
     return 0
 
@@ -140,49 +172,37 @@ def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
 def parse(arguments: list[str]) -> Command:
     """The command line, whose defaults are those of the recipe and the cluster's profile that it names.
 
-    Where it names a run that is there already, and no recipe, they are the run's own.
+    Where it names a run that is there already, and no recipe, they are the run's own. Of data that are no RGB the
+    channels decide the first layer, the normalisation and the views.
     """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--run", default="")
-    early.add_argument("--recipe", default="")
-    early.add_argument("--views", default=Command.views)
-    early.add_argument("--cluster", default="")
-    early.add_argument("--method.name", dest="method", default="")
-    chosen, _ = early.parse_known_args(arguments)
-    config, name = own_config(Path(chosen.run)) if chosen.run and not chosen.recipe else (None, "")
-    recipe = recipes.recipe(chosen.recipe or name or Command.recipe)
-    config = config or at_home(recipe.pretrain, load_profile(chosen.cluster))
-    if chosen.views in VIEWS:
-        config = replace(config, views=VIEWS[chosen.views]())
-    if chosen.method and chosen.method != config.method.name:
-        config = replace(config, method=methods.load(chosen.method).Config())
-    described = f"{recipe.source}.\nExpected: {recipe.expected}.\nRecipes: {', '.join(recipes.RECIPES)}.\n"
-    described += f"Methods: {', '.join(methods.names())}."
+    return read_options(arguments, starting_point.find(arguments, Command.recipe))
+
+
+def read_options(arguments: list[str], start: StartingPoint) -> Command:
+    """The command line with its defaults from the starting point."""
+    recipe = recipes.recipe(start.recipe)
+    described = f"{recipe.source}.\nExpected: {recipe.expected}.\nRecipes: {', '.join(recipes.RECIPES)}; "
+    described += f"{recipes.AUTO}, which looks at your images.\nMethods: {', '.join(methods.names())}."
     return tyro.cli(
         Command,
         args=arguments,
-        default=Command(recipe=recipe.name, views=chosen.views, config=config),
+        default=Command(recipe=recipe.name, views=start.views, config=start.config),
         description=f"{Command.__doc__}\n\nRecipe {recipe.name}: {described}",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
 
 
-def own_config(run: Path) -> tuple[PretrainConfig | None, str]:
-    """Configuration and recipe of a run that is there; nothing where none is, or what it holds is damaged."""
-    try:
-        return read_run(run) if (run / CONFIG_FILE).is_file() else (None, "")
-    except ConfigDamaged as error:
-        complain(str(error))
-        return None, ""
+def notes_that_hold(start: StartingPoint, config: PretrainConfig) -> Notes:
+    """What was chosen and why, with what the command line has changed of it."""
+    chosen, final = flat(to_json(start.config)), flat(to_json(config))
+    given = {name: f"{final[name]}: given" for name in start.notes if chosen.get(name) != final.get(name)}
+    return start.notes | given
 
 
-def at_home(config: PretrainConfig, cluster: Cluster) -> PretrainConfig:
-    """The configuration with the data where the cluster's profile has them; data/NAME/ is a data set's usual place."""
-    folder = cluster.data.get(Path(config.data.train).parent.name)
-    if not folder:
-        return config
-    train, val = (str(Path(folder) / Path(path).name) for path in (config.data.train, config.data.val))
-    return replace(config, data=replace(config.data, train=train, val=val))
+def show_notes(notes: Notes, console: Console) -> None:
+    """What was decided without being told, a line each."""
+    for name, said in notes.items():
+        console.print(Text.assemble((name, "bold"), "  ", said), soft_wrap=True)
 
 
 def run_folder(command: Command, cluster: Cluster) -> Path:

@@ -25,12 +25,12 @@ from jobs.planning.cli import LOG_WIDTH, user_errors
 from jobs.reporting import html_report
 from jobs.reporting.document import Block, Heading, Text, markdown, show
 from jobs.reporting.measured_run import Run, load_run, summary, what_is_missing
+from jobs.reporting.published_tables import published
 from jobs.reporting.result_tables import (
     experiment,
     matched_classes,
     measured_tables,
     other_settings,
-    published,
     side_by_side,
 )
 from slurm.requeue import StopFlag

@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     with user_errors():
         command = tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
         if command.run is None and (command.logs is not None or command.cancel):
-            raise ValueError("--logs and --cancel need a run folder: python jobs/status.py RUN --logs")
+            raise ValueError("--logs and --cancel are of one run; name its folder in front of them")
         runs = find_runs(command.run, Path(load(command.cluster).shared_folder) / "runs")
         if command.cancel:
             cancel(runs[0], console)
@@ -85,7 +85,7 @@ def find_runs(run: Path | None, everywhere: Path) -> list[Path]:
         return [run]
     found = [path.parent for path in everywhere.glob(f"*/{CONFIG_FILE}")]
     if not found:
-        raise ValueError(f"{everywhere} holds no runs; start one with jobs/pretrain.py, or say which: status.py RUN")
+        raise ValueError(f"{everywhere} holds no runs; start one with jobs/pretrain.py, or name its folder")
     return sorted(found, key=lambda path: (path / CONFIG_FILE).stat().st_mtime)
 
 

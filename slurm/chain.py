@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from border.documents import checked, parse_json
 from disk.whole_files import write_text
-from slurm import executor, owner, scheduler
+from slurm import attempts, executor, owner, scheduler
 from slurm.calls import SchedulerError
 from slurm.cluster import Cluster, unused_variables
 from slurm.local import JobFailed
@@ -166,17 +166,27 @@ def run_here(run: Path, members: Sequence[Member], cluster: Cluster) -> bool:
         except SystemExit as error:
             if len(members) == 1 or error.code != 1:
                 raise
-            failures.append(name)
+            failures.append(_said(name, _reason(run, name)))
             finished = False
         except Exception as error:  # whatever it is: what does not need this job's output still runs
             if not isinstance(error, JobFailed):
                 if len(members) == 1:
                     raise
                 log.exception("%s failed", name)
-            failures.append(f"{name}: {error}")
+            failures.append(_said(name, _reason(run, name) or str(error)))
             finished = False
         if not finished:
             unfinished.add(name)
     if failures:
         raise JobFailed(f"failed: {'; '.join(failures)}")
     return not unfinished
+
+
+def _said(name: str, reason: str) -> str:
+    return f"{name}: {reason}" if reason else name
+
+
+def _reason(run: Path, name: str) -> str:
+    """Why the last attempt of a job ended, as it was noted."""
+    past = attempts.read(job_folder(run, name))
+    return past[-1].reason.removeprefix("rank 0: ") if past else ""

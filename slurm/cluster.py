@@ -22,14 +22,13 @@ from border.documents import parse_toml
 from border.text import did_you_mean
 from slurm import given_place
 from slurm.calls import FLAGS_AS_VARIABLES as FLAGS
+from slurm.job_size import SAFE_FLAG, TIME_FORMS, JobSize, is_safe_flag, read_size, seconds
 
 FILE_VARIABLE = "VICREG_CLUSTERS"  # names the file with the profiles
 NAME_VARIABLE = "VICREG_CLUSTER"  # names the profile where the command line does not
 FILE_NAME = "clusters.toml"
 FILE_BESIDE_PACKAGE = Path(__file__).parents[1] / FILE_NAME
 BUILT_IN: dict[str, dict[str, Any]] = {"slurm": {}, "local": {"scheduler": "local"}}  # exist without any file
-TIME_FORMS = "MM, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS"
-SAFE_FLAG = "printable text without spaces and without a dash in front"
 FROM_ENVIRONMENT = ("partition", "account", "qos", "constraint", "reservation")  # $SBATCH_PARTITION and so on
 MAX_SIGNAL_LEAD_S = 65535  # sbatch --signal
 OWN_FLAGS = {
@@ -49,6 +48,8 @@ class Cluster:
     scheduler: Literal["slurm", "local"] = "slurm"
     """slurm: jobs are submitted. local: they run on this machine."""
     partition: str = ""
+    cpu_partition: str = ""
+    """Partition of jobs without GPUs, such as the report's; empty: the same."""
     account: str = ""
     qos: str = ""
     constraint: str = ""
@@ -99,6 +100,8 @@ class Cluster:
     """Target of --stage-data; $VARIABLES in it are expanded on the node."""
     data: Mapping[str, str] = field(default_factory=dict)
     """Folder with train.beton and val.beton of each data set, by its name."""
+    jobs: Mapping[str, JobSize] = field(default_factory=dict)
+    """What single jobs (knn, linear, report) ask for, by their names, instead of what is estimated."""
     max_failures: int = 3
     """Attempts that may fail in a row without progress."""
     restarts_in_place: int = 2
@@ -111,17 +114,17 @@ class Cluster:
     @property
     def time_min(self) -> int:
         """`time` in minutes, rounded up as SLURM does."""
-        return math.ceil(_time_s(self.time) / 60)
+        return math.ceil(seconds(self.time) / 60)
 
     def __post_init__(self) -> None:
         for key in ("scheduler", "gres_style"):
             choices = typing.get_args(typing.get_type_hints(Cluster)[key])
             _require(getattr(self, key) in choices, key, getattr(self, key), " or ".join(choices))
-        for key in ("partition", "account", "qos", "constraint", "exclude", "reservation", "gpu_type"):
-            _require(_is_safe_flag(getattr(self, key)), key, getattr(self, key), SAFE_FLAG)
+        for key in ("partition", "cpu_partition", "account", "qos", "constraint", "exclude", "reservation", "gpu_type"):
+            _require(is_safe_flag(getattr(self, key)), key, getattr(self, key), SAFE_FLAG)
         for key in ("omit_flags", "modules"):
             for entry in getattr(self, key):
-                _require(entry != "" and _is_safe_flag(entry), f"an entry of {key}", entry, f"names, {SAFE_FLAG}")
+                _require(entry != "" and is_safe_flag(entry), f"an entry of {key}", entry, f"names, {SAFE_FLAG}")
         for key in ("extra_sbatch_flags", "extra_srun_flags"):
             for flag in getattr(self, key):
                 name = flag.partition("=")[0]
@@ -140,7 +143,7 @@ class Cluster:
         for key in ("hang_timeout_min", "rendezvous_timeout_s"):
             _require(0 < getattr(self, key) < math.inf, key, getattr(self, key), "above 0 and finite")
         meant = " (two numbers would be minutes and seconds to SLURM: write all three)" if ":" in self.time else ""
-        _require(_time_s(self.time) > 0, "time", self.time, f"more than 0 as {TIME_FORMS}{meant}")
+        _require(seconds(self.time) > 0, "time", self.time, f"more than 0 as {TIME_FORMS}{meant}")
         longest_s = min(self.time_min * 60 - 1, MAX_SIGNAL_LEAD_S)
         allowed = f"1 to {longest_s} seconds, less than the time {self.time!r}; shorten it or ask for more time"
         _require(1 <= self.signal_lead_s <= longest_s, "signal_lead_s", self.signal_lead_s, allowed)
@@ -237,7 +240,10 @@ def _checked_types(values: Mapping[str, Any]) -> dict[str, Any]:
     for key in values:
         if key not in hints:
             raise ValueError(f"{key!r} is no known key{did_you_mean(key, hints)}, allowed: {', '.join(hints)}")
-    checked = {key: _checked_type(key, value, hints[key]) for key, value in values.items()}
+    sizes = values.get("jobs", {})
+    _require(isinstance(sizes, Mapping), "jobs", sizes, "a table for each job, such as [PROFILE.jobs.knn]")
+    checked = {key: _checked_type(key, value, hints[key]) for key, value in values.items() if key != "jobs"}
+    checked |= {"jobs": {name: read_size(f"jobs.{name}", size) for name, size in sizes.items()}} if sizes else {}
     if "shared_folder" in checked:
         checked["shared_folder"] = expand_path("shared_folder", checked["shared_folder"])
     if "data" in checked:
@@ -266,24 +272,6 @@ def _checked_type(key: str, value: Any, hint: Any) -> Any:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**15
-
-
-def _time_s(text: str) -> int:
-    """Seconds of a duration in one of SLURM's forms; 0 for nonsense."""
-    days, dash, clock = text.rpartition("-")
-    parts = clock.split(":")
-    numbers = [days, *parts] if dash else parts
-    known_form = len(parts) <= 3 if dash else len(parts) in (1, 3)
-    if not known_form or not all(re.fullmatch("[0-9]{1,6}", number) for number in numbers):
-        return 0
-    if not dash and len(parts) == 1:
-        return 60 * int(clock)
-    hours, minutes, seconds = (int(part) for part in [*parts, "0", "0"][:3])
-    return ((int(days or "0") * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
-def _is_safe_flag(text: str) -> bool:
-    return text.isprintable() and not text.startswith("-") and not any(letter.isspace() for letter in text)
 
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:

@@ -18,7 +18,7 @@ import submitit
 
 from disk.whole_files import write_text
 from slurm import given_place, given_ranks, local, scheduler
-from slurm.cluster import Cluster
+from slurm.cluster import Cluster, override
 from slurm.task import JobSpec
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ def script_of(folder: Path) -> Path:
 
 def sbatch_script(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str = "") -> str:
     """The script that SLURM gets."""
+    cluster = override(cluster, time=spec.time or None, partition=spec.partition or None)
     executor = _Script(folder=folder)
     executor.update_parameters(**_parameters(spec, folder, cluster, dependency))
     command = COMMAND.format(batch=shlex.join([sys.executable, "-u", str(BATCH), str(folder)]))

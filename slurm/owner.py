@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from border.documents import parse_json
+from border.text import suite_command
 from disk.whole_files import write_text
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,9 @@ def require_free(folder: Path) -> None:
         if state == (0, 0) or not _is_alive(latest, state, found):
             return
         if found:
-            cure = "wait until it is over, or stop it first (python jobs/status.py RUN --cancel)"
+            run = folder.parents[1] if folder.parent.name == "jobs" else folder
+            stop = suite_command("jobs/status.py", run, "--cancel")
+            cure = f"wait until it is over, or stop it first ({stop})"
             raise Owned(f"{folder} is in use by {found.said()}; {cure}")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from slurm import scheduler
 from slurm.calls import SchedulerError
-from slurm.cluster import Cluster, unused_variables
+from slurm.cluster import Cluster, override, unused_variables
 from slurm.scheduler import Partition
 from slurm.task import JobSpec
 
@@ -48,7 +48,8 @@ def check_cluster(spec: JobSpec, cluster: Cluster) -> list[Check]:
     """Whether the cluster has what the job asks for."""
     if cluster.scheduler != "slurm":
         return []
-    return [*_check_environment(cluster), *_check_partition(spec, cluster)]
+    own = override(cluster, time=spec.time or None, partition=spec.partition or None)
+    return [*_check_environment(cluster), *_check_partition(spec, own)]
 
 
 def _check_environment(cluster: Cluster) -> list[Check]:

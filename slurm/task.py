@@ -112,6 +112,9 @@ class JobSpec:
     """What srun is given beside all that the suite says."""
     restarts_in_place: int = 2
     """After a failure ranks are started anew on the nodes that the job has, so often before it is requeued."""
+    time: str = ""
+    """Longest duration of one submission; empty: the profile's, as for the partition."""
+    partition: str = ""
     reads: dict[str, int] | None = None
     """Files that each node must be able to read, with their bytes."""
     max_failures: int = 3

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from border.text import visible
+from border.text import TREE, visible
 from dataprep import write_ffcv
 from drills.documents import NAMES, require_quiet
 from jobs import eval_all, pretrain, report, status
@@ -106,5 +106,6 @@ def test_reports_are_inert(folder: Path, capfd: pytest.CaptureFixture[str]) -> N
         assert "".join(child.content for child in title.children or []) == visible(run)
     Page((runs[0] / "comparison.html").read_text())
     (line,) = [line for line in (runs[1] / "report.md").read_text().splitlines() if line.startswith("    python")]
+    assert line.split()[1] == f"{TREE}/jobs/pretrain.py"  # not here, so by its whole path
     said = subprocess.run(["bash", "-c", f"printf '%s\\n' {line}"], capture_output=True, check=True).stdout
-    assert said == f"python\njobs/pretrain.py\n--run\n{runs[1]}\n".encode("utf-8", "surrogateescape")
+    assert said == f"python\n{TREE}/jobs/pretrain.py\n--run\n{runs[1]}\n".encode("utf-8", "surrogateescape")

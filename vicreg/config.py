@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dataprep.beton.pixel_format import MAX_CHANNELS
 from vicreg.checked import require as require
 from vicreg.view_config import ViewConfig as ViewConfig
 from vicreg.view_config import each_view as each_view
 from vicreg.view_config import official_views as official_views
 from vicreg.view_config import paper_views as paper_views
+from vicreg.view_config import require_no_colours as require_no_colours
+from vicreg.view_config import without_colours as without_colours
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,9 @@ class DataConfig:
     memory or on a network file system; global_batch x block_samples stored images are in memory, over all ranks."""
     block_samples: int = 32
     """Images of a block, where the order is blocks."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     """Mean per channel that normalisation subtracts, for values from 0 to 1."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """Standard deviation per channel that normalisation divides by."""
 
     def __post_init__(self) -> None:
@@ -59,6 +62,7 @@ class DataConfig:
         require(self.batches_ahead >= 1, "batches_ahead", self.batches_ahead, "1 or more")
         require(self.block_samples >= 1, "block_samples", self.block_samples, "1 or more")
         require(all(s > 0 for s in self.std), "std", self.std, "above 0")
+        require(len(self.std) == len(self.mean), "std", self.std, f"{len(self.mean)} numbers, as mean has")
 
 
 @dataclass(frozen=True)
@@ -86,17 +90,35 @@ class ModelConfig:
     """Padding of the small images' stem: 1 keeps the image's size, 2 (solo-learn, eb_jepa) makes 34 x 34 of 32 x 32."""
     encoder_b: str = ""
     """Encoder of the second branch, which then has weights and an expander of its own; empty: both branches share."""
+    weights: str = ""
+    """Weights to begin with: a file that jobs/import_encoder.py reads (of the encoder, and of the expander where it has
+    one that fits), or torchvision or timm for those that these publish of the encoder. Empty: random ones."""
+    weights_part: str = ""
+    """Which network, where that file holds several: a word of its name (student, teacher, ema) or the whole of it."""
+    channels: int = 0
+    """Channels of images that are not RGB, 1 to 16, which the first layer takes; 0: RGB. Follows the training data."""
 
     def __post_init__(self) -> None:
         require(self.stem_padding in (1, 2), "stem_padding", self.stem_padding, "1 or 2")
         widths = self.expander.split("-")
         ok = all(width.isdigit() and int(width) > 0 for width in widths)
         require(ok, "expander", self.expander, "positive widths joined by dashes, such as 8192-8192-8192")
+        require(0 <= self.channels <= MAX_CHANNELS, "channels", self.channels, f"0 (RGB), or 1 to {MAX_CHANNELS}")
+        has_colours = not self.channels or self.colours == "rgb"
+        require(has_colours, "colours", self.colours, f"rgb: {self.channels} channels have none")
+        both = bool(self.weights and self.encoder_b)
+        require(not both, "weights", self.weights, "none with encoder_b: they are one network's")
+        require(bool(self.weights) or not self.weights_part, "weights_part", self.weights_part, "with weights")
 
     @property
     def is_plain(self) -> bool:
         """Whether the encoder is the network of its name: RGB images, its own norms."""
-        return self.colours == "rgb" and self.encoder_norm == "batch"
+        return self.colours == "rgb" and self.encoder_norm == "batch" and not self.channels
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images that it takes."""
+        return self.channels or 3
 
 
 @dataclass(frozen=True)
@@ -200,8 +222,8 @@ class OnlineConfig:
 
     every_epochs: int = 0
     """Epochs from one measurement to the next; 0 for none, and no head that learns beside the encoder."""
-    lr: float = 0.1
-    """Peak learning rate of the linear head, scaled with the batch like base_lr; same schedule, no weight decay."""
+    lr: float = 5e-3
+    """Learning rate at which the linear head begins (AdamW on standardised features); half a cosine to 0."""
     neighbours: int = 20
     """Nearest training images that vote; 0 for no such measurement."""
 
@@ -225,6 +247,15 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         require(len(self.each_view) > 0, "views", self.views, "at least one, with a count above 0")
+        channels = self.model.in_channels
+        require(
+            len(self.data.mean) == channels,
+            "data.mean",
+            self.data.mean,
+            f"a number for each of the encoder's {channels} channels",
+        )
+        if self.model.channels:
+            require_no_colours(self.views)
 
     @property
     def each_view(self) -> tuple[ViewConfig, ...]:

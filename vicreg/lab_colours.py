@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vicreg.stem import exchange_channels
+
 _TO_XYZ = (
     (0.412453, 0.357580, 0.180423),
     (0.212671, 0.715160, 0.072169),
@@ -43,8 +45,8 @@ class LabEncoder(nn.Module):
     def __init__(self, lightness: nn.Module, colour: nn.Module) -> None:
         super().__init__()
         self.lightness, self.colour = lightness, colour
-        _exchange_channels(lightness, 1)
-        _exchange_channels(colour, 2)
+        for network, channels in ((lightness, 1), (colour, 2)):
+            exchange_channels(network, channels, "colours is 'lab'")
         self.num_features = sum(network.num_features for network in (lightness, colour))  # type: ignore[misc]
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
@@ -64,14 +66,3 @@ class LabEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Both, one beside the other (B, F)."""
         return torch.cat(self.halves(images), 1)
-
-
-def _exchange_channels(network: nn.Module, channels: int) -> None:
-    """A first convolution for so many channels; ValueError where a network does not begin with one."""
-    place, stem = next((place, module) for place, module in network.named_modules() if not list(module.children()))
-    if not isinstance(stem, nn.Conv2d):
-        raise ValueError(f"colours is 'lab', but the encoder begins with {stem}; allowed: one that begins with Conv2d")
-    kind = (stem.kernel_size, stem.stride, stem.padding)
-    exchanged = nn.Conv2d(channels, stem.out_channels, *kind, bias=stem.bias is not None)  # type: ignore[arg-type]
-    nn.init.kaiming_normal_(exchanged.weight, mode="fan_out", nonlinearity="relu")
-    network.set_submodule(place, exchanged)

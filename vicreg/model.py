@@ -7,14 +7,19 @@ longer to import than all else that a command needs to say what it would do.
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from border.text import did_you_mean
 from vicreg.config import DataConfig, ModelConfig
 from vicreg.lab_colours import LabEncoder
+from vicreg.stem import exchange_channels
 
 if TYPE_CHECKING:
     from torchvision.models.resnet import ResNet
@@ -24,13 +29,14 @@ IMAGENET_MEAN, IMAGENET_STD = DataConfig.mean, DataConfig.std
 INCEPTIONS = ("googlenet", "inception_v3")  # of torchvision: with auxiliary classifiers, and other normalisation
 
 
-def build_encoder(name: str, small_images: bool = False, stem_padding: int = 1) -> nn.Module:
-    """An encoder with random weights: images (B, 3, S, S) in, features (B, encoder.num_features) out.
+def build_encoder(name: str, small_images: bool = False, stem_padding: int = 1, channels: int = 0) -> nn.Module:
+    """An encoder with random weights: images (B, C, S, S) in, features (B, encoder.num_features) out.
 
     The features are what the classifier of the network of that name would see; its other names and shapes stay.
     Residual branches of torchvision's ResNets begin at zero (zero-initialised last batch-norm weights), as in the
     official code; timm does the same by itself.
     `small_images` exchanges a ResNet's stem for a 3x3 convolution of stride 1 with `stem_padding`, without pooling.
+    `channels` exchanges the first layer for one that takes so many; 0: RGB.
     Raises ValueError for an unknown name, or where the stem cannot be exchanged.
     """
     if name == NARROW:
@@ -40,7 +46,9 @@ def build_encoder(name: str, small_images: bool = False, stem_padding: int = 1) 
 
         encoder = torchvision.models.get_model(name, weights=None, **_torchvision_options(name))
     else:
-        encoder = _from_timm(name)
+        encoder = _from_timm(name, channels)
+    if channels and (name == NARROW or is_of_torchvision(name)):
+        exchange_channels(encoder, channels, f"the images have {channels} channels")
     if small_images:
         _exchange_stem(encoder, name, stem_padding)
     if not hasattr(encoder, "num_features"):  # timm takes its classifiers off by itself
@@ -90,7 +98,7 @@ def _torchvision_options(name: str) -> dict[str, bool]:
     return {}
 
 
-def _from_timm(name: str) -> nn.Module:
+def _from_timm(name: str, channels: int) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
@@ -98,7 +106,11 @@ def _from_timm(name: str) -> nn.Module:
             f"encoder is {name!r}, allowed: {NARROW}, a classification model of torchvision (such as resnet50), "
             f"or a model of timm (see timm.list_models()){did_you_mean(name, _all_names())}"
         )
-    encoder: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+    options: dict[str, Any] = {"in_chans": channels} if channels else {}
+    try:  # a ViT's positions are then resampled for images of another size than it was made for
+        encoder: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True, **options)
+    except TypeError:  # another network, which has no such option
+        encoder = timm.create_model(name, pretrained=False, num_classes=0, **options)
     # For timm, num_features is the width before pooling; some heads (VGG, MobileNetV3) widen it.
     encoder.num_features = encoder.head_hidden_size
     return encoder
@@ -131,7 +143,7 @@ def _exchange_stem(encoder: nn.Module, name: str, padding: int) -> None:
     stem = getattr(encoder, "conv1", None)
     if not isinstance(stem, nn.Conv2d) or not hasattr(encoder, "maxpool"):
         raise ValueError(f"small_images is set, but encoder {name!r} has no ResNet stem; allowed: a plain ResNet")
-    encoder.conv1 = nn.Conv2d(3, stem.out_channels, 3, stride=1, padding=padding, bias=False)
+    encoder.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, 3, stride=1, padding=padding, bias=False)
     nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
     encoder.maxpool = nn.Identity()
 
@@ -202,13 +214,52 @@ class UnitLength(nn.Module):
         return nn.functional.normalize(rows, dim=1)
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """Weights that networks begin with instead of random ones."""
+
+    encoder: Mapping[str, Tensor]
+    expander: Mapping[str, Tensor]
+    """Empty where it begins with random ones."""
+
+
+_beginning: ContextVar[Beginning | None] = ContextVar("beginning", default=None)
+
+
+@contextmanager
+def begins_with(beginning: Beginning | None) -> Iterator[None]:
+    """Networks that are built in this block have these weights, so that copies of them, such as teachers, do too.
+
+    Random numbers are drawn as without, and what has no such weights has the same random ones.
+    """
+    token = _beginning.set(beginning)
+    try:
+        yield
+    finally:
+        _beginning.reset(token)
+
+
 def encoder_by_config(config: ModelConfig) -> nn.Module:
-    """The encoder of a configuration, with random weights from torch's generator."""
+    """The encoder of a configuration, with random weights from torch's generator, or with those it `begins_with`."""
+    encoder = _random_encoder(config)
+    if beginning := _beginning.get():
+        _copy(beginning.encoder, encoder)
+    return encoder
+
+
+@torch.no_grad()
+def _copy(weights: Mapping[str, Tensor], network: nn.Module) -> None:
+    """(`load_state_dict` changes some networks to fit older files, such as torchvision's MNASNet.)"""
+    for name, tensor in network.state_dict().items():
+        tensor.copy_(weights[name])
+
+
+def _random_encoder(config: ModelConfig) -> nn.Module:
     encoder: nn.Module
     if config.colours == "lab":
-        encoder = LabEncoder(*(encoder_by_config(replace(config, colours="rgb")) for _ in range(2)))
+        encoder = LabEncoder(*(_random_encoder(replace(config, colours="rgb")) for _ in range(2)))
     else:
-        encoder = build_encoder(config.encoder, config.small_images, config.stem_padding)
+        encoder = build_encoder(config.encoder, config.small_images, config.stem_padding, config.channels)
     if config.encoder_norm == "layer":
         layer_norms(encoder)
     return encoder
@@ -218,6 +269,8 @@ def build_model(config: ModelConfig) -> tuple[nn.Module, nn.Sequential]:
     """Encoder and expander of a configuration, with random weights from torch's generator."""
     encoder = encoder_by_config(config)
     expander = build_expander(num_features(encoder), config.expander, config.expander_bias, config.expander_norm)
+    if (beginning := _beginning.get()) and beginning.expander:
+        _copy(beginning.expander, expander)
     return encoder, expander.append(UnitLength()) if config.unit_length else expander
 
 
@@ -230,4 +283,5 @@ def branch(config: ModelConfig, encoder: str = "") -> ModelConfig:
     if encoder not in ("", *names):
         shared = "" if config.encoder_b else " (the branches share it)"
         raise ValueError(f"encoder is {encoder!r}, allowed for this run: {', '.join(names)}{shared}")
-    return replace(config, encoder=config.encoder_b if encoder == "b" else config.encoder, encoder_b="")
+    name = config.encoder_b if encoder == "b" else config.encoder
+    return replace(config, encoder=name, encoder_b="", weights="", weights_part="")  # wherever it began

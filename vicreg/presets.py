@@ -54,7 +54,6 @@ def solo_learn_cifar(
     data: DataConfig = CIFAR10,
     *,
     optimizer: dict[str, Any] | None = None,
-    head_lr: float = 0.1,
     **model: Any,
 ) -> PretrainConfig:
     """What solo-learn's CIFAR runs share (scripts/pretrain/cifar/*.yaml), those of VICReg and Barlow Twins at first.
@@ -79,7 +78,7 @@ def solo_learn_cifar(
         model=replace(small, **model),
         optimizer=replace(lars, **(optimizer or {})),
         train=TrainConfig(epochs=1000, global_batch=256),
-        online=OnlineConfig(every_epochs=10, lr=head_lr),
+        online=OnlineConfig(every_epochs=10),
     )
 
 

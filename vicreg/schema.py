@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-SCHEMA = 2
-"""1: VICReg alone, with `loss`, `view_a` and `view_b`. 2: `method` (with its name) and a list of `views`."""
+SCHEMA = 3
+"""1: VICReg alone, with `loss`, `view_a` and `view_b`. 2: `method` (with its name) and a list of `views`. 3: the online
+head has an optimizer of its own, so that a rate of before means nothing to it."""
 
 
 def upgraded(values: dict[str, Any], schema: int) -> dict[str, Any]:
@@ -20,6 +21,9 @@ def upgraded(values: dict[str, Any], schema: int) -> dict[str, Any]:
         )
     if schema == SCHEMA:
         return values
-    rest = {name: value for name, value in values.items() if name not in ("loss", "view_a", "view_b")}
-    views = [values[name] for name in ("view_a", "view_b")]
-    return rest | {"method": {"name": "vicreg"} | values["loss"], "views": views}
+    if schema == 1:
+        rest = {name: value for name, value in values.items() if name not in ("loss", "view_a", "view_b")}
+        views = [values[name] for name in ("view_a", "view_b")]
+        values = rest | {"method": {"name": "vicreg"} | values["loss"], "views": views}
+    online = {name: value for name, value in values.get("online", {}).items() if name != "lr"}
+    return values | {"online": online}

@@ -65,6 +65,20 @@ class ViewConfig:
         require(0 <= self.rotation_deg <= 180, "rotation_deg", self.rotation_deg, "from 0 to 180 degrees")
 
 
+def without_colours(view: ViewConfig) -> ViewConfig:
+    """The same for channels that are no colours: what mixes or names colours, and solarising, is left out."""
+    return replace(view, saturation=0.0, hue=0.0, grayscale_p=0.0, solarize_p=0.0, rand_augment=0)
+
+
+def require_no_colours(views: tuple[ViewConfig, ...]) -> None:
+    """ValueError, naming the option, for changes of colours that channels do not have."""
+    for number, view in enumerate(views):
+        jitter = ("saturation", "hue") if view.jitter_p else ()
+        for name in (*jitter, "grayscale_p", "solarize_p", "rand_augment"):
+            value = getattr(view, name)
+            require(value == 0, f"views.{number}.{name}", value, "0 for images that are not RGB")
+
+
 def official_views() -> tuple[ViewConfig, ViewConfig]:
     """The official code's asymmetric pair (BYOL's): the first always blurred, the second rarely, but solarised."""
     return ViewConfig(), ViewConfig(blur_p=0.1, solarize_p=0.2)

@@ -21,19 +21,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from border.text import shell_command
+from border.text import suite_command
 from dataprep.beton.bytes import REWRITE, BetonBytes, runs
 from dataprep.beton.bytes import BetonError as BetonError
-from dataprep.beton.layout import FIELD_METADATA, IMAGE_METADATA
+from dataprep.beton.layout import FIELD_METADATA, IMAGE_METADATA, TYPE_BYTES
+from dataprep.beton.layout import IMAGE_JPEG as IMAGE_JPEG
+from dataprep.beton.layout import IMAGE_RAW as IMAGE_RAW
 from dataprep.beton.manifest import manifest_path as manifest_path
 from dataprep.beton.manifest import manifest_samples as manifest_samples
 from dataprep.beton.manifest import read_manifest as read_manifest
-from dataprep.beton.tables import ROWS, image_sizes, read_fields, read_header, read_vectors, table
+from dataprep.beton.objects import MASKS, OBJECTS
+from dataprep.beton.pixel_format import PixelFormat
+from dataprep.beton.segments import SEGMENTS
+from dataprep.beton.tables import ROWS, image_metadata, image_sizes, read_fields, read_header, read_vectors, table
 
 logger = logging.getLogger(__name__)
-
-IMAGE_JPEG = 0
-IMAGE_RAW = 1
 
 
 class BadSample(BetonError):
@@ -44,7 +46,7 @@ class BadSample(BetonError):
         self.beton, self.sample, self.reason = beton, sample, reason
 
     def __str__(self) -> str:
-        listed = shell_command("python", "dataprep/write_ffcv.py", "verify", self.beton)
+        listed = suite_command("dataprep/write_ffcv.py", "verify", self.beton)
         cure = (
             f"`{listed}` lists every damaged sample; copy or write the file again "
             "(training goes on without them with --data.on-bad skip)"
@@ -70,6 +72,10 @@ class Beton:
     sizes: NDArray[np.uint64]
     labels: NDArray[Any]
     """(N,) int64, a class each; or (N, K) int8, for each of K classes 1 (present), -1 (absent), 0 (only difficult)."""
+    pixels: PixelFormat
+    """What its images consist of."""
+    more: dict[str, NDArray[np.void]]
+    """Where the bytes of each further field of a sample lie (N,), by the field's name (objects.py, segments.py)."""
 
     @property
     def memory(self) -> NDArray[np.uint8]:
@@ -77,13 +83,21 @@ class Beton:
         return self.file.mapped
 
     def image_bytes(self, sample: int) -> NDArray[np.uint8]:
-        """The stored bytes of a sample's image: a JPEG file, or height x width x 3 values; read, never mapped."""
+        """The stored bytes of a sample's image: a JPEG file, or height x width x C values; read, never mapped."""
         return self.file.read(int(self.pointers[sample]), int(self.sizes[sample]))
 
     def checksum(self, sample: int, stored: NDArray[np.uint8]) -> int:
-        """The CRC-32 that the manifest states of a sample: of its stored bytes and, if it has one, its label vector."""
+        """The CRC-32 that the manifest states of a sample: of its stored bytes, label vector and further fields."""
         own = zlib.crc32(stored.data)
-        return zlib.crc32(self.labels[sample].data, own) if self.labels.ndim == 2 else own
+        own = zlib.crc32(self.labels[sample].data, own) if self.labels.ndim == 2 else own
+        for name in self.more:
+            own = zlib.crc32(self.field_bytes(name, sample).data, own)
+        return own
+
+    def field_bytes(self, name: str, sample: int) -> NDArray[np.uint8]:
+        """What a further field holds of a sample; read, never mapped."""
+        place = self.more[name][sample]
+        return self.file.read(int(place["ptr"]), int(place["size"]))
 
     def read_images(self, samples: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
         """The stored bytes of some images, read in the order of the file, neighbours by one request; nothing is mapped.
@@ -100,15 +114,15 @@ class Beton:
                 found[int(sample)] = content[start : start + size]
         return found
 
-    def decode(self, sample: int, stored: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """A sample's image as height x width x 3 RGB; BadSample when it does not decode to its stated size.
+    def decode(self, sample: int, stored: NDArray[np.uint8] | None = None) -> NDArray[Any]:
+        """A sample's image, height x width x channels; BadSample when it does not decode to its stated size.
 
-        stored: its bytes, if they have been read already.
+        RGB is uint8, others as `pixels` says. stored: its bytes, if they have been read already.
         """
         width, height = int(self.widths[sample]), int(self.heights[sample])
         stored = self.image_bytes(sample) if stored is None else stored
         if self.modes[sample] == IMAGE_RAW:
-            return stored.reshape(height, width, 3)
+            return stored.view(self.pixels.dtype).reshape(height, width, self.pixels.channels)
         try:
             with Image.open(io.BytesIO(stored.tobytes()), formats=["JPEG"]) as image:
                 pixels = np.array(image.convert("RGB"))
@@ -142,10 +156,18 @@ def read_beton(path: Path) -> Beton:
     table_start, num_samples = int(header["alloc_table_ptr"]), int(header["num_samples"])
     columns = {name: np.empty(num_samples, IMAGE_METADATA[name]) for name in IMAGE_METADATA.names or ()}
     labels = np.empty(num_samples, FIELD_METADATA[fields.kinds["label"]])
+    more = {
+        name: np.empty(num_samples, FIELD_METADATA[TYPE_BYTES])
+        for name in (OBJECTS, MASKS, SEGMENTS)
+        if fields.kinds.get(name) == TYPE_BYTES
+    }
     for part, rows in table(file, fields.start, num_samples, fields.record):
+        found = image_metadata(rows, fields.pixels)
         for name, column in columns.items():
-            column[part] = rows["image"][name]
+            column[part] = found[name]
         labels[part] = rows["label"]
+        for name, column in more.items():
+            column[part] = rows[name]
     beton = Beton(
         path=path,
         num_samples=num_samples,
@@ -159,8 +181,16 @@ def read_beton(path: Path) -> Beton:
         pointers=columns["data_ptr"],
         sizes=image_sizes(file, table_start, columns["data_ptr"]),
         labels=read_vectors(file, table_start, labels, fields.label_length) if fields.label_length else labels,
+        pixels=fields.pixels,
+        more=more,
     )
     _check_images(beton)
+    for name, places in more.items():
+        sizes = places["size"]
+        bad = (sizes == 0) | (sizes > table_start) | (places["ptr"] > np.uint64(table_start) - sizes)
+        if bad.any():
+            what = f"{int(bad.sum())} samples have damaged metadata of {name}, the first is {int(np.argmax(bad))}"
+            raise BetonError(f"{path}: {what}; {REWRITE}")
     return beton
 
 
@@ -207,7 +237,7 @@ def _check_images(beton: Beton) -> None:
     for first in range(0, beton.num_samples, ROWS):
         part = slice(first, first + ROWS)
         modes, sizes = beton.modes[part], beton.sizes[part]
-        pixels_bytes = beton.widths[part].astype(np.uint64) * beton.heights[part] * np.uint64(3)
+        pixels_bytes = beton.widths[part].astype(np.uint64) * beton.heights[part] * np.uint64(beton.pixels.pixel_bytes)
         bad = (sizes == 0) | (sizes > table_start) | (beton.pointers[part] > np.uint64(table_start) - sizes)
         bad |= (modes > IMAGE_RAW) | ((modes == IMAGE_RAW) & (sizes != pixels_bytes))
         if bad.any():

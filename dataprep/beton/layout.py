@@ -1,7 +1,9 @@
 """FFCV's file format, version 2, as numpy sees it: what the reader (beton.py) and the writer (beton_file.py) share.
 
 Header, field descriptors, metadata (one record per sample), page-aligned data, allocation table at the end. A label
-vector is a field of FFCV's NDArrayField: its values are data like an image's, and the metadata point to them.
+vector is a field of FFCV's NDArrayField: its values are data like an image's, and the metadata point to them. Of images
+that are not RGB (`pixel_format.py`) the arguments of the field `image`, of which FFCV makes no use, say channels and
+bits.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import json
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dataprep.beton.pixel_format import PixelFormat, channels_format
 
 FORMAT_VERSION = 2
 MIN_PAGE_SIZE = 1 << 21
@@ -27,18 +31,21 @@ HEADER = np.dtype(
 DESCRIPTOR = np.dtype([("type_id", "u1"), ("name", "S16"), ("arguments", "u1", (1024,))], align=True)
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 IMAGE_METADATA = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
+IMAGE_JPEG = 0
+IMAGE_RAW = 1
 
 TYPE_INT = 1
 TYPE_IMAGE = 2
+TYPE_BYTES = 3
 TYPE_ARRAY = 4
-_BYTES_METADATA = np.dtype([("ptr", "<u8"), ("size", "<u8")])
+BYTES_METADATA = np.dtype([("ptr", "<u8"), ("size", "<u8")])
 FIELD_METADATA = {
     0: np.dtype("<f8"),  # float
     TYPE_INT: np.dtype("<i8"),
     TYPE_IMAGE: IMAGE_METADATA,
-    3: _BYTES_METADATA,  # bytes
+    TYPE_BYTES: BYTES_METADATA,
     TYPE_ARRAY: np.dtype("<u8"),
-    5: _BYTES_METADATA,  # JSON
+    5: BYTES_METADATA,  # JSON
     6: np.dtype("<u8"),  # tensor
 }
 _ARRAY_ARGUMENTS = np.dtype([("shape", "<u8", (32,)), ("dtype_bytes", "<u8")])
@@ -60,3 +67,18 @@ def vector_length(arguments: NDArray[np.uint8]) -> int | None:
     """The length that `vector_arguments` wrote; None when these are the arguments of any other array."""
     length = int(arguments[: _ARRAY_ARGUMENTS.itemsize].view(_ARRAY_ARGUMENTS)[0]["shape"][0])
     return length if length > 0 and np.array_equal(arguments, vector_arguments(length)) else None
+
+
+def format_arguments(pixels: PixelFormat) -> NDArray[np.uint8]:
+    """The descriptor's arguments of the field `image` where it holds bytes: channels, then bits."""
+    arguments = np.zeros(DESCRIPTOR["arguments"].shape, np.uint8)
+    arguments[:2] = pixels.channels, pixels.bits
+    return arguments
+
+
+def read_format(arguments: NDArray[np.uint8]) -> PixelFormat:
+    """What `format_arguments` wrote; ValueError for anything else."""
+    pixels = channels_format(int(arguments[0]), int(arguments[1]))
+    if arguments[2:].any():
+        raise ValueError("unknown arguments")
+    return pixels

@@ -74,6 +74,30 @@ def has_labels(beton: Path) -> bool:
     return class_names(beton) != ()
 
 
+def channel_statistics(beton: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of each channel, for values from 0 to 1, of a beton's images; the deviation of a
+    channel that is the same everywhere counts as 1.
+
+    None where no manifest lies beside it, or an old one; BetonError for a damaged one.
+    """
+    path = manifest_path(beton)
+    if not path.exists():
+        return None
+    manifest = read_manifest(beton)
+    if "channel_mean" not in manifest:
+        return None
+    mean, std = (_shares(manifest.get(name)) for name in ("channel_mean", "channel_std"))
+    if not mean or len(mean) != len(std):
+        raise _damaged(path, "its channel_mean and channel_std must be lists of numbers from 0 to 1")
+    return mean, tuple(value or 1.0 for value in std)
+
+
+def _shares(values: object) -> tuple[float, ...]:
+    """A list of numbers from 0 to 1; nothing for anything else."""
+    are_shares = isinstance(values, list) and all(isinstance(v, int | float) and 0 <= v <= 1 for v in values)
+    return tuple(map(float, values)) if isinstance(values, list) and are_shares else ()
+
+
 def manifest_samples(beton: Path) -> Iterator[tuple[str, int]]:
     """Relative path and CRC-32 of each sample, one line at a time: the list of a million samples is never held."""
     path = manifest_path(beton)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from border.documents import parse_json
-from border.text import shell_command
+from border.text import suite_command
 from dataprep.beton.contract import Beton, BetonError, open_beton
 from dataprep.beton.keyed_choice import keys
 
@@ -91,4 +91,4 @@ def samples_crc32(beton: Beton) -> int:
 def _command(beton: Path, name: str) -> str:
     """The command that makes a subset: from its list where there is an official one, else a draw."""
     how = ["--list", OFFICIAL_LISTS[name][0]] if name in OFFICIAL_LISTS else ["--fraction", "0.01", "--seed", "0"]
-    return shell_command("python", "dataprep/write_ffcv.py", "subset", beton, "--name", name, *how)
+    return suite_command("dataprep/write_ffcv.py", "subset", beton, "--name", name, *how)

@@ -5,7 +5,7 @@ Stands apart from `beton.py`, which makes the file contract of it. No more than 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,15 @@ from dataprep.beton.layout import (
     FIELD_METADATA,
     FORMAT_VERSION,
     HEADER,
+    IMAGE_RAW,
     TYPE_ARRAY,
+    TYPE_BYTES,
     TYPE_IMAGE,
     TYPE_INT,
+    read_format,
     vector_length,
 )
+from dataprep.beton.pixel_format import RGB, PixelFormat
 
 ROWS = 1 << 16
 """Rows of metadata or of the allocation table that are read at a time."""
@@ -71,6 +75,8 @@ class Fields:
     """Where the metadata begin."""
     record: np.dtype[Any]
     """The metadata of one sample."""
+    pixels: PixelFormat
+    """What its image consists of."""
 
 
 def read_fields(file: BetonBytes, header: np.void) -> Fields:
@@ -85,18 +91,40 @@ def read_fields(file: BetonBytes, header: np.void) -> Fields:
     unknown = [name for name, kind in kinds.items() if kind not in FIELD_METADATA]
     if unknown or len(kinds) < len(names):
         raise BetonError(f"{path}: its fields {unknown or names} are none that FFCV defines; {REWRITE}")
-    if kinds.get("image") != TYPE_IMAGE or kinds.get("label") not in (TYPE_INT, TYPE_ARRAY):
+    pixels = _pixels(file, kinds, descriptors)
+    if pixels is None or kinds.get("label") not in (TYPE_INT, TYPE_ARRAY):
         needed = "`image` (RGB image) and `label` (integer, or vector of int8)"
         raise BetonError(f"{path}: has fields {names}, needed: {needed}; {REWRITE}")
     record = np.dtype([(name, FIELD_METADATA[kind]) for name, kind in kinds.items()], align=True)
     if start + int(header["num_samples"]) * record.itemsize > end:
         raise BetonError(f"{path}: its header is damaged (metadata would overlap the allocation table); {REWRITE}")
     if kinds["label"] == TYPE_INT:
-        return Fields(kinds, 0, start, record)
+        return Fields(kinds, 0, start, record, pixels)
     length = vector_length(descriptors["arguments"][names.index("label")])
     if length is None:
         raise BetonError(f"{path}: its labels are arrays, but not vectors of int8; {REWRITE}")
-    return Fields(kinds, length, start, record)
+    return Fields(kinds, length, start, record, pixels)
+
+
+def _pixels(file: BetonBytes, kinds: dict[str, int], descriptors: NDArray[Any]) -> PixelFormat | None:
+    """What the field `image` holds; None where it holds no images."""
+    if kinds.get("image") == TYPE_IMAGE:
+        return RGB
+    if [kinds.get(name) for name in ("image", "width", "height")] != [TYPE_BYTES, TYPE_INT, TYPE_INT]:
+        return None
+    try:
+        return read_format(descriptors["arguments"][list(kinds).index("image")])
+    except ValueError as error:
+        raise BetonError(f"{file.path}: its header does not say what its images are ({error}); {REWRITE}") from error
+
+
+def image_metadata(rows: NDArray[Any], pixels: PixelFormat) -> Mapping[str, NDArray[Any]] | NDArray[Any]:
+    """Columns `mode`, `width`, `height` and `data_ptr` of some rows of the metadata."""
+    if pixels.is_rgb:
+        rgb: NDArray[Any] = rows["image"]
+        return rgb
+    mode = np.full(len(rows), IMAGE_RAW, np.uint8)
+    return {"mode": mode, "width": rows["width"], "height": rows["height"], "data_ptr": rows["image"]["ptr"]}
 
 
 def read_vectors(file: BetonBytes, table_start: int, pointers: NDArray[np.uint64], length: int) -> NDArray[np.int8]:

@@ -24,6 +24,8 @@ from dataprep.beton.contract import (
 )
 from dataprep.beton.jpeg_check import BadImage, flaw_of, read_jpeg_header
 from dataprep.beton.layout import ALLOCATION
+from dataprep.beton.objects import MASKS, OBJECTS, BadObjects, decode_masks, decode_objects, fault
+from dataprep.beton.segments import SEGMENTS, BadSegments, decode_segments, unknown_class
 
 
 class Problem(NamedTuple):
@@ -103,7 +105,8 @@ def _manifest_problems(beton: Beton, manifest: dict[str, Any]) -> Iterator[Probl
     for name, found in facts.items():
         if manifest.get(name) != found:
             yield Problem("facts", f"{name} is {found}, the manifest says {manifest.get(name)!r}")
-    if num_rows != beton.num_samples * beton.labels.ndim:  # an image each, and a label vector where labels are some
+    num_fields = beton.labels.ndim + len(beton.more)  # an image each, a label vector where labels are some, and more
+    if num_rows != beton.num_samples * num_fields:
         yield Problem("facts", f"the allocation table has {num_rows:,} rows for {beton.num_samples:,} samples")
     if _is_written(beton, head_bytes, first_data):
         yield Problem("facts", f"bytes {head_bytes:,} to {first_data:,}, before the first sample, are not zero")
@@ -129,10 +132,36 @@ def _sample_problems(
             size = int(beton.widths[sample]), int(beton.heights[sample])
             for problem in _jpeg_problems(content, size, decode):
                 yield Problem("JPEGs that are damaged", f"{where}: {problem}")
+        for problem in _object_problems(beton, sample):
+            yield Problem("objects that are damaged", f"{where}: {problem}")
         report(sample + 1, beton.num_samples)
     if num_listed != beton.num_samples:
         text = f"{manifest_path(beton.path).name} lists {num_listed:,} samples, the beton has {beton.num_samples:,}"
         yield Problem("manifest", text)
+
+
+def _object_problems(beton: Beton, sample: int) -> list[str]:
+    """What is wrong with the boxes, classes and masks of a sample, or with the classes of its pixels."""
+    size = int(beton.heights[sample]), int(beton.widths[sample])
+    num_classes = beton.labels.shape[1] if beton.labels.ndim == 2 else 0
+    if SEGMENTS in beton.more:
+        try:
+            said = unknown_class(decode_segments(beton.field_bytes(SEGMENTS, sample), *size), num_classes)
+        except BadSegments as error:
+            said = str(error)
+        return [said] if said else []
+    if OBJECTS not in beton.more:
+        return []
+    try:
+        objects = decode_objects(beton.field_bytes(OBJECTS, sample))
+        masks = decode_masks(beton.field_bytes(MASKS, sample)) if MASKS in beton.more else [None] * len(objects)
+    except BadObjects as error:
+        return [str(error)]
+    if len(masks) != len(objects):
+        return [f"{len(masks)} masks for {len(objects)} objects"]
+    pairs = enumerate(zip(objects, masks, strict=True))
+    found = [(number, fault(one, mask, size, num_classes)) for number, (one, mask) in pairs]
+    return [f"object {number}: {said}" for number, said in found if said]
 
 
 def _jpeg_problems(stored: NDArray[np.uint8], size: tuple[int, int], decode: bool) -> Iterator[str]:

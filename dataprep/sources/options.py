@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from dataprep.sources import anywhere, digits, inat18, places205, voc07
+from dataprep.sources import anywhere, coco_detection, digits, inat18, places205, segmentation, voc07, voc_detection
 from dataprep.sources import class_folders as sources
 from dataprep.sources.own_images import hold_out
 from dataprep.writing.images import WriteMode
@@ -27,7 +27,7 @@ class Output(ABC):
     jpg: every image encoded.
     raw: pixels.
     proportion: JPEG for a share of the images, raw for the rest.
-    Default: passthrough for files, raw for arrays (digits, CIFAR-10's python batches)."""
+    Default: passthrough for files, raw for arrays (digits, CIFAR-10's python batches) and for channels."""
     max_resolution: int | None = None
     """Longest side in pixels; larger images are shrunk. Default: as they are."""
     quality: int = 90
@@ -38,6 +38,9 @@ class Output(ABC):
     """Images of more pixels are rejected unread (decompression bombs)."""
     num_workers: int | None = None
     """Encoder processes; 0 encodes in the command's own process. Default: one per usable CPU core."""
+    channels: int | None = None
+    """Keep images as so many channels that are no colours, 1 to 16, without loss: 1 for grey, or a band each.
+    Default: RGB, unless the first image is a .npy or TIFF of other channels."""
     limit: int | None = None
     """Read this many images at most: the first ones, or with --shuffle-seed a random part."""
     shuffle_seed: int | None = None
@@ -109,6 +112,62 @@ class Voc07(Output, OnDisk):
 
     def open_source(self) -> Source:
         return voc07.open_split(self.root, self.split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocDetection(Output, OnDisk):
+    """PASCAL VOC for detection: boxes of 20 classes, difficult ones marked."""
+
+    root: Path
+    """Folder where VOCtrainval_06-Nov-2007.tar, VOCtest_06-Nov-2007.tar and VOCtrainval_11-May-2012.tar were unpacked
+    (it holds VOCdevkit/, or is VOCdevkit)."""
+    split: str = "train"
+    """trainval (of 2007 and 2012 together) or test (of 2007); train is trainval and val is test."""
+    years: voc_detection.Years = "07+12"
+    """Whose trainval is the training set; 07: that of 2007 alone."""
+
+    def open_source(self) -> Source:
+        return voc_detection.open_split(self.root, self.split, self.years)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoDetection(Output, OnDisk):
+    """COCO 2017: boxes and masks of 80 classes, crowds marked."""
+
+    root: Path
+    """Folder where train2017.zip, val2017.zip and annotations_trainval2017.zip were unpacked:
+    train2017/, val2017/ and annotations/instances_{train,val}2017.json."""
+    split: str = "train"
+    """train or val."""
+
+    def open_source(self) -> Source:
+        return coco_detection.open_split(self.root, self.split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocSegmentation(Output, OnDisk):
+    """PASCAL VOC2012 for segmentation: the class of every pixel, 20 classes and the background."""
+
+    root: Path
+    """Folder where VOCtrainval_11-May-2012.tar was unpacked (it holds VOCdevkit/, or is VOCdevkit)."""
+    split: str = "train"
+    """train or val."""
+
+    def open_source(self) -> Source:
+        return segmentation.open_voc12(self.root, self.split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ade20k(Output, OnDisk):
+    """ADE20k for segmentation: the class of every pixel, 150 classes."""
+
+    root: Path
+    """Folder where ADEChallengeData2016.zip was unpacked."""
+    split: str = "train"
+    """train or val."""
+
+    def open_source(self) -> Source:
+        return segmentation.open_ade20k(self.root, self.split)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from dataprep.writing.raw_source import Source, SourceError
 from dataprep.writing.sample_encoding import Content
 
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2",
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".npy",
 )  # fmt: skip
 """Of what this suite reads; in shards an image is told by its extension, elsewhere by its content."""
 

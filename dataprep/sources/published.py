@@ -1,8 +1,8 @@
 """What is published of the data sets: archives with their checksums, and how many images and classes there are.
 
 Archives and counts are those of the data sets' own pages and readmes (ImageNet: ILSVRC2012; CIFAR-10; Places205:
-places.csail.mit.edu; VOC2007; iNaturalist 2018: github.com/visipedia/inat_comp), checksums those that they or
-torchvision's data sets state.
+places.csail.mit.edu; VOC2007 and 2012; COCO 2017; iNaturalist 2018: github.com/visipedia/inat_comp), checksums those
+that they or torchvision's data sets state.
 """
 
 from __future__ import annotations
@@ -47,6 +47,21 @@ VOC07 = {
     ),
     "test": Archive("VOCtest_06-Nov-2007.tar", f"{_VOC07}/VOCtest_06-Nov-2007.tar", "b6e924de25625d8de591ea690078ad9f"),
 }
+VOC12 = {
+    "trainval": Archive(
+        "VOCtrainval_11-May-2012.tar",
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+        "6cd6e144f989b92b3379bac3b3de84fd",
+    )
+}
+COCO_IMAGES = {
+    split: Archive(f"{split}2017.zip", f"http://images.cocodataset.org/zips/{split}2017.zip")
+    for split in ("train", "val")
+}
+COCO_LISTS = Archive(
+    "annotations_trainval2017.zip", "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
+)
+ADE20K = Archive("ADEChallengeData2016.zip", "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip")
 INAT18_IMAGES = Archive("train_val2018.tar.gz", f"{_INAT18}/train_val2018.tar.gz", "b1c6952ce38f31868cc50ea72d066cc3")
 INAT18_LISTS = {
     "train": Archive("train2018.json.tar.gz", f"{_INAT18}/train2018.json.tar.gz", "bfa29d89d629cbf04d826a720c0a68b0"),
@@ -58,6 +73,11 @@ _COUNTS = {  # data set: classes, images of each split
     "cifar10": (10, {"train": 50_000, "val": 10_000, "test": 10_000}),
     "places205": (205, {"train": 2_448_873, "val": 20_500}),
     "voc07": (20, {"train": 5_011, "trainval": 5_011, "val": 4_952, "test": 4_952}),
+    "voc07+12-detection": (20, {"train": 16_551, "trainval": 16_551, "val": 4_952, "test": 4_952}),
+    "voc07-detection": (20, {"train": 5_011, "trainval": 5_011, "val": 4_952, "test": 4_952}),
+    "coco-detection": (80, {"train": 118_287, "val": 5_000}),
+    "voc12-segmentation": (21, {"train": 1_464, "val": 1_449}),
+    "ade20k": (150, {"train": 20_210, "val": 2_000}),
     "inat18": (8_142, {"train": 437_513, "val": 24_426}),
 }
 
@@ -69,6 +89,8 @@ def differences(source: Source) -> list[str]:
     num_classes, splits = _COUNTS[source.name]
     present = (source.labels == 1).any(axis=0).sum() if source.label_length else len(np.unique(source.labels))
     counted = {"images": (len(source), splits[source.split]), "classes with images": (int(present), num_classes)}
+    if source.segments is not None:  # of which nobody knows before they are read
+        del counted["classes with images"]
     return [
         f"{source.name} {source.split}: {found:,} {what} in {source.root}, published are {expected:,}"
         for what, (found, expected) in counted.items()

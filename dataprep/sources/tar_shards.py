@@ -19,6 +19,7 @@ from dataprep.writing.sample_encoding import FilePart
 SUFFIX = ".tar"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _LABEL = "cls"
+_NUMBERS = "npy"  # an image where there is no other; beside one, its features or the like
 _MAX_LABEL_BYTES = 1000
 
 
@@ -67,8 +68,11 @@ def _samples(shard: Path) -> list[tuple[str, str, int, int, str]]:
                 if not key or stem.startswith("__"):  # such as __index__ of a writer
                     continue
                 if f".{extension.lower()}" in IMAGE_SUFFIXES:
-                    if key in images:
-                        raise SourceError(f"{shard}: {key} has two images, .{images[key][0]} and .{extension}")
+                    beside = images[key][0] if key in images else _NUMBERS
+                    if extension == _NUMBERS and key in images:
+                        continue
+                    if beside != _NUMBERS:
+                        raise SourceError(f"{shard}: {key} has two images, .{beside} and .{extension}")
                     images[key] = (extension, offset, size)
                 elif extension == _LABEL:
                     file.seek(offset)

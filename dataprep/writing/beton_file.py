@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,40 +17,56 @@ from numpy.typing import NDArray
 from dataprep.beton.layout import (
     ALLOCATION,
     DESCRIPTOR,
+    FIELD_METADATA,
     FORMAT_VERSION,
     HEADER,
-    IMAGE_METADATA,
     MIN_PAGE_SIZE,
     TYPE_ARRAY,
+    TYPE_BYTES,
     TYPE_IMAGE,
     TYPE_INT,
+    format_arguments,
     vector_arguments,
 )
+from dataprep.beton.pixel_format import RGB, PixelFormat
 from dataprep.writing.sample_encoding import Encoded
 
 MAX_SAMPLE_BYTES = 1 << 31  # a page must be under 4 GiB
-_TYPE_IDS = {"RGBImageField": TYPE_IMAGE, "IntField": TYPE_INT, "NDArrayField": TYPE_ARRAY}
-_RECORD = np.dtype([("image", IMAGE_METADATA), ("label", "<i8"), ("index", "<i8")], align=True)
+_TYPE_IDS = {"RGBImageField": TYPE_IMAGE, "IntField": TYPE_INT, "NDArrayField": TYPE_ARRAY, "BytesField": TYPE_BYTES}
+_SIDES = ("width", "height")
 
 
 class BetonFile:
     """A beton of up to `num_reserved` samples on an open file; unreadable to everyone until `finish`.
 
     label_length: 0 for labels that are classes; else the length of the label vectors, which go behind the images, so
-    that a reader finds them all in one place.
+    that a reader finds them all in one place. Images that are not RGB have their sides in fields of their own.
+    more_fields: names of fields of bytes, which lie behind the sample's image.
     """
 
-    def __init__(self, file: BinaryIO, num_reserved: int, label_length: int = 0) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        num_reserved: int,
+        label_length: int = 0,
+        pixels: PixelFormat = RGB,
+        more_fields: Sequence[str] = (),
+    ) -> None:
         self.fields = {
-            "image": "RGBImageField",
+            "image": "RGBImageField" if pixels.is_rgb else "BytesField",
             "label": "NDArrayField" if label_length else "IntField",
             "index": "IntField",
+            **({} if pixels.is_rgb else dict.fromkeys(_SIDES, "IntField")),
+            **dict.fromkeys(more_fields, "BytesField"),
         }
+        self._more_fields = tuple(more_fields)
         self._file = file
-        self._records = np.zeros(num_reserved, _RECORD)
+        self._is_rgb = pixels.is_rgb
+        kinds = {name: FIELD_METADATA[_TYPE_IDS[kind]] for name, kind in self.fields.items()}
+        kinds["label"] = FIELD_METADATA[TYPE_INT]  # a class, or where its vector lies
+        self._records = np.zeros(num_reserved, np.dtype(list(kinds.items()), align=True))
         self._vectors = np.zeros((num_reserved, label_length), np.int8)
-        self._table = np.zeros(num_reserved * (2 if label_length else 1), ALLOCATION)
-        self._num_rows = 0
+        self._rows = np.zeros((2 + len(more_fields), num_reserved), ALLOCATION)  # images, label vectors, further fields
         self.crcs = np.zeros(num_reserved, np.uint32)
         self.num_samples = 0
         self.page_size = MIN_PAGE_SIZE
@@ -58,6 +75,8 @@ class BetonFile:
         descriptors["type_id"] = [_TYPE_IDS[kind] for kind in self.fields.values()]
         if label_length:
             descriptors["arguments"][list(self.fields).index("label")] = vector_arguments(label_length)
+        if not pixels.is_rgb:
+            descriptors["arguments"][0] = format_arguments(pixels)
         self._descriptors = descriptors.tobytes()
         self.head_bytes = HEADER.itemsize + len(self._descriptors) + self._records.nbytes
         self.num_bytes = self.head_bytes + -self.head_bytes % MIN_PAGE_SIZE
@@ -77,21 +96,34 @@ class BetonFile:
         """Positions in the source of the samples so far."""
         return self._records["index"][: self.num_samples]
 
-    def append(self, sample: Encoded, label: Any, index: int) -> None:
-        """Write one sample behind the others; `label` is a class or, as (label_length,) int8, a vector."""
+    def append(self, sample: Encoded, label: Any, index: int, more: Sequence[bytes] = ()) -> None:
+        """Write one sample behind the others; `label` is a class or, as (label_length,) int8, a vector.
+
+        more: the bytes of each of the `more_fields`.
+        """
         number = self.num_samples
-        pointer = self._place(number, sample.data)
-        self._records[number] = ((sample.mode, sample.width, sample.height, pointer), 0, index)
+        pointer = self._place(0, number, sample.data)
+        self._records["index"][number] = index
+        if self._is_rgb:
+            self._records["image"][number] = (sample.mode, sample.width, sample.height, pointer)
+        else:
+            self._records["image"][number] = (pointer, len(sample.data))
+            for side in _SIDES:
+                self._records[side][number] = getattr(sample, side)
+        for part, (name, content) in enumerate(zip(self._more_fields, more, strict=True), 2):
+            self._records[name][number] = (self._place(part, number, content), len(content))
         self.crcs[number] = sample.crc
         if self._has_vectors:
             self._vectors[number] = label
             self.crcs[number] = zlib.crc32(self._vectors[number].tobytes(), sample.crc)
         else:
             self._records["label"][number] = label
+        for content in more:
+            self.crcs[number] = zlib.crc32(content, int(self.crcs[number]))
         self.num_samples += 1
 
-    def _place(self, sample: int, data: bytes) -> int:
-        """Write what belongs to a sample, on the next page where the rest of this one is too small; its position."""
+    def _place(self, part: int, sample: int, data: bytes) -> int:
+        """Write a part of a sample, on the next page where the rest of this one is too small; its position."""
         size = len(data)
         assert 0 < size <= MAX_SAMPLE_BYTES
         while size > self.page_size:
@@ -101,8 +133,7 @@ class BetonFile:
             self._file.write(bytes(left))
             self.num_bytes += left
         pointer = self.num_bytes
-        self._table[self._num_rows] = (sample, pointer, size)
-        self._num_rows += 1
+        self._rows[part, sample] = (sample, pointer, size)
         self._file.write(data)
         self.num_bytes += size
         return pointer
@@ -114,9 +145,10 @@ class BetonFile:
         """
         if self._has_vectors:
             for number in range(self.num_samples):
-                self._records["label"][number] = self._place(number, self._vectors[number].tobytes())
+                self._records["label"][number] = self._place(1, number, self._vectors[number].tobytes())
         padding = -self.num_bytes % 8
-        table = self._table[: self._num_rows].tobytes()
+        parts = [rows[: self.num_samples] for rows in self._rows if rows[0]["size"]]
+        table = b"".join(rows.tobytes() for rows in parts)
         self._file.write(bytes(padding) + table)
         table_start = self.num_bytes + padding
         self.num_bytes = table_start + len(table)

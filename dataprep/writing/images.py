@@ -5,9 +5,9 @@ a side over 65,535, is refused from its header, before any memory is taken for i
 write mode `passthrough` when every decoder makes the same RGB of it: three components of 8 bits, Huffman-coded,
 whole and without a flaw, no EXIF rotation, no side over `max_resolution`. All else becomes RGB: EXIF orientation
 applied; transparency laid on white; gray and palettes expanded; CMYK through Pillow's plain formula (Adobe's inverted
-kind included); 16-bit gray divided by 257; of an animation the first frame; colour profiles are not applied (as in
-torchvision's loader). Then the longer side is brought down to `max_resolution` (bicubic, antialiased) and the pixels
-are stored raw or as JPEG.
+kind included); 16-bit gray divided by 257; a .npy of one channel or three as it is; of an animation the first frame;
+colour profiles are not applied (as in torchvision's loader). Then the longer side is brought down to `max_resolution`
+(bicubic, antialiased) and the pixels are stored raw or as JPEG.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from PIL.PngImagePlugin import PngImageFile
 
 from dataprep.beton.contract import IMAGE_JPEG, IMAGE_RAW
 from dataprep.beton.jpeg_check import BadImage, JpegHeader, flaw_of, is_jpeg, read_jpeg_header
+from dataprep.beton.pixel_format import RGB, PixelFormat
+from dataprep.writing.array_files import is_array_file, open_array
 
 WriteMode = Literal["passthrough", "jpg", "raw", "proportion"]
 MAX_SIDE = 65_535  # width and height are 16-bit numbers in a beton
@@ -53,6 +55,8 @@ class ImageOptions:
     max_resolution: int | None
     quality: int
     max_pixels: int
+    pixels: PixelFormat = RGB
+    """What images are to consist of; what is not RGB is stored by `channel_images.py`."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,16 @@ def store_image(content: bytes | NDArray[np.uint8], options: ImageOptions, *, as
         return _encode(_shrink(Image.fromarray(content), options.max_resolution), options, as_jpeg)
     if not content:
         raise BadImage("empty file")
+    with decoding(options):
+        return _store_file(content, options, as_jpeg)
+
+
+@contextlib.contextmanager
+def decoding(options: ImageOptions) -> Iterator[None]:
+    """Whatever a decoder raises becomes a BadImage that says why."""
     try:
         with _strict_pillow(options.max_pixels):
-            return _store_file(content, options, as_jpeg)
+            yield
     except BadImage:
         raise
     except MemoryError as error:
@@ -108,14 +119,18 @@ def _strict_pillow(max_pixels: int) -> Iterator[None]:
 def _store_file(content: bytes, options: ImageOptions, as_jpeg: bool) -> StoredImage:
     """Check, then keep or convert."""
     flaw, header = "", None
+    if is_array_file(content) and (array := _rgb_of_array(content, options)) is not None:
+        raw = options.write_mode if options.write_mode != "passthrough" else "raw"  # as it is, like a JPEG's own bytes
+        shrunk = _shrink(Image.fromarray(array), options.max_resolution)
+        return _encode(shrunk, dataclasses.replace(options, write_mode=raw), as_jpeg)
     if is_jpeg(content):
         header = read_jpeg_header(content)
-        _check_size(header.width, header.height, options.max_pixels)
+        check_size(header.width, header.height, options.max_pixels)
         if header.precision_bits != 8:
             raise BadImage(f"JPEG of {header.precision_bits} bits per channel, allowed: 8")
         flaw = flaw_of(content, header)
-    with _open(content) as image:
-        _check_size(*image.size, options.max_pixels)
+    with open_picture(content) as image:
+        check_size(*image.size, options.max_pixels)
         if options.write_mode == "passthrough" and header and not flaw and _is_plain(header, image, options):
             return StoredImage(IMAGE_JPEG, header.width, header.height, content, kept=True)
         size = image.size
@@ -123,13 +138,32 @@ def _store_file(content: bytes, options: ImageOptions, as_jpeg: bool) -> StoredI
         _decode_small(image, options.max_resolution)
         lying = image.size
         image.load()
-        upright = _apply_orientation(image)
+        upright = apply_orientation(image)
         size = size if upright.size == lying else size[::-1]
         stored = _encode(_shrink(_to_rgb(upright), options.max_resolution, size), options, as_jpeg)
     return dataclasses.replace(stored, flaw=flaw)
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def _rgb_of_array(content: bytes, options: ImageOptions) -> NDArray[np.uint8] | None:
+    """Height x width x 3 of an array of one channel or three; None for a TIFF that is a picture to Pillow."""
+    try:
+        array = open_array(content)
+    except BadImage:
+        raise
+    except Exception:  # of a TIFF that tifffile cannot read, Pillow may make something, or say what is wrong
+        return None
+    if array.is_picture:
+        return None
+    if array.channels not in (1, 3):
+        said = PixelFormat(array.channels, 8 * array.dtype.itemsize, is_rgb=False)
+        raise BadImage(f"{said}, in a data set of RGB images; write those apart, with --channels {array.channels}")
+    check_size(array.width, array.height, options.max_pixels)
+    values = array.load()
+    eight_bits = values if values.dtype.itemsize == 1 else (values.astype(np.uint32) + 128) // 257
+    return np.ascontiguousarray(np.broadcast_to(eight_bits.astype(np.uint8), (*values.shape[:2], 3)))
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
     """Refuse empty and enormous pictures by what their header states."""
     if width <= 0 or height <= 0:
         raise BadImage(f"empty picture of {width} x {height} pixels")
@@ -139,7 +173,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise BadImage(f"{width} x {height} pixels are over --max-pixels {max_pixels:,} (decompression bomb?)")
 
 
-def _open(content: bytes) -> Image.Image:
+def open_picture(content: bytes) -> Image.Image:
     """Open without decoding, by content."""
     try:
         return Image.open(io.BytesIO(content), formats=_formats())
@@ -170,7 +204,7 @@ def _orientation(image: Image.Image) -> int:
     return value if value in _TRANSPOSITIONS else 1
 
 
-def _apply_orientation(image: Image.Image) -> Image.Image:
+def apply_orientation(image: Image.Image) -> Image.Image:
     """The picture as it is meant to be seen (Pillow has already done so for TIFF when it was loaded)."""
     orientation = _orientation(image)
     return image if orientation == 1 else image.transpose(_TRANSPOSITIONS[orientation])
@@ -217,11 +251,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _shrink(image: Image.Image, max_resolution: int | None, full_size: tuple[int, int] | None = None) -> Image.Image:
     """Bring the longer side down to `max_resolution`; the ratio is that of `full_size`."""
     width, height = full_size or image.size
+    size = shrunk_size(width, height, max_resolution)
+    return image if size == (width, height) else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def shrunk_size(width: int, height: int, max_resolution: int | None) -> tuple[int, int]:
+    """The sides once the longer one is at most `max_resolution`."""
     longest = max(width, height)
     if max_resolution is None or longest <= max_resolution:
-        return image
-    size = tuple(max(1, round(side * max_resolution / longest)) for side in (width, height))
-    return image.resize((size[0], size[1]), Image.Resampling.BICUBIC)
+        return width, height
+    return max(1, round(width * max_resolution / longest)), max(1, round(height * max_resolution / longest))
 
 
 def _encode(image: Image.Image, options: ImageOptions, as_jpeg: bool) -> StoredImage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,11 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from border.text import did_you_mean
+from dataprep.beton.jpeg_check import BadImage
+from dataprep.beton.objects import MASKS, OBJECTS
+from dataprep.beton.pixel_format import PixelFormat, channels_format
+from dataprep.beton.segments import SEGMENTS
+from dataprep.writing.channel_images import format_of
 from dataprep.writing.images import WriteMode
-from dataprep.writing.sample_encoding import Content, FilePart
+from dataprep.writing.raw_objects import RawObjects
+from dataprep.writing.sample_encoding import Content, FilePart, read_content
 
 SPLITS = ("train", "val", "test", "trainval")
 """Names of splits that say what a beton is for."""
+_LOOKED_AT = 16
+"""First images of which one says what all consist of."""
 LABEL_VALUES = (-1, 0, 1)
 """In a label vector, for each class: absent, there but only in objects marked as difficult, present."""
 
@@ -40,6 +48,13 @@ class Source:
     relative_path: Callable[[int], str]
     content: Callable[[int], Content]
     default_write_mode: WriteMode = "passthrough"
+    objects: Callable[[int], RawObjects] | None = None
+    """The objects that each image shows; then its label vector follows from them when it is written."""
+    has_masks: bool = False
+    annotations_crc32: int = 0
+    """Of the files that hold the objects."""
+    segments: Callable[[int], NDArray[np.uint8] | str] | None = None
+    """The class of every pixel of each image (height, width), or why there is none; label vectors follow from them."""
 
     def __post_init__(self) -> None:
         assert len(set(self.classes)) == len(self.classes), "class names must differ"
@@ -57,6 +72,13 @@ class Source:
         return replace(self, classes=(), labels=np.zeros(len(self), np.int64))
 
     @property
+    def more_fields(self) -> tuple[str, ...]:
+        """Names of the fields in which objects, or the classes of pixels, are stored."""
+        if self.segments is not None:
+            return (SEGMENTS,)
+        return () if self.objects is None else (OBJECTS, MASKS) if self.has_masks else (OBJECTS,)
+
+    @property
     def label_length(self) -> int:
         """Length of the label vectors; 0 when labels are classes."""
         return len(self.classes) if self.labels.ndim == 2 else 0
@@ -72,6 +94,25 @@ def doubts(source: Source) -> list[str]:
         what = f"the beton will be {source.split}.beton; recipes and evaluations look for train.beton and val.beton"
         found.append(f"--split is {source.split!r}, none of {names}: {what}")
     return found
+
+
+def first_format(source: Source, channels: int | None, max_pixels: int) -> tuple[PixelFormat, str]:
+    """What the images consist of, by the first that can be told, and what that one loses; "" for nothing.
+
+    channels: as asked for. ValueError for a number of channels that is not kept.
+    """
+    if channels is not None:
+        channels_format(channels, 8)
+    pixels, note = format_of(_first_contents(source, max_pixels), channels)
+    return pixels, note and f"{source.root}: an image {note}"
+
+
+def _first_contents(source: Source, max_pixels: int) -> Iterator[bytes | NDArray[np.uint8]]:
+    for sample in range(min(len(source), _LOOKED_AT)):
+        try:
+            yield read_content(source.content(sample), max_pixels)
+        except (OSError, BadImage):  # said by the writer
+            continue
 
 
 def existing_folder(root: Path) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataprep.beton.jpeg_check import BadImage
+from dataprep.writing.channel_images import store_channels
 from dataprep.writing.images import ImageOptions, store_image
 
 
@@ -27,7 +28,7 @@ class FilePart:
     """Folder below which a list names this file, which may therefore never have been there."""
 
 
-_BYTES_PER_PIXEL = 16  # of the most lavish format, four channels of 32 bits
+_BYTES_PER_PIXEL = 32  # of the most lavish format, 16 channels of 16 bits
 _MIN_BYTES = 1 << 20  # for what a small picture's file may hold besides
 
 Content = FilePart | NDArray[np.uint8] | bytes
@@ -75,14 +76,17 @@ def encode_chunk(chunk: Chunk, options: ImageOptions) -> list[Result]:
 def _encode_sample(content: Content, as_jpeg: bool, options: ImageOptions) -> Result:
     """Read, check and encode one sample."""
     try:
-        pixels_or_file = _read(content, options) if isinstance(content, FilePart) else content
+        pixels_or_file = read_content(content, options.max_pixels)
     except OSError as error:
         assert isinstance(content, FilePart)
         return _without_content(content, error)
     except BadImage as error:
         return Rejected(str(error))
     try:
-        stored = store_image(pixels_or_file, options, as_jpeg=as_jpeg)
+        if options.pixels.is_rgb:
+            stored = store_image(pixels_or_file, options, as_jpeg=as_jpeg)
+        else:
+            stored = store_channels(pixels_or_file, options)
     except BadImage as error:
         return Rejected(str(error))
     crc = zlib.crc32(stored.data)
@@ -99,25 +103,30 @@ def _without_content(part: FilePart, error: OSError) -> Result:
     return SourceUnreadable(part.path, str(error))
 
 
-def _read(part: FilePart, options: ImageOptions) -> bytes:
+def read_content(content: Content, max_pixels: int) -> bytes | NDArray[np.uint8]:
+    """What is to be encoded; OSError where it cannot be read, BadImage for what no image can be."""
+    return _read(content, max_pixels) if isinstance(content, FilePart) else content
+
+
+def _read(part: FilePart, max_pixels: int) -> bytes:
     """The bytes of a file or of a tar's member; BadImage for what no image can be, before memory is taken for it."""
     if part.size < 0:
         with open(os.open(part.path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:  # a pipe must not block
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise BadImage("no regular file")
-            _check_bytes(found.st_size, options)
+            _check_bytes(found.st_size, max_pixels)
             return file.read()
-    _check_bytes(part.size, options)
+    _check_bytes(part.size, max_pixels)
     content = os.pread(_archive(part.path), part.size, part.offset)
     if len(content) < part.size:
         raise OSError(f"ends at byte {part.offset + len(content):,}, needed {part.offset + part.size:,}: cut off?")
     return content
 
 
-def _check_bytes(num_bytes: int, options: ImageOptions) -> None:
+def _check_bytes(num_bytes: int, max_pixels: int) -> None:
     """Refuse files that would fill the memory."""
-    most = max(options.max_pixels * _BYTES_PER_PIXEL, _MIN_BYTES)
+    most = max(max_pixels * _BYTES_PER_PIXEL, _MIN_BYTES)
     if num_bytes > most:
         raise BadImage(f"file of {num_bytes:,} bytes, allowed: {most:,} ({_BYTES_PER_PIXEL} for each of --max-pixels)")
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataprep.beton.keyed_choice import chosen, permutation
+from dataprep.beton.pixel_format import RGB, PixelFormat, channels_format
 from dataprep.writing.beton_file import MAX_SAMPLE_BYTES
 from dataprep.writing.images import MAX_SIDE, ImageOptions, WriteMode
 
@@ -23,6 +24,9 @@ class WritePlan:
     max_pixels: int = 1 << 26
     limit: int | None = None
     shuffle_seed: int | None = None
+    channels: int | None = None
+    """Of images that are not RGB."""
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         modes = ("passthrough", "jpg", "raw", "proportion")
@@ -33,12 +37,19 @@ class WritePlan:
         _require(0 <= self.jpg_proportion <= 1, "jpg-proportion", self.jpg_proportion, "0 to 1")
         most = MAX_SAMPLE_BYTES // 4
         _require(1 <= self.max_pixels <= most, "max-pixels", self.max_pixels, f"1 to {most:,}")
+        if not self.pixels.is_rgb:
+            _require(self.write_mode == "raw", "write-mode", self.write_mode, f"raw, for {self.pixels}")
         _require(self.limit is None or self.limit >= 1, "limit", self.limit, "1 or more")
+
+    @property
+    def pixels(self) -> PixelFormat:
+        """What the images are to consist of; ValueError for what is not kept."""
+        return RGB if self.channels is None else channels_format(self.channels, self.bits or 8)
 
     @property
     def image_options(self) -> ImageOptions:
         """The part that concerns a single image."""
-        return ImageOptions(self.write_mode, self.max_resolution, self.quality, self.max_pixels)
+        return ImageOptions(self.write_mode, self.max_resolution, self.quality, self.max_pixels, self.pixels)
 
     def order(self, num_listed: int) -> NDArray[np.int64]:
         """Positions in the source, in the order in which they are read: shuffled first, then limited."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from dataprep.writing.beton_file import MAX_SAMPLE_BYTES, BetonFile
 from dataprep.writing.channel_statistics import ChannelStatistics
 from dataprep.writing.encoder_pool import EncoderPool, WorkerDied
 from dataprep.writing.manifest import identity, samples_per_class, software, write_manifest
+from dataprep.writing.raw_objects import StoredObjects, store_objects, store_segments
 from dataprep.writing.raw_source import Source
 from dataprep.writing.sample_encoding import Chunk, Encoded, FilePart, Rejected, Result, SourceUnreadable
 from dataprep.writing.write_plan import WritePlan
@@ -57,9 +58,20 @@ class WriteProgress:
     """Relative path and reason."""
     flawed: list[tuple[str, str]] = field(default_factory=list)
     """Relative path and flaw of images that decoded whole in spite of it, and were encoded anew."""
+    num_objects: int = 0
+    num_outside: int = 0
+    """Boxes that reach out of their image."""
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    """Relative path of an image, and why an object of it was left out."""
     started_s: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     """Duration of the whole write, once it is over."""
+
+    def see(self, name: str, stored: StoredObjects) -> None:
+        """Count the objects of an image."""
+        self.num_objects += stored.num_objects
+        self.num_outside += stored.num_outside
+        self.left_out += [(name, why) for why in stored.left_out]
 
     @property
     def images_per_s(self) -> float:
@@ -118,7 +130,7 @@ def write_beton(
     partial, partial_manifest = partial_path(target), partial_path(manifest_path(target))
     order = plan.order(len(source))
     progress = WriteProgress(num_total=len(order))
-    statistics = ChannelStatistics(len(order))
+    statistics = ChannelStatistics(len(order), plan.pixels)
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(_remove, partial_manifest)
         cleanup.callback(_remove, partial)
@@ -127,12 +139,15 @@ def write_beton(
             target.parent.mkdir(parents=True, exist_ok=True)
             remove_stale_partials(target)
             with partial.open("wb") as file:
-                beton = BetonFile(file, len(order), source.label_length)
+                beton = BetonFile(file, len(order), source.label_length, plan.pixels, source.more_fields)
                 _fill(beton, source, results, on_bad, progress, report, statistics)
                 head_crc, table_crc = beton.finish()
             head = _manifest_head(source, plan, beton, progress)
             head |= {"head_crc32": head_crc, "table_crc32": table_crc, "labels_crc32": labels_crc32(beton.labels)}
             head |= statistics.measured()
+            if source.objects is not None:
+                head |= {"num_objects": progress.num_objects, "num_outside": progress.num_outside}
+                head["left_out"] = progress.left_out
             head |= {"flawed": progress.flawed, "rejected": progress.rejected}
             names = map(source.relative_path, map(int, beton.indices))
             write_manifest(partial_manifest, head, zip(names, map(int, beton.crcs), strict=False))
@@ -192,8 +207,17 @@ def _fill(
             raise WriteError(f"cannot read {result.path}: {result.error}; the source must be readable as a whole")
         if isinstance(result, Encoded) and len(result.data) > MAX_SAMPLE_BYTES:
             result = Rejected(f"{len(result.data):,} bytes do not fit a page of FFCV ({MAX_SAMPLE_BYTES:,})")
+        label: Any = source.labels[position]
+        more: tuple[bytes, ...] = ()
+        if isinstance(result, Encoded) and source.more_fields:
+            stored = _stored(source, position, result.height, result.width)
+            if isinstance(stored, str):
+                result = Rejected(stored)
+            else:
+                label, more = stored.label, stored.fields
+                progress.see(name, stored)
         if isinstance(result, Encoded):
-            beton.append(result, source.labels[position], position)
+            beton.append(result, label, position, more)
             statistics.see(result)
             progress.num_kept += result.kept
             progress.num_bytes = beton.num_bytes
@@ -210,6 +234,14 @@ def _fill(
         raise WriteError(f"none of {progress.num_total:,} images can be used; the first, {name}: {reason}")
 
 
+def _stored(source: Source, position: int, height: int, width: int) -> StoredObjects | str:
+    """What is stored of an image beside it, or why it cannot be."""
+    if source.segments is not None:
+        return store_segments(source.segments(position), height, width, source.label_length)
+    assert source.objects is not None
+    return store_objects(source.objects(position), height, width, source.label_length)
+
+
 def _manifest_head(source: Source, plan: WritePlan, beton: BetonFile, progress: WriteProgress) -> dict[str, object]:
     """All of the manifest but the checksums, the rejected and the samples."""
     return {
@@ -220,6 +252,8 @@ def _manifest_head(source: Source, plan: WritePlan, beton: BetonFile, progress: 
         "num_kept_jpegs": progress.num_kept,
         "page_size": beton.page_size,
         "fields": beton.fields,
+        "channels": plan.pixels.channels,
+        "bits": plan.pixels.bits,
         **identity(source, plan),
         "samples_per_class": samples_per_class(beton.labels, source.classes),
     }

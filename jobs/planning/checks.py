@@ -8,6 +8,7 @@ import torch
 
 from dataprep.beton.contract import Beton, open_beton
 from jobs.planning.scaling import speeds_of
+from jobs.planning.writing_commands import writing_command
 from slurm.cluster import Cluster
 from slurm.preflight import Check
 from slurm.task import JobSpec
@@ -15,8 +16,11 @@ from vicreg.config import PretrainConfig
 from vicreg.cost.estimate import Cost, estimate
 from vicreg.cost.fitting import cure
 from vicreg.data.batches import num_classes
+from vicreg.data.channels import require_channels
 from vicreg.method import UNKNOWN_DATA, TrainingData
 from vicreg.views.order import batches_per_epoch
+
+VAL_DATA = "val data"
 
 
 def check_batch(config: PretrainConfig, spec: JobSpec) -> Check:
@@ -53,22 +57,36 @@ def check_model(
     return needs, Check("model", True, f"{said}, of the {has}")
 
 
-def check_val_data(config: PretrainConfig) -> Check:
-    """Whether the evaluations that follow will have data."""
+def check_val_data(config: PretrainConfig, is_needed: bool) -> Check:
+    """Whether what is measured, by this command if `is_needed`, or by a later one, will have data."""
+    path = Path(config.data.val)
+    if not path.is_file():
+        cure = f"the evaluations need it; write it with  {writing_command(path)}"
+        return Check(VAL_DATA, False if is_needed else None, f"{path}: no such file; {cure}")
     try:
-        return Check("val data", True, f"{open_beton(Path(config.data.val)).num_samples:,} images")
+        beton = open_beton(path)
+        require_channels(config.data, beton)
+        return Check(VAL_DATA, True, f"{beton.num_samples:,} images")
     except (OSError, ValueError) as error:
-        return Check("val data", False, f"{error}; the evaluations need it")
+        return Check(VAL_DATA, False if is_needed else None, f"{error}; the evaluations need it")
 
 
 def check_data(config: PretrainConfig) -> tuple[Beton | None, Check]:
     """The training data, and whether they are there and enough for a step."""
+    path, batch = Path(config.data.train), config.train.global_batch
+    if not path.is_file():
+        return None, Check("data", False, f"{path}: no such file; write it with  {writing_command(path)}")
     try:
-        beton = open_beton(Path(config.data.train))
-        steps = batches_per_epoch(beton.num_samples, config.train.global_batch)
+        beton = open_beton(path)
+        require_channels(config.data, beton)
     except (OSError, ValueError) as error:
         return None, Check("data", False, str(error))
-    return beton, Check("data", True, f"{beton.num_samples:,} images, {steps} steps an epoch")
+    num = beton.num_samples
+    if batch > num:
+        fits = 1 << (max(num // 8, 2).bit_length() - 1)
+        said = f"global_batch is {batch}, and {path} has {num:,} images; allowed: 2 to {num}, and enough for several"
+        return beton, Check("data", False, f"{said} steps an epoch: --train.global-batch {fits}")
+    return beton, Check("data", True, f"{num:,} images, {batches_per_epoch(num, batch)} steps an epoch")
 
 
 def training_data(beton: Beton | None) -> TrainingData:

@@ -19,6 +19,7 @@ from rich.text import Text
 from border.documents import read_json
 from border.terminal import Terminal, log_to
 from border.text import visible, visible_lines
+from jobs.planning import hints
 from slurm import cluster, given_place
 from slurm.calls import SchedulerError
 from slurm.cluster import Cluster
@@ -43,6 +44,7 @@ class RunFile(TypedDict):
     schema: NotRequired[int]
     recipe: NotRequired[str]
     imported: NotRequired[dict[str, Any]]
+    beginning: NotRequired[dict[str, Any]]
 
 
 def read_run_file(run: Path) -> RunFile:
@@ -89,9 +91,10 @@ def _is_expected(error: Exception) -> bool:
 def _is_hopeless(error: Exception) -> bool:
     """Whether another try, on whatever node, would end in the same way."""
     from dataprep.beton.contract import BadSample
+    from vicreg.evals.results import CannotMeasure
     from vicreg.training.guards import TrainingDiverged
 
-    return isinstance(error, BadSample | TrainingDiverged)
+    return isinstance(error, BadSample | CannotMeasure | TrainingDiverged)
 
 
 def configure_logging(console: Console, task: Task, folder: Path) -> None:
@@ -182,6 +185,7 @@ class PlaceOptions:
             name: getattr(self, name)
             for name in ("time", "partition", "account", "qos", "constraint", "exclude", "reservation")
         }
+        hints.remember(self.cluster)
         if given_place.place() is None:
             return cluster.override(cluster.load(self.cluster), **changed)
         return replace(cluster.load(self.cluster), scheduler="local")

@@ -1,4 +1,4 @@
-"""The pieces that measuring a run consists of: what there is to do, what still holds, and doing it.
+"""The pieces that measuring a run consists of: what there is to do, and what still holds.
 
 A piece is one evaluation of one subject: the trained encoder, or what it is compared with. Subject after subject, so
 that evaluations of the same encoder share its features.
@@ -6,40 +6,27 @@ that evaluations of the same encoder share its features.
 
 from __future__ import annotations
 
-import importlib
-import platform
-import shutil
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
-from torch import nn
 
+from dataprep.beton.contract import open_beton
 from dataprep.beton.subset import subset_path
-from jobs.planning import provenance, recipes
+from jobs.planning import recipes
+from jobs.planning.eval_options import Options
+from jobs.planning.recipes import evaluation_module as evaluation_module
 from jobs.planning.run_folder import is_finished, read_run
-from jobs.planning.subjects import LAST, build_encoder, subjects
-from slurm.attempts import Pulse
-from slurm.requeue import StopFlag
-from slurm.watchdog import Watchdog
+from jobs.planning.subjects import LAST, build_encoder, is_comparable, other_encoders, subjects
+from jobs.planning.writing_commands import writing_command
 from vicreg.config import DataConfig, PretrainConfig
 from vicreg.config_json import from_json, to_json
-from vicreg.evals import data_identity, features, results
-from vicreg.evals.results import BASELINES, SUBJECTS, Result, say_subject
-from vicreg.evals.work import Work
+from vicreg.evals import data_identity, results
+from vicreg.evals.protocols import IMAGENET_TRAIN
+from vicreg.evals.results import BASELINES, STEP, SUBJECTS, TRAINED, say_subject
 from vicreg.exchange.encoder_file import checksum
-from vicreg.model import num_features
-from vicreg.ranks import distributed
-
-PARTS = "features"  # in a job's folder, until its results are there
-PERCENT = 100  # the progress of a job counts in hundredths of a piece
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -57,12 +44,18 @@ class Piece:
     val: str
     encoder: str = ""
     """Which of the run's encoders; empty: the first."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Those of the settings that were given by option."""
+    source: str = ""
+    """The run folder of an encoder that stands beside the run's own; empty for the run itself."""
 
     def missing(self) -> str:
-        """The beton, or the list of labelled images, that is not there; empty if all are."""
+        """The beton, or a list of labelled images that cannot be drawn, that is not there; empty if all are."""
         needed = [Path(self.train), Path(self.val)]
-        if subset := self.settings.get("subset"):
-            needed.append(subset_path(Path(self.train), subset))
+        if (subset := self.settings.get("subset")) and needed[0].is_file():
+            is_published = open_beton(needed[0]).num_samples == IMAGENET_TRAIN
+            if is_published or "subset" in self.options:
+                needed.append(subset_path(Path(self.train), subset))
         return next((str(path) for path in needed if not path.is_file()), "")
 
 
@@ -81,23 +74,69 @@ class Choice:
     """Where data sets are, by name; data/NAME for others."""
     encoder: str = ""
     """Which of the run's encoders, where it has several; empty: the first. Results of another are NAME-of-ENCODER."""
+    settings: Options = field(default_factory=dict)
+    """Settings that were given by option, by the evaluation's name."""
+    baselines: tuple[str, ...] = ()
+    """What is measured beside the trained encoder, more than the recipe says: random, pixels, other run folders."""
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Choice:
+        """A choice from its JSON form."""
+        return cls(**{**values, "names": tuple(values["names"]), "baselines": tuple(values["baselines"])})
 
 
-def plan(run: Path, recipe: str, data: DataConfig, choice: Choice) -> list[Piece]:
-    """All chosen pieces, those of one subject together. Raises ValueError for unknown names and settings."""
-    chosen = [recipes.evaluation(recipe, name) for name in choice.names] or list(recipes.evaluations(recipe))
+def plan(run: Path, recipe: str, data: DataConfig, choice: Choice, keeps_options: bool = True) -> list[Piece]:
+    """All chosen pieces, those of one subject together. Raises ValueError for unknown names and settings.
+
+    keeps_options: an evaluation that was measured with settings given by option has them until others are given.
+    """
+    chosen = chosen_evaluations(recipe, choice.names)
+    others = other_encoders(choice.baselines)
+    wanted = {*choice.baselines} & {*BASELINES} | others.keys()
     pieces: list[Piece] = []
-    for subject in subjects(run, choice.checkpoints):
+    for subject in [*subjects(run, choice.checkpoints), *others]:
         for evaluation in chosen:
-            if subject in BASELINES and subject not in evaluation.baselines:
+            more = wanted if is_comparable(evaluation.module, subject) else set()
+            if subject not in (TRAINED, *evaluation.baselines, *more) and not subject.startswith(STEP):
                 continue
-            settings = to_json(from_json(evaluation_module(evaluation.module).Config, evaluation.settings))
             name, train, val = _on(evaluation, data, choice)
             name += f"-of-{choice.encoder}" if choice.encoder else ""
+            options = choice.settings.get(evaluation.name)
+            if options is None:
+                options = _kept_options(run, name, evaluation) if keeps_options else {}
+            config = from_json(evaluation_module(evaluation.module).Config, evaluation.settings | options)
             pieces.append(
-                Piece(name, evaluation.name, evaluation.module, subject, settings, train, val, choice.encoder)
+                Piece(
+                    evaluation=name,
+                    asked_as=evaluation.name,
+                    module=evaluation.module,
+                    subject=subject,
+                    settings=to_json(config),
+                    train=train,
+                    val=val,
+                    encoder="" if subject in others else choice.encoder,
+                    options=options,
+                    source=others.get(subject, ""),
+                )
             )
     return pieces
+
+
+def chosen_evaluations(recipe: str, names: Sequence[str]) -> list[recipes.Evaluation]:
+    """The evaluations of these names, or all of the recipe's; ValueError with the valid ones for an unknown name."""
+    return [recipes.evaluation(recipe, name) for name in names] or list(recipes.evaluations(recipe))
+
+
+def _kept_options(run: Path, name: str, evaluation: recipes.Evaluation) -> dict[str, Any]:
+    """What the result that is there was told by option, if this version still knows it."""
+    there = results.read(run, name, TRAINED)
+    if there is None or not there.options or there.module != evaluation.module:
+        return {}
+    try:
+        from_json(evaluation_module(evaluation.module).Config, evaluation.settings | there.options)
+    except ValueError:
+        return {}
+    return there.options
 
 
 def _on(evaluation: recipes.Evaluation, data: DataConfig, choice: Choice) -> tuple[str, str, str]:
@@ -116,16 +155,12 @@ def split_by_data(pieces: list[Piece], is_named: bool, console: Console) -> list
     is_named = is_named or missing.keys() == {piece.evaluation for piece in pieces}
     for name, path in missing.items():
         said = f"{name}: no data ({path}: no such file)"
-        cure = "write it with dataprep/write_ffcv.py (its --help), or say where it is in clusters.toml, [PROFILE.data]"
+        how = writing_command(Path(path)) if path.endswith(".beton") else "dataprep/write_ffcv.py subset --help"
+        cure = f"write it ({how}), or say where it is in clusters.toml, [PROFILE.data]"
         if is_named:
             raise ValueError(f"{said}; {cure}")
         console.print(f"{said}, skipped; {cure}", highlight=False, soft_wrap=True)
     return [piece for piece in pieces if piece.evaluation not in missing]
-
-
-def evaluation_module(name: str) -> Any:
-    """The file vicreg/evals/<name>.py, with its `Config` and `evaluate`."""
-    return importlib.import_module(f"vicreg.evals.{name}")
 
 
 def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: bool, console: Console) -> list[Piece]:
@@ -134,12 +169,10 @@ def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: 
     if not is_finished(run, encoder) and any(piece.subject in SUBJECTS for piece in pieces):
         return pieces  # what will be measured is not there yet
     sums = {
-        subject: checksum(build_encoder(run, subject, config, encoder))
-        for subject in dict.fromkeys(p.subject for p in pieces)
+        subject: checksum(build_encoder(Path(source) if source else run, subject, config, encoder))
+        for subject, source in dict.fromkeys((p.subject, p.source) for p in pieces)
     }
-    described = {
-        pair: data_identity.describe(data_of(config, *pair)) for pair in dict.fromkeys((p.train, p.val) for p in pieces)
-    }
+    described = {place: data_identity.describe(place.data(config)) for place in dict.fromkeys(map(Place.of, pieces))}
     due: list[Piece] = []
     for piece in pieces:
         title = f"{piece.evaluation}, {say_subject(piece.subject)}"
@@ -147,7 +180,7 @@ def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: 
         if result is None or overwrite:
             due.append(piece)
             continue
-        data = described[piece.train, piece.val]
+        data = described[Place.of(piece)]
         changed = results.changes(result, piece.module, piece.settings, data, sums[piece.subject])
         if changed:
             due.append(piece)
@@ -157,100 +190,20 @@ def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: 
     return due
 
 
-def measure_all(
-    run: Path,
-    pieces: list[Piece],
-    num_done: int,
-    placement: distributed.Placement,
-    console: Console,
-    job_folder: Path,
-    stop: StopFlag,
-    watchdog: Watchdog,
-) -> None:
-    """All pieces in turn; the features of a subject are let go when the next one comes.
+@dataclass(frozen=True)
+class Place:
+    """Where the data of pieces are, and whose settings bring them to the encoder."""
 
-    num_done: pieces of the same job that were done before, so that its progress goes on from there. Stopped, when an
-    evaluation that keeps its state was asked to stop; the others are interrupted at once.
-    """
-    config, _ = read_run(run)
-    device = distributed.device_for(placement)
-    workers = config.data.workers or placement.num_threads
-    opened: dict[tuple[str, str], tuple[features.Splits, dict[str, Any]]] = {}
-    subject, encoder = "", nn.Module()
-    pulse = Pulse(job_folder, PERCENT * (num_done + len(pieces)))
-    for number, piece in enumerate(pieces, num_done):
-        if piece.subject != subject:
-            subject, encoder = piece.subject, build_encoder(run, piece.subject, config, piece.encoder)
-        if (piece.train, piece.val) not in opened:
-            data_config = data_of(config, piece.train, piece.val)
-            splits = features.open_splits(data_config, device, workers)
-            splits = replace(splits, parts=job_folder / PARTS, heard=watchdog.heard)
-            opened[piece.train, piece.val] = splits, data_identity.describe(data_config)
-        splits, data = opened[piece.train, piece.val]
-        stop.interrupt_at_once(not getattr(evaluation_module(piece.module), "RESUMES", False))
-        folder = results.folder(run, piece.evaluation, piece.subject)
-        work = Work(folder, should_stop=stop, require_owner=stop.require_owner, heard=watchdog.heard)
-        if placement.rank == 0:
-            work.beat = partial(_beat, pulse, stop, number)
-        with watchdog.phase("a measurement"):
-            result = measure(piece, encoder, splits, data, work)
-        if placement.rank == 0:
-            stop.require_owner()
-            results.write(run, result)
-            work.forget()
-            pulse.beat(PERCENT * (number + 1), at_once=True)
-            console.print(finished_line(result), highlight=False, soft_wrap=True)
-        stop.interrupt_at_once()
-    distributed.barrier()  # all have what they need of the parts
-    if placement.rank == 0:
-        shutil.rmtree(job_folder / PARTS, ignore_errors=True)
+    train: str
+    val: str
+    source: str
 
+    @classmethod
+    def of(cls, piece: Piece) -> Place:
+        """That of a piece."""
+        return cls(piece.train, piece.val, piece.source)
 
-def _beat(pulse: Pulse, stop: StopFlag, num_done: int, step: int, num_steps: int) -> None:
-    """A step of a piece is done; an evaluation that fails again and again but gets further is then worth going on."""
-    stop.require_owner()
-    pulse.beat(PERCENT * num_done + PERCENT * step // num_steps)
-
-
-def data_of(config: PretrainConfig, train: str, val: str) -> DataConfig:
-    """The run's data settings with other betons, of which every image counts."""
-    return replace(config.data, train=train, val=val, on_bad="fail")
-
-
-def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dict[str, Any], work: Work) -> Result:
-    """One evaluation of one encoder."""
-    module = evaluation_module(piece.module)
-    sha256 = checksum(encoder)
-    same_data = results.without_paths(data)
-    work.belongs_to = {"module": piece.module, "settings": piece.settings, "data": same_data, "encoder": sha256}
-    start = time.monotonic()
-    more = (work,) if getattr(module, "RESUMES", False) else ()
-    measured = module.evaluate(encoder, splits, from_json(module.Config, piece.settings), *more)
-    on_gpu = splits.device.type == "cuda"
-    return Result(
-        evaluation=piece.evaluation,
-        module=piece.module,
-        subject=piece.subject,
-        metrics=measured.metrics,
-        settings=piece.settings,
-        data=data,
-        num_classes=splits.num_classes,
-        num_features=num_features(encoder),
-        encoder_sha256=sha256,
-        duration_s=round(time.monotonic() - start, 3),
-        num_ranks=distributed.world_size(),
-        device=torch.cuda.get_device_name() if on_gpu else "CPU",
-        versions={"python": platform.python_version()}
-        | {name: version(name) for name in PACKAGES}
-        | {"code": provenance.said(provenance.code().to_json())},
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        details=measured.details,
-    )
-
-
-def finished_line(result: Result) -> str:
-    """One line that says what came out."""
-    shown = [(name, value) for name, value in result.metrics.items() if not name.endswith("_std")]
-    numbers = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in shown)
-    title = f"{result.evaluation}, {say_subject(result.subject)}"
-    return f"{title}: {f'{numbers} %' if numbers else 'done'}  ({result.duration_s:.1f} s)"
+    def data(self, config: PretrainConfig) -> DataConfig:
+        """The run's data settings, or those of the other run, with these betons, of which every image counts."""
+        own = read_run(Path(self.source))[0] if self.source else config
+        return replace(own.data, train=self.train, val=self.val, on_bad="fail")

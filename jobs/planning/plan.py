@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from border.text import shell_command
+from border.text import shell_command, suite_command
 from dataprep.beton.contract import Beton, open_beton
 from jobs.planning.checks import (
     check_batch,
@@ -68,7 +68,7 @@ class Plan:
             check_batch(config, spec),
             model,
             data,
-            *([check_val_data(config)] if then or config.online.every_epochs else []),
+            check_val_data(config, is_needed=bool(then) or config.online.every_epochs > 0),
             preflight.check_folder(run),
             *preflight.check_cluster(spec, cluster),
         ]
@@ -94,6 +94,8 @@ class Plan:
         table = _facts()
         table.add_row("recipe", self.recipe)
         table.add_row("data", self._data())
+        if config.model.channels:
+            table.add_row("views", "channels that are no colours: nothing changes saturation or hue, or solarises")
         table.add_row("method", config.method.name)
         table.add_row("model", say_model(config))
         table.add_row("length", self._length())
@@ -138,7 +140,8 @@ class Plan:
     def _data(self) -> str:
         if self.beton is None:
             return self.config.data.train
-        return f"{self.config.data.train}: {self.beton.num_samples:,} images, {gb(self.beton.file.size)}"
+        pixels = "" if self.beton.pixels.is_rgb else f" of {self.beton.pixels}"
+        return f"{self.config.data.train}: {self.beton.num_samples:,} images{pixels}, {gb(self.beton.file.size)}"
 
     def _length(self) -> str:
         train = self.config.train
@@ -228,7 +231,7 @@ def show_submitted(run: Path, submitted: Sequence[Submitted], console: Console) 
     for job in submitted:
         table.add_row(job.name, job.job_id, job.dependency, "" if job.is_new else "was there already")
     console.print(table)
-    console.print(f"watch them with  {shell_command('python', 'jobs/status.py', run, '--watch')}", soft_wrap=True)
+    console.print(f"watch them with  {suite_command('jobs/status.py', run, '--watch')}", soft_wrap=True)
 
 
 def _facts() -> Table:

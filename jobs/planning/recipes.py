@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,12 @@ class Evaluation:
     def published(cls, name: str, **changes: Any) -> Evaluation:
         """A preset of vicreg/evals/protocols.py; `changes` of its settings."""
         preset = PRESETS[name]
-        return cls(name, preset.module, {**preset.settings, **changes}, data=preset.data)
+        return cls(name, preset.module, {**preset.settings, **changes}, preset.baselines, preset.data)
+
+
+def evaluation_module(name: str) -> Any:
+    """The file vicreg/evals/<name>.py, with its `Config` and `evaluate`."""
+    return importlib.import_module(f"vicreg.evals.{name}")
 
 
 @dataclass(frozen=True)
@@ -87,10 +93,28 @@ DIGITS = (
     Evaluation("multi-label", "svm", {"costs": [0.1, 1.0, 10.0]}, ("random", "pixels"), "digits-multi-label"),
 )
 
+OWN = (
+    Evaluation("knn", "knn", {}, _BASELINES),
+    Evaluation("few-labels", "few_labels", {}, _BASELINES),
+    Evaluation("linear", "linear", {"epochs": 20, "lr": 0.1, "batch_norm": True}, ("random",)),
+    Evaluation("gallery", "gallery"),
+)
+"""What is measured of own images."""
+
 EVALUATIONS = {"imagenet": IMAGENET, "cifar10": CIFAR10, "digits": DIGITS}
 """What is measured of a run, by the folder of its training data."""
 ELSEWHERE = CIFAR10
 """What is measured on other data."""
+
+AUTO = "auto"
+"""The recipe that is chosen for the images (auto_recipe.py)."""
+_AUTO = Recipe(
+    AUTO,
+    source="this project: chosen from the number and size of the images and the machine (docs/own-images.md)",
+    expected="better than random weights and raw pixels",
+    pretrain=PretrainConfig(methods.load("vicreg").Config()),
+    evaluations=OWN,
+)
 
 _METHODS = sorted(methods.names(), key=lambda name: (name != "vicreg", name))
 RECIPES = {name: method for method in _METHODS for name in methods.load(method).RECIPES}
@@ -99,8 +123,12 @@ RECIPES = {name: method for method in _METHODS for name in methods.load(method).
 
 def recipe(name: str) -> Recipe:
     """The recipe of that name; ValueError with the valid names otherwise."""
+    if name == AUTO:
+        return _AUTO
     if name not in RECIPES:
-        raise ValueError(f"recipe is {name!r}, allowed: {', '.join(RECIPES)}{did_you_mean(name, RECIPES)}")
+        known = (*RECIPES, AUTO)
+        allowed = f"{', '.join(RECIPES)}, {AUTO} (chosen for your images){did_you_mean(name, known)}"
+        raise ValueError(f"recipe is {name!r}, allowed: {allowed}")
     published = methods.load(RECIPES[name]).RECIPES[name]
     measured = EVALUATIONS.get(Path(published.pretrain.data.train).parent.name, ELSEWHERE)
     return Recipe(name, published.source, published.expected, published.pretrain, measured)

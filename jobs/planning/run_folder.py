@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from border.documents import Unreadable, parse_json
-from border.text import shell_command
 from disk.whole_files import publish, write_text
-from jobs.planning import provenance
+from jobs.planning import hints, provenance
 from jobs.planning.cli import CONFIG_FILE, RunFile
 from vicreg import checkpoint, methods
 from vicreg.config import PretrainConfig
@@ -39,10 +38,7 @@ def read_run(run: Path) -> tuple[PretrainConfig, str]:
     """Configuration and recipe of a run; ValueError with the cure otherwise."""
     path = run / CONFIG_FILE
     if not path.is_file():
-        raise ValueError(
-            f"{run} is no run folder (it has no {CONFIG_FILE}); make one with  "
-            f"{shell_command('python', 'jobs/pretrain.py', '--run', run)}"
-        )
+        raise ValueError(f"{run} is no run folder (it has no {CONFIG_FILE}); make one with  {hints.pretrain(run)}")
     content = read_content(run)
     return _config_of(content, path), str(content["recipe"])
 
@@ -69,15 +65,24 @@ def _config_of(content: dict[str, Any], path: Path) -> PretrainConfig:
 
 
 def _damaged(path: Path, error: Unreadable) -> ConfigDamaged:
-    started = shell_command("python", "jobs/pretrain.py", "--run", path.parent)
+    started = hints.pretrain(path.parent)
     cure = f"the command that started the run ({started}) writes it again, and goes on"
     return ConfigDamaged(f"{path} is damaged ({error}); {cure}")
 
 
-def write_config(run: Path, recipe: str, config: PretrainConfig, imported: dict[str, Any] | None = None) -> None:
+def write_config(
+    run: Path,
+    recipe: str,
+    config: PretrainConfig,
+    imported: dict[str, Any] | None = None,
+    beginning: dict[str, Any] | None = None,
+    chosen: dict[str, str] | None = None,
+) -> None:
     """Keep the resolved configuration in the run folder, or refuse when it holds another one.
 
-    `imported` says where the encoder comes from if it was not trained here (jobs/import_encoder.py).
+    `imported` says where the encoder comes from if it was not trained here (jobs/import_encoder.py), `beginning` where
+    the weights come from that it begins with; `chosen` has the fields that were decided without being told, with the
+    reasons. Once said that stays.
     """
     path = run / CONFIG_FILE
     there: dict[str, Any] = {}
@@ -106,6 +111,10 @@ def write_config(run: Path, recipe: str, config: PretrainConfig, imported: dict[
     }
     if imported:
         content["imported"] = imported
+    if beginning := beginning or there.get("beginning"):
+        content["beginning"] = beginning
+    if reasons := there.get("chosen") or chosen:
+        content["chosen"] = reasons
     write_text(path, json.dumps(content, indent=1))
 
 
@@ -123,13 +132,14 @@ def _config_elsewhere(run: Path, otherwise: PretrainConfig) -> PretrainConfig:
     state = checkpoint.load_newest(run / CHECKPOINTS)
     encoder = encoder_path(run)
     if state is None and checkpoint.is_whole(encoder):
-        origin = load_without_code(encoder, encoder.name)["origin"]
+        content = load_without_code(encoder, encoder.name)
+        origin = content["origin"]
         if "config" not in origin:
             raise ValueError(
                 f"{run / CONFIG_FILE} is damaged, and {encoder} was imported; remove {run}, and import it again "
                 "(jobs/import_encoder.py)"
             )
-        return methods.read_config(origin["config"], SCHEMA)
+        return methods.read_config(origin["config"], content.get("schema", 1))
     return methods.read_config(state["config"], state.get("schema", 1)) if state else otherwise
 
 
@@ -171,9 +181,7 @@ def require_finished(run: Path) -> None:
     if not is_finished(run):
         path = encoder_path(run)
         what = f"{path.name} is cut off or damaged" if path.exists() else f"it has no {path.name}"
-        raise ValueError(
-            f"{run} is not finished ({what}); go on with  {shell_command('python', 'jobs/pretrain.py', '--run', run)}"
-        )
+        raise ValueError(f"{run} is not finished ({what}); go on with  {hints.pretrain(run)}")
 
 
 def _versions() -> dict[str, str]:

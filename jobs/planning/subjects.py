@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -10,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vicreg import checkpoint
 from vicreg.config import PretrainConfig
 from vicreg.evals import features, results
-from vicreg.evals.results import PIXELS, RANDOM, SUBJECTS
+from vicreg.evals.results import BASELINES, OTHER, PIXELS, RANDOM, SUBJECTS
 from vicreg.exchange.encoder_file import encoder_of, encoder_path, load_encoder, untrained_encoder
 from vicreg.model import branch
 from vicreg.training.train import CHECKPOINTS
@@ -30,12 +32,37 @@ def subjects(run: Path, checkpoints: str) -> list[str]:
     return found if checkpoints == "all" else found[-int(checkpoints) :]
 
 
+def other_encoders(baselines: Sequence[str]) -> dict[str, str]:
+    """The other run folders among the baselines, by what their encoders are called as subjects.
+
+    ValueError for what is neither a baseline's name nor a finished run, and for two of one name.
+    """
+    found: dict[str, str] = {}
+    for name in baselines:
+        if name in BASELINES:
+            continue
+        path = Path(name)
+        if not encoder_path(path).is_file():
+            allowed = f"{', '.join(BASELINES)}, or a finished run (jobs/pretrain.py, jobs/import_encoder.py)"
+            raise ValueError(f"baselines is {name}, allowed: {allowed}")
+        subject = OTHER + re.sub(r"[^A-Za-z0-9._-]", "_", path.absolute().name)
+        if subject in found:
+            raise ValueError(f"baselines has two folders called {path.name}, allowed: different names")
+        found[subject] = name
+    return found
+
+
+def is_comparable(module: str, subject: str) -> bool:
+    """Whether an evaluation says something of a subject: pictures do not, and pixels have no weights to tune."""
+    return module != "gallery" and not (module == "semisup" and subject == PIXELS)
+
+
 def build_encoder(run: Path, subject: str, config: PretrainConfig, encoder: str = "") -> nn.Module:
     """What is measured: the trained encoder or a checkpoint, the same with random weights, or the pixels themselves."""
     if subject.startswith(results.STEP):
         return encoder_of(run / CHECKPOINTS / subject, branch(config.model, encoder), encoder)
     if subject == PIXELS:
-        return features.Pixels(config.data.image_size)
+        return features.Pixels(config.data.image_size, config.model.in_channels)
     if subject == RANDOM:
         return open_residuals(untrained_encoder(branch(config.model, encoder), config.train.seed))
     return load_encoder(encoder_path(run, encoder))

@@ -12,11 +12,13 @@ from dataclasses import asdict
 from typing import Any
 
 from jobs.planning import provenance, recipes
-from jobs.reporting import page, pictures, training_charts
+from jobs.reporting import detection_pictures, page, pictures, training_charts
 from jobs.reporting.document import Table, Text
-from jobs.reporting.measured_run import Run, say_length, summary, what_is_missing
+from jobs.reporting.measured_run import Run, began_with, say_length, summary, what_is_missing
 from jobs.reporting.page import Section, escape
+from jobs.reporting.published_tables import published, published_alone
 from jobs.reporting.result_tables import (
+    LAST_EPOCH,
     data_set_name,
     experiment,
     matched_classes,
@@ -24,17 +26,16 @@ from jobs.reporting.result_tables import (
     metric_names,
     other_settings,
     pretraining,
-    published,
-    published_alone,
     say_metric,
     side_by_side,
 )
-from vicreg.config_json import flat, to_json
+from vicreg.config_json import differing_fields, flat, to_json
 from vicreg.evals.results import BASELINES, say_subject
 
 log = logging.getLogger(__name__)
 
 NEWLINE = "\n"
+DATA = ("data.train", "data.val")
 GALLERY = "gallery"  # module whose details are pictures
 NUM_TILES = 8
 CURVES = "Evaluations, epoch by epoch"
@@ -49,6 +50,7 @@ def run_page(run: Run) -> str:
         *_section("curves", CURVES, lambda: training_charts.evaluations([run])),
         *_section("checkpoints", "Along training", lambda: training_charts.checkpoints(run)),
         *_section("classes", "Class by class", lambda: training_charts.classes(run)),
+        *_section("detections", "Found and true objects", lambda: detection_pictures.found_and_true(run)),
         *_section("map", "Map of the features", lambda: _picture(run, pictures.feature_map)),
         *_section("neighbours", "Nearest neighbours", lambda: _picture(run, pictures.neighbours)),
         *_section("origin", "Settings and origin", lambda: _origin(run)),
@@ -92,14 +94,17 @@ def _lead(run: Run) -> str:
         metrics = metric_names([result])
         if not metrics or len(tiles) == NUM_TILES:
             continue
-        others = ", ".join(
+        beside = [
             f"{say_subject(subject)} {other.metrics[metrics[0]]:.1f}"
             for subject in BASELINES
             if (other := run.beside(name, subject)) and metrics[0] in other.metrics
-        )
+        ]
+        best = metrics[0].removesuffix(LAST_EPOCH)
+        beside += [f"best epoch, which flatters, {result.metrics[best]:.1f}"] if best in metrics[1:] else []
+        others = ", ".join(beside)
         tiles.append(
             f"<li><b>{result.metrics[metrics[0]]:.1f}<small> %</small></b> <span>{escape(name)}, "
-            f"{escape(say_metric(metrics[0]))}</span> <small>{escape(others)}</small></li>"
+            f"{escape(say_metric(metrics[0], metrics))}</span> <small>{escape(others)}</small></li>"
         )
     shown = f'<ul class="tiles">{"".join(tiles)}</ul>' if tiles else ""
     return f'<p class="lead">{escape(summary(run))}</p>\n{page.blocks(experiment(run))}\n{shown}'
@@ -125,7 +130,7 @@ def _published(run: Run) -> str:
     measured = ", ".join(dict.fromkeys(names))
     said = (
         "Published numbers stand beside measured ones only where the data are the published ones, whole (ImageNet, "
-        f"Places205, iNaturalist 2018, VOC07). Measured here: {measured}."
+        f"Places205, iNaturalist 2018, VOC07, VOC07+12, COCO 2017). Measured here: {measured}."
     )
     alone = page.folded("For orientation: published on ImageNet, not measured here", page.blocks(published_alone()))
     return page.blocks([Text(said)]) + "\n" + alone
@@ -142,8 +147,9 @@ def _origin(run: Run) -> str:
     versions = run.origin.get("versions", {})
     pairs = [
         ("recipe", f"{run.recipe}: {recipes.recipe(run.recipe).source}"),
-        ("expected of it", recipes.recipe(run.recipe).expected),
+        ("expected of it", _expected(run)),
         ("encoder", pretraining(run)),
+        ("began with", began_with(run)),
         ("length", "" if "imported" in run.origin else say_length(run)),
         ("code", "; then ".join(map(provenance.said, provenance.noted(run.origin))) or "unknown"),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
@@ -153,6 +159,9 @@ def _origin(run: Run) -> str:
         page.definitions([pair for pair in pairs if pair[1]]),
         page.folded("Configuration of the run", f"<pre><code>{escape(configuration, kept=NEWLINE)}</code></pre>"),
     ]
+    if chosen := run.origin.get("chosen"):
+        reasons = page.definitions([(str(name), str(said)) for name, said in chosen.items()])
+        parts.insert(1, page.folded("What was chosen without being told, and why", reasons))
     for (name, subject), result in run.results.items():
         content = {key: value for key, value in asdict(result).items() if key != "details"}
         title = f"{name}, {say_subject(subject)}: {result.duration_s:,.1f} s on {result.device}, {result.finished}"
@@ -160,6 +169,14 @@ def _origin(run: Run) -> str:
             page.folded(title, f"<pre><code>{escape(json.dumps(content, indent=1), kept=NEWLINE)}</code></pre>")
         )
     return "\n".join(parts)
+
+
+def _expected(run: Run) -> str:
+    """What the recipe's source got, of a finished run that is the recipe in all but the places of its data."""
+    recipe = recipes.recipe(run.recipe)
+    mine, own = (flat(to_json(config)) | dict.fromkeys(DATA) for config in (run.config, recipe.pretrain))
+    is_that = run.finished and "imported" not in run.origin and not differing_fields(own, mine)
+    return recipe.expected if is_that else ""
 
 
 def _runs(runs: list[Run]) -> str:

@@ -12,12 +12,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from border.text import shell_command
+from jobs.planning import hints
 from jobs.planning.pieces import Choice, Piece, plan
 from jobs.planning.run_folder import read_content, read_run
 from jobs.reporting import training_lines
 from jobs.reporting.document import Block, Code, Text
-from slurm import attempts, chain
+from slurm import attempts, chain, requeue
+from slurm.requeue import failures_in_a_row
+from slurm.task import JobSpec
 from vicreg.config import PretrainConfig
 from vicreg.evals import results
 from vicreg.evals.results import TRAINED, Result, say_subject
@@ -26,6 +28,7 @@ from vicreg.training.metrics import METRICS_FILE
 
 log = logging.getLogger(__name__)
 
+PRETRAIN = "pretrain"  # name of the job
 MAX_REASONS = 5  # for which a run was started again
 
 
@@ -166,6 +169,7 @@ def summary(run: Run) -> str:
     start = f"recipe {run.recipe}, {config.model.encoder} at {config.data.image_size} px"
     if imported := run.origin.get("imported"):
         return f"{start}, imported ({imported.get('form', 'another file')})."
+    start += f", from weights of {began_with(run)}" if began_with(run) else ""
     parts = [start, f"{say_length(run)}, {config.train.global_batch} images a step"]
     speed = run.images_per_s()
     if speed is not None:
@@ -177,9 +181,40 @@ def summary(run: Run) -> str:
     return " ".join([", ".join(parts) + ".", *_interruptions(run.path)])
 
 
+def began_with(run: Run) -> str:
+    """Where its first weights come from; empty for random ones."""
+    origin = run.origin.get("beginning")
+    return f"{origin.get('source')} (SHA-256 {str(origin.get('sha256'))[:12]})" if isinstance(origin, dict) else ""
+
+
+def why_unfinished(run: Path) -> str:
+    """A sentence on how pretraining has ended so far."""
+    past = attempts.read(chain.job_folder(run, PRETRAIN))
+    if not past:
+        return "Not finished."
+    last = past[-1]
+    reason = last.reason or "no reason is known"
+    if last.outcome == attempts.FAILED:
+        own = attempts.of_submission(past, last.job_id)
+        failures = failures_in_a_row(own)
+        is_over = not requeue.decide(own, _max_failures(run)).try_again
+        tries = f" after {failures} failures in a row without getting further" if failures > 1 else ""
+        return f"Given up{tries}: {reason}." if is_over else f"Not finished: it failed ({reason})."
+    if last.outcome == attempts.RUNNING:
+        return "Not finished: it runs, or was ended without a word."
+    return f"Not finished: {last.outcome} ({reason})."
+
+
+def _max_failures(run: Path) -> int:
+    try:
+        return JobSpec.read(chain.job_folder(run, PRETRAIN)).max_failures
+    except (OSError, ValueError):
+        return JobSpec.max_failures
+
+
 def _interruptions(run: Path) -> list[str]:
     """A sentence on how often its pretraining was started, and why again; nothing for a single start."""
-    past = attempts.read(chain.job_folder(run, "pretrain"))
+    past = attempts.read(chain.job_folder(run, PRETRAIN))
     reasons = Counter(attempt.reason or attempt.outcome for attempt in past[:-1])
     named = [f"{reason} ({number} times)" if number > 1 else reason for reason, number in reasons.items()]
     more = [f"{len(named) - MAX_REASONS} other reasons"] if len(named) > MAX_REASONS else []
@@ -197,8 +232,7 @@ def say_length(run: Run) -> str:
 def what_is_missing(run: Run) -> list[Block]:
     """What is not shown, why, and the command that makes it."""
     if not run.finished:
-        again = shell_command("python", "jobs/pretrain.py", "--run", run.path)
-        return [Text("Not finished, so nothing is measured. Go on with"), Code(again)]
+        return [Text(f"{why_unfinished(run.path)} Nothing is measured. Go on with"), Code(hints.pretrain(run.path))]
     blocks: list[Block] = []
     if run.outdated:
         blocks.append(Text(f"Left out, because it no longer holds: {'. '.join(run.outdated)}."))
@@ -207,5 +241,8 @@ def what_is_missing(run: Run) -> list[Block]:
     missing = run.missing()
     if missing:
         names = ", ".join(f"{piece.evaluation} ({say_subject(piece.subject)})" for piece in missing)
-        blocks += [Text(f"Missing: {names}. Measure with"), Code(shell_command("python", "jobs/eval_all.py", run.path))]
+        reasons = [(piece, results.read_reason(run.path, piece.evaluation, piece.subject)) for piece in missing]
+        said = [f"{piece.evaluation} ({say_subject(piece.subject)}): {reason}" for piece, reason in reasons if reason]
+        blocks += [Text(f"Could not be measured: {'; '.join(said)}.")] if said else []
+        blocks += [Text(f"Missing: {names}. Measure with"), Code(hints.eval_all(run.path))]
     return blocks

@@ -6,6 +6,7 @@ each square is a window on it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from jobs.reporting.page import escape, figure
@@ -19,7 +20,7 @@ MAX_NAMED = 20  # classes that get a colour and a name on the map
 MAP_SHEET, NEIGHBOUR_SHEET = "map-sheet", "neighbour-sheet"
 
 
-def _hidden(sheet: dict[str, Any], name: str) -> str:
+def hidden_sheet(sheet: dict[str, Any], name: str) -> str:
     """A sheet of pictures, for the windows on it."""
     width, height = sheet["columns"] * sheet["side_px"], sheet["rows"] * sheet["side_px"]
     source = f"data:image/jpeg;base64,{escape(sheet['jpeg'])}"
@@ -62,7 +63,7 @@ def feature_map(gallery: dict[str, Any]) -> str:
     pictures = f"The same map with pictures of {len(shown):,} images, as many as find room; dots for the rest."
     view = f'<svg viewBox="0 {min(ys) - MARGIN:.0f} {SIZE} {max(ys) - min(ys) + 2 * MARGIN:.0f}">'
     return (
-        _hidden(content["sheet"], MAP_SHEET)
+        hidden_sheet(content["sheet"], MAP_SHEET)
         + '<div class="pair">'
         + "\n".join(
             [
@@ -136,7 +137,7 @@ def neighbours(gallery: dict[str, Any]) -> str:
         "Left a validation image, then the training images whose features have the largest cosine with its own (below "
         "the name). A name with ≠ is another class."
     )
-    sheet = _hidden(content["sheet"], NEIGHBOUR_SHEET)
+    sheet = hidden_sheet(content["sheet"], NEIGHBOUR_SHEET)
     return f'{sheet}<p>{about}</p>\n<ul class="neighbours">' + "\n".join(rows) + "</ul>"
 
 
@@ -144,6 +145,14 @@ def _tile(sheet: dict[str, Any], number: int, what: str, name: str, cosine: str,
     """A picture with its class and how near it is."""
     sign = "≠ " if kind == "other" else ""
     said = f"{what}, class {name}" + (f", cosine {cosine}" if cosine else "")
-    window = _window(sheet, number, NEIGHBOUR_SHEET, f'role="img" aria-label="{escape(said)}"')
-    below = f'<span class="name">{sign}{escape(name)}</span>' + (f"<span>{cosine}</span>" if cosine else "")
+    return tile(sheet, NEIGHBOUR_SHEET, number, said, (f"{sign}{name}", cosine), kind)
+
+
+def tile(sheet: dict[str, Any], sheet_name: str, number: int, said: str, lines: Sequence[str], kind: str = "") -> str:
+    """A picture of a sheet with lines below it, of which the first is its name; `said` is for who does not see it."""
+    window = _window(sheet, number, sheet_name, f'role="img" aria-label="{escape(said)}"')
+    name, *more = lines
+    below = f'<span class="name">{escape(name)}</span>' + "".join(
+        f"<span>{escape(line)}</span>" for line in more if line
+    )
     return f'<div class="tile {kind}">{window}{below}</div>'

@@ -1,13 +1,12 @@
-"""Numbers side by side: trained beside untrained, run beside run, measured beside published; like with like only.
+"""Numbers side by side: trained beside untrained, run beside run; like with like only.
 
-Published numbers come from vicreg/evals/protocols.py. They are shown beside measured ones where the data are those of
-the publication: the same numbers of images and classes, and for CIFAR-10, whose copies as JPEGs have these numbers too,
-the same pixels, as far as the manifests tell.
+Data are called a published set where they have its numbers of images and classes, and for CIFAR-10, whose copies as
+JPEGs have these numbers too, the same pixels, as far as the manifests tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from dataprep.beton.contract import BetonError, manifest_samples, read_manifest
@@ -15,30 +14,15 @@ from jobs.planning.ablations import rows_of
 from jobs.planning.pieces import evaluation_module
 from jobs.reporting.document import Block, Table, Text
 from jobs.reporting.measured_run import Run
-from vicreg.config_json import differing_fields, from_json, to_json
+from vicreg.config_json import differing_fields, to_json
 from vicreg.evals import protocols, results
-from vicreg.evals.protocols import Column
 from vicreg.evals.results import SUBJECTS, TRAINED, Result, say_subject
 
 CIFAR10 = "CIFAR-10"
+LAST_EPOCH, GRID_BEST = "_last_epoch", "_grid_best"  # how names of metrics end
+FLATTERS = "†"
+WHAT_FLATTERS = f"{FLATTERS} chosen on the validation images themselves, which flatters it."
 NUM_CLASSES_SHOWN = 10
-_PUBLISHED_ENCODER = "ResNet-50, ImageNet"
-ROWS_OF = {
-    "vicreg": (protocols.OURS,),
-    "barlow_twins": ("Barlow Twins",),
-    "simclr": ("SimCLR",),
-    "moco_v2": ("MoCo v2", "MoCo"),
-    "byol": ("BYOL",),
-    "simsiam": ("SimSiam",),
-    "swav": ("SwAV (2 crops)", "SwAV (multi-crop)"),
-    "supervised": ("Supervised",),
-    "pirl": ("PIRL",),
-    "cmc": ("CMC",),
-    "cpc_v2": ("CPC v2",),
-    "infomin": ("InfoMin Aug",),
-}
-"""The rows of the published tables that are of a method of this suite, by its name."""
-_NOT_OF_THE_PUBLISHED_HEAD = ("grid_lrs", "grid_weight_decays")  # other heads of the same run of `linear`
 
 
 def data_set_name(result: Result) -> str:
@@ -90,32 +74,50 @@ def measured_table(run: Run, beton: tuple[str, int, int]) -> Table:
 
 def _add_metrics(table: Table, evaluation: str, columns: list[Result | None], mark: bool) -> None:
     """A row for each metric of an evaluation, its name in the first."""
-    for row, metric in enumerate(metric_names(columns)):
+    names = metric_names(columns)
+    for row, metric in enumerate(names):
         values = [column.metrics.get(metric) if column else None for column in columns]
         deviations = [column.metrics.get(f"{metric}_std") if column else None for column in columns]
-        table.add(["" if row else evaluation, say_metric(metric)], values, deviations, mark)
+        table.add(["" if row else evaluation, say_metric(metric, names)], values, deviations, mark)
 
 
 def metric_names(columns: list[Result | None]) -> list[str]:
-    """All metrics of some results but the standard deviations, in their order."""
+    """All metrics of some results but the standard deviations: those that flatter behind all others."""
     names = dict.fromkeys(name for column in columns if column for name in column.metrics)
-    return [name for name in names if not name.endswith("_std")]
+    shown = [name for name in names if not name.endswith("_std")]
+    return sorted(shown, key=lambda name: flatters(name, names))
 
 
-def say_metric(name: str) -> str:
-    """top1_10_labels -> top-1, 10 labels."""
-    first, _, rest = name.partition("_")
-    said = "mAP" if first == "map" else first.replace("top", "top-")
-    return said + (f", {rest.replace('_', ' ')}" if rest else "")
+def flatters(name: str, names: Collection[str]) -> bool:
+    """Whether a metric was chosen by the validation images themselves: the best of the epochs, or of a grid."""
+    return name.endswith(GRID_BEST) or f"{name}{LAST_EPOCH}" in names
+
+
+def say_metric(name: str, names: Collection[str] = ()) -> str:
+    """top1_10_labels -> top-1, 10 labels; ap50_box -> AP50, box; the best of the epochs `names` is named so."""
+    base = name.removesuffix(GRID_BEST).removesuffix(LAST_EPOCH)
+    first, _, rest = base.partition("_")
+    named = {"map": "mAP", "miou": "mIoU"}
+    said = named.get(first) or (first.upper() if first.startswith("ap") else first.replace("top", "top-"))
+    said += f", {rest.replace('_', ' ')}" if rest else ""
+    if name.endswith(GRID_BEST):
+        return f"{said}, best of grid {FLATTERS}"
+    return f"{said}, best epoch {FLATTERS}" if flatters(name, names) else said
 
 
 def other_settings(run: Run) -> list[str]:
-    """One sentence per evaluation whose settings are not the defaults of its file."""
+    """Sentences on what flatters, and on settings that are not the defaults of their files, or fitted to few images."""
     lines: list[str] = []
+    if any(flatters(name, result.metrics) for result in run.results.values() for name in result.metrics):
+        lines.append(WHAT_FLATTERS)
     for evaluation, result in run.trained().items():
         changed = differing_fields(to_json(evaluation_module(result.module).Config()), result.settings)
         if changed:
             lines.append(f"{evaluation}: not the default settings ({', '.join(changed)}).")
+        if result.options:
+            given = ", ".join(f"{name} {value}" for name, value in result.options.items())
+            lines.append(f"{evaluation}: given by option: {given}.")
+        lines += [f"{evaluation}: {note}." for note in result.notes]
     return lines
 
 
@@ -149,96 +151,6 @@ def experiment(run: Run) -> list[Block]:
     rows = [] if "imported" in run.origin else rows_of(run.config)
     said = "; ".join(str(row) for row in rows)
     return [Text(f"The configuration is that of the VICReg paper's {said} (linear top-1, ImageNet).")] if rows else []
-
-
-def published(runs: list[Run], with_settings: bool = False) -> list[Block]:
-    """The runs' numbers beside the published ones, a table for each published data set, if the data are these.
-
-    with_settings: how each encoder came to be in a column of its own instead of below, where there is room for it.
-    """
-    blocks: list[Block] = []
-    for data_set in dict.fromkeys(column.data_set for column in protocols.COLUMNS):
-        measured = [_published_metrics(run, data_set) for run in runs]
-        columns = protocols.published_columns(data_set, {key for own in measured for key in own})
-        if not columns:
-            continue
-        table = _empty(f"{data_set}: measured and published, percent", columns, with_settings)
-        for run, own in zip(runs, measured, strict=True):
-            if not own:
-                continue
-            values: list[float | None] = []
-            for column in columns:
-                result = own.get((column.evaluation, column.metric))
-                values.append(result.metrics[column.metric] if result else None)
-            names = ["measured", str(run.path), pretraining(run)]
-            table.own.add(len(table.rows))
-            table.add(names[: table.num_names], values, [None] * len(values), mark=False)
-        own_rows = [row for run in runs for row in ROWS_OF.get(run.config.method.name, ())]
-        _add_published(table, columns, own_rows)
-        shown = [] if with_settings else [run for run, own in zip(runs, measured, strict=True) if own]
-        notes = [f"Measured, {run.path}: {pretraining(run)}." for run in shown]
-        blocks += [table, Text(" ".join([*notes, _sources(), *_other_protocols(runs, measured, columns)]))]
-    return blocks
-
-
-def published_alone() -> list[Block]:
-    """The published numbers on ImageNet, of which nothing was measured."""
-    columns = [column for column in protocols.COLUMNS if column.data_set == protocols.IMAGENET]
-    table = _empty(f"{protocols.IMAGENET}: published, percent; not measured here", columns, with_settings=True)
-    _add_published(table, columns)
-    return [table, Text(_sources())]
-
-
-def _empty(title: str, columns: list[Column], with_settings: bool) -> Table:
-    names = ["", "method", *(["pretraining"] if with_settings else [])]
-    return Table(title, [*names, *(f"{column.title} ({column.source})" for column in columns)], num_names=len(names))
-
-
-def _published_metrics(run: Run, data_set: str) -> dict[tuple[str, str], Result]:
-    """Results of the trained encoder on a published data set, by evaluation and metric."""
-    return {
-        (name, metric): result
-        for name, result in run.trained().items()
-        if data_set_name(result) == data_set
-        for metric in result.metrics
-    }
-
-
-def _add_published(table: Table, columns: list[Column], first: Sequence[str] = ()) -> None:
-    """A row for each method: those that were measured right below the measured numbers, then the paper's own."""
-    methods = dict.fromkeys(method for column in columns for method in column.values)
-    for method in sorted(methods, key=lambda name: (name not in first, name != protocols.OURS)):
-        values = [column.values.get(method) for column in columns]
-        setting = f"{_PUBLISHED_ENCODER}, 1000 epochs" if method == protocols.OURS else _PUBLISHED_ENCODER
-        names = ["published", method, setting]
-        table.add(names[: table.num_names], values, [None] * len(values), mark=False)
-
-
-def _sources() -> str:
-    return f"Published: {protocols.PUBLISHED_SETTING}, all methods as printed in the {protocols.PAPER}."
-
-
-def _other_protocols(
-    runs: list[Run], measured: list[dict[tuple[str, str], Result]], columns: list[Column]
-) -> list[str]:
-    """A sentence for each measured evaluation whose settings are not the published ones."""
-    said: dict[str, None] = {}
-    for run, own in zip(runs, measured, strict=True):
-        for column in columns:
-            result, preset = own.get((column.evaluation, column.metric)), protocols.PRESETS.get(column.evaluation)
-            if result is None or preset is None:
-                continue
-            settings = to_json(from_json(evaluation_module(preset.module).Config, preset.settings))
-            changed = [
-                line
-                for line in differing_fields(settings, result.settings)
-                if not line.startswith(_NOT_OF_THE_PUBLISHED_HEAD)
-            ]
-            if changed:
-                said[f"{column.evaluation} of {run.path} has other settings than published ({', '.join(changed)})."] = (
-                    None
-                )
-    return list(said)
 
 
 def side_by_side(runs: list[Run]) -> list[Block]:

@@ -184,10 +184,11 @@ def checkpoints(run: Run) -> str:
         }
         if len(found) < 2:
             continue
-        for metric in metric_names(list(found.values())):
+        names = metric_names(list(found.values()))
+        for metric in names:
             steps = sorted(found)
             curve = Curve([float(step) for step in steps], [found[step].metrics.get(metric) for step in steps])
-            title = f"{evaluation}, {say_metric(metric)}"
+            title = f"{evaluation}, {say_metric(metric, names)}"
             chart = line_chart(f"{_identifier(evaluation)}-{_identifier(metric)}", [curve], "step")
             drawn.append(figure(chart, f"{title}.", "Percent.", f"{title} over steps, {_ends([curve])}"))
     return _grid(drawn) if drawn else ""

@@ -30,7 +30,7 @@ TAIL_BYTES = 1 << 16
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]")
 METRICS_LINE = re.compile(r"epoch \d+/\d+ +step ")  # as vicreg/training/metrics.py prints it
 ON_THIS_MACHINE = re.compile(r"pid (\d+)")  # ids of jobs without SLURM
-COMMANDS = re.compile(r"(.*[/.])?(pretrain|eval_all)(\.py)?")  # what runs jobs on this machine
+COMMANDS = re.compile(r"(.*[/.])?(pretrain|eval_all|embed|search)(\.py)?")  # what runs jobs on this machine
 
 
 @dataclass(frozen=True)

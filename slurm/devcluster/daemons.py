@@ -24,6 +24,7 @@ from typing import Any
 
 from border.documents import checked, read_json
 from border.private_folder import private_folder, require_private
+from border.text import suite_command
 from slurm.devcluster import processes, settings
 from slurm.devcluster.settings import HOST, Ports, node_names
 
@@ -99,7 +100,7 @@ class DevCluster:
             if any(self.running().values()):
                 raise DevClusterError(
                     f"{self.folder} already runs a cluster of {self.num_nodes} nodes with {self.gpus_per_node} GPUs; "
-                    "take it down first: python slurm/devcluster/down.py"
+                    f"take it down first:  {suite_command('slurm/devcluster/down.py', '--folder', self.folder)}"
                 )
             self.down()
         if not self.num_nodes:

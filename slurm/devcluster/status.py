@@ -10,6 +10,7 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from border.terminal import complain, say
+from border.text import suite_command
 from disk.closed_pipe import quietly
 from slurm.devcluster.daemons import DevCluster, DevClusterError, default_folder
 
@@ -25,7 +26,8 @@ def main(arguments: list[str]) -> int:
         complain(f"error: {error}")
         return 1
     if not cluster.num_nodes:
-        say(f"no devcluster in {folder}; start one with  python slurm/devcluster/up.py --nodes 4 --gpus 2")
+        up = suite_command("slurm/devcluster/up.py", "--nodes", 4, "--gpus", 2, "--folder", folder)
+        say(f"no devcluster in {folder}; start one with  {up}")
         return 1
     running = cluster.running()
     for name, lives in running.items():

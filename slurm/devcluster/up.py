@@ -12,6 +12,7 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from border.terminal import complain, say
+from border.text import suite_command
 from disk.closed_pipe import quietly
 from slurm.devcluster.daemons import DevCluster, DevClusterError, default_folder
 
@@ -33,8 +34,10 @@ def main(arguments: list[str]) -> int:
     say(f"{chosen.nodes} nodes with {chosen.gpus} GPUs each are up ({time.monotonic() - start:.0f} s). Use them with")
     for name, value in cluster.environment.items():
         say(f"  export {name}={shlex.quote(value)}")
-    say("  python jobs/pretrain.py --cluster devcluster --recipe digits --nodes 2 --gpus 2")
-    say("Partitions: normal, and low, which normal preempts. Take it down with  python slurm/devcluster/down.py")
+    words = ("--cluster", "devcluster", "--recipe", "digits", "--nodes", 2, "--gpus", 2)
+    say(f"  {suite_command('jobs/pretrain.py', *words)}")
+    down = suite_command("slurm/devcluster/down.py", "--folder", cluster.folder)
+    say(f"Partitions: normal, and low, which normal preempts. Take it down with  {down}")
     return 0
 
 

@@ -92,7 +92,7 @@ def gallery_details(names: tuple[str, ...], num_pictures: int) -> dict[str, Any]
 
     def sheet(number: int, side: int, columns: int = 0) -> dict[str, Any]:
         noise = random.integers(0, 256, (number, side, side, 3), dtype=np.uint8)
-        return gallery._sheet([Image.fromarray(pixels) for pixels in noise], columns)
+        return gallery.contact_sheet([Image.fromarray(pixels) for pixels in noise], columns)
 
     labels = [number % len(names) for number in range(num_pictures)]
     return {

@@ -18,8 +18,10 @@ from rich.console import Console
 from torch import nn
 
 from jobs import eval_all, pretrain
-from jobs.planning import pieces, recipes, run_folder, subjects
+from jobs.planning import measurement, pieces, recipes, run_folder, subjects
 from jobs.planning.recipes import Evaluation
+from jobs.reporting.measured_run import load_run
+from jobs.reporting.result_tables import other_settings
 from slurm.cluster import Cluster
 from tests.jobs.run_folders import digits_config, write_run
 from vicreg import checkpoint
@@ -274,7 +276,7 @@ def test_bad_input_is_named(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"neighbours": [2000]}, "neighbours is 2000, allowed: up to the 240 training images"),
+        ({"neighbours": [0]}, "neighbours is (0,), allowed: 1 or more"),
         ({"neighbors": [5]}, "Config is ['neighbors'], allowed: the fields neighbours, votes, temperature"),
     ],
 )
@@ -294,7 +296,7 @@ def test_impossible_settings_are_named(
 def test_what_is_done_before_a_stop_stays(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original = pieces.measure
+    original = measurement.measure
 
     def interrupted(piece: pieces.Piece, *rest: Any) -> results.Result:
         if piece.subject == RANDOM:
@@ -302,13 +304,13 @@ def test_what_is_done_before_a_stop_stays(
         return original(piece, *rest)
 
     shutil.rmtree(run / "evals")
-    monkeypatch.setattr(pieces, "measure", interrupted)
+    monkeypatch.setattr(measurement, "measure", interrupted)
     with pytest.raises(SystemExit) as stop:
         eval_all.main([str(run)])
     assert stop.value.code == 130
     assert "stopped; what is done stays" in capsys.readouterr().out
     assert list(_finished(run)) == [("few-labels", TRAINED), ("knn", TRAINED)]
-    monkeypatch.setattr(pieces, "measure", original)
+    monkeypatch.setattr(measurement, "measure", original)
     assert _computed(run) == ALL[2:]
 
 
@@ -403,3 +405,87 @@ def test_a_stopped_evaluation_goes_on_to_the_same_numbers(name: str, digits_fold
         assert found
         assert (found.metrics, found.details) == (expected.metrics, expected.details)
         assert not (results.folder(stopped, name, subject) / "state").exists()
+
+
+def _error(capsys: pytest.CaptureFixture[str], run: Path, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        eval_all.main([str(run), *arguments])
+    assert stop.value.code == 1
+    return capsys.readouterr().err
+
+
+def test_a_setting_by_option_is_measured_kept_and_holds_until_another_is_given(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _computed(run, "--set", "knn.neighbours=5") == [("knn", TRAINED), ("knn", PIXELS)]
+    result = results.read(run, "knn", TRAINED)
+    assert result
+    assert (result.options, result.settings["neighbours"]) == ({"neighbours": [5]}, [5])
+    assert list(result.metrics) == ["top1_5_neighbours"]
+    assert _computed(run) == []  # it is what is wanted of this run now
+    described = load_run(run)
+    assert described.results["knn", TRAINED] == result
+    assert not described.outdated
+    assert "knn: given by option: neighbours [5]." in other_settings(described)
+    (results.folder(run, "knn", PIXELS) / "result.json").unlink()
+    assert _computed(run) == [("knn", PIXELS)]
+    beside = results.read(run, "knn", PIXELS)
+    assert beside
+    assert beside.options == {"neighbours": [5]}
+    assert _computed(run, "--evals", "knn", "--overwrite") == [("knn", TRAINED), ("knn", PIXELS)]
+    result = results.read(run, "knn", TRAINED)
+    assert result
+    assert (result.options, result.settings["neighbours"]) == ({}, [20, 200])
+    assert "did you mean neighbours?" in _error(capsys, run, "--set", "knn.neighbors=5")
+
+
+def test_what_cannot_be_measured_stops_no_other_and_its_reason_comes_last(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(run / "evals")
+    with pytest.raises(SystemExit) as stop:
+        eval_all.main([str(run), "--set", "few-labels.label_counts=2000"])
+    assert stop.value.code == 1
+    assert list(_finished(run)) == [("knn", TRAINED), ("knn", PIXELS)]
+    captured = capsys.readouterr()
+    reason = "label_counts is 2000, allowed: up to the 240 training images"
+    assert captured.err.splitlines()[-1].count(reason) == 3  # of the encoder and of both baselines
+    assert captured.err.splitlines()[-1].startswith("error: failed: evaluations: 3 of 5 could not be measured")
+    report = " ".join(captured.out.split())
+    assert report.index(f"few-labels (trained): {reason}") > report.index("Percent on")
+    assert _computed(run) == [piece for piece in ALL if piece[0] == "few-labels"]
+    assert results.read_reason(run, "few-labels", TRAINED) == ""
+
+
+def test_defaults_that_few_images_do_not_allow_are_fitted_and_said(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(recipes, "evaluations", lambda name: (Evaluation("knn", "knn", {"neighbours": [20, 2000]}),))
+    assert eval_all.main([str(run)]) == 0
+    result = results.read(run, "knn", TRAINED)
+    assert result
+    assert list(result.metrics) == ["top1_20_neighbours"]
+    assert result.notes == ["20 neighbours instead of 20, 2000, for 240 training images"]
+    assert f"knn: {result.notes[0]}." in " ".join(capsys.readouterr().out.split())
+
+
+def test_baselines_by_option_are_measured_beside(
+    run: Path, few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "other run", digits_config(few_digits), "digits", encoder_seed=8)
+    assert _computed(run, "--evals", "knn", "--baselines", "random", str(tmp_path / "other run")) == []
+    for subject in (RANDOM, "other_other_run"):
+        result = results.read(run, "knn", subject)
+        assert result, subject
+    assert result.encoder_sha256 == checksum(load_encoder(tmp_path / "other run" / "encoder.pt"))
+    assert "other_run's encoder" in capsys.readouterr().out
+    assert not load_run(run).damaged
+    allowed = "allowed: random, pixels, or a finished run"
+    assert allowed in _error(capsys, run, "--baselines", "noise")
+
+
+@pytest.mark.parametrize("option", ["--set", "--baselines", "--jobs"])
+def test_options_of_evaluations_need_evaluations(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        pretrain.main(["--recipe", "digits", option, "knn.neighbours=5"])
+    assert "add --then-eval" in capsys.readouterr().err

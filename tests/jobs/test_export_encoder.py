@@ -76,12 +76,30 @@ def test_the_printed_lines_load_the_file(
     torch.testing.assert_close(features, load_encoder(run / "encoder.pt")(images), rtol=1e-4, atol=1e-5)
 
 
+def test_detectron2_gets_its_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = tmp_path / "run", tmp_path / "encoder.pth"
+    write_run(run, _config("resnet18"), "digits")
+    assert export_encoder.main([str(run), "--format", "detectron2", "--out", str(out)]) == 0
+    said = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "features are the same" in said
+    assert "?matching_heuristics=True" in said
+    state = torch.load(out, weights_only=True)["model"]
+    assert torch.equal(
+        state["res5.1.conv2.weight"], load_encoder(run / "encoder.pt").state_dict()["layer4.1.conv2.weight"]
+    )
+    write_run(tmp_path / "small", _config("resnet18", small_images=True), "digits")
+    refused = _refused(capsys, tmp_path / "small", "--format", "detectron2", "--out", tmp_path / "other.pth")
+    assert "detectron2 has no resnet18 of this kind" in refused
+
+
 def test_wrong_input_says_what_is_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     command = (run, "--format", "torchvision", "--out", out)
     assert "run is no run folder" in _refused(capsys, *command)
     write_run(run, _config("resnet10-narrow"), "digits")
-    assert "torchvision has no resnet10-narrow; allowed: --format timm|safetensors|onnx" in _refused(capsys, *command)
+    assert "torchvision has no resnet10-narrow; allowed: --format timm|safetensors|onnx|detectron2" in _refused(
+        capsys, *command
+    )
     (run / "encoder.pt").unlink()
     assert "is not finished (it has no encoder.pt)" in _refused(capsys, *command)
     assert not out.exists()

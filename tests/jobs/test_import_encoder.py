@@ -16,9 +16,11 @@ from jobs import import_encoder, pretrain
 from jobs.planning.run_folder import read_run
 from jobs.planning.subjects import build_encoder
 from tests.jobs.run_folders import digits_config, write_run
+from vicreg.config import ModelConfig
 from vicreg.config_json import to_json
 from vicreg.evals.results import RANDOM
-from vicreg.exchange.encoder_file import checksum, load_encoder
+from vicreg.exchange.encoder_file import checksum, load_encoder, untrained_encoder
+from vicreg.exchange.foreign_names import SIDES
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,6 +122,41 @@ def test_our_own_encoder_names_itself_and_its_images(
     assert "but " in _refused(capsys, source, "--run", tmp_path / "x", "--encoder", "resnet18")
 
 
+def test_the_stem_is_told_by_shapes_and_by_whose_names_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """solo-learn's has a padding of 2, which changes no shape and every feature."""
+    encoder = untrained_encoder(ModelConfig("resnet10-narrow", small_images=True, stem_padding=2), seed=1)
+    content = {f"backbone.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    others = {"projector.0.weight": torch.zeros(2), "classifier.weight": torch.zeros(2)}
+    torch.save({"state_dict": content | others}, tmp_path / "solo.ckpt")
+    _import(tmp_path / "solo.ckpt", "--encoder", "resnet10-narrow", "--run", tmp_path / "solo")
+    said = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "solo-learn's, whose stem for small images has a padding of 2" in said
+    assert "--stem-padding 1 for the usual one" in said
+    assert "(entry state_dict, backbone. taken off the names)" in said
+    model = read_run(tmp_path / "solo")[0].model
+    assert (model.small_images, model.stem_padding) == (True, 2)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(load_encoder(tmp_path / "solo" / "encoder.pt")(images), encoder(images))
+    torch.save(content, tmp_path / "other.ckpt")
+    _import(tmp_path / "other.ckpt", "--encoder", "resnet10-narrow", "--run", tmp_path / "other")
+    assert read_run(tmp_path / "other")[0].model.stem_padding == 1
+    _import(tmp_path / "other.ckpt", "--encoder", "resnet10-narrow", "--run", tmp_path / "told", "--stem-padding", "2")
+    assert read_run(tmp_path / "told")[0].model.stem_padding == 2
+
+
+def test_of_several_networks_one_is_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    networks = {name: untrained_encoder(ModelConfig("resnet10-narrow"), seed) for seed, name in enumerate(SIDES)}
+    torch.save({name: network.state_dict() for name, network in networks.items()}, tmp_path / "dino.pth")
+    command = (tmp_path / "dino.pth", "--encoder", "resnet10-narrow", "--run", tmp_path / "run")
+    assert "it holds a student and a teacher; choose one: student, teacher\n  --part chooses" in _refused(
+        capsys, *command
+    )
+    _import(*command, "--part", "teacher")
+    assert checksum(load_encoder(tmp_path / "run" / "encoder.pt")) == checksum(networks["teacher"])
+
+
 def test_other_normalisation_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(torchvision.models.googlenet(init_weights=False).state_dict(), tmp_path / "googlenet.pth")
     _import(tmp_path / "googlenet.pth", "--encoder", "googlenet", "--run", tmp_path / "run")
@@ -133,6 +170,10 @@ def test_other_normalisation_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     [
         (["--encoder", "resnet34"], "does not fit resnet34:\n  missing (80): layer1.2.conv1.weight"),
         (["--encoder", "resnet18", "--small-images", "True"], "conv1.weight is (64, 3, 7, 7), needed (64, 3, 3, 3)"),
+        (
+            ["--encoder", "resnet18", "--small-images", "True"],
+            "fits with small_images False, the stem for large images",
+        ),
         (["--encoder", "resnet51"], "encoder is 'resnet51', allowed:"),
         (["--random"], "say either SOURCE, the file of a trained encoder, or --random, and not both"),
         (["--recipe", "digit"], "recipe is 'digit', allowed: imagenet-1000ep"),
@@ -144,7 +185,7 @@ def test_wrong_input_says_what_is_allowed(
     said = _refused(capsys, resnet18, "--run", tmp_path / "run", *more)
     assert message in said
     if "fit" in message:
-        assert "name the network that it was made with:  --encoder NAME --small-images BOOL" in said
+        assert "--encoder names the network that it was made with" in said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -141,7 +141,7 @@ def test_an_unfinished_run_is_said(digits: Path) -> None:
     (digits / "encoder.pt").unlink()
     text = _print(digits)
     assert "now in epoch 3" in text
-    assert "Not finished, so nothing is measured. Go on with" in text
+    assert "Not finished. Nothing is measured. Go on with" in text
     assert "    python jobs/pretrain.py --run digits\n" in text
     assert "|" not in text
 

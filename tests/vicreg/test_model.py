@@ -133,6 +133,27 @@ def test_small_stem_keeps_the_resolution() -> None:
     assert seen == [torch.Size([2, 64, 32, 32])]
 
 
+@pytest.mark.parametrize("name", [NARROW, "resnet18", "vit_b_16", "swin_t", "test_vit", "resnet18d"])
+def test_the_first_layer_takes_the_channels_of_the_images(name: str) -> None:
+    with torch.device("meta"):
+        rgb, five = build_encoder(name), build_encoder(name, channels=5)
+    shapes, others = ({key: value.shape for key, value in one.state_dict().items()} for one in (rgb, five))
+    assert shapes.keys() == others.keys()
+    changed = [key for key in shapes if shapes[key] != others[key]]
+    assert len(changed) == 1
+    assert (shapes[changed[0]][1], others[changed[0]][1]) == (3, 5)
+    size = 160 if name == "test_vit" else 224
+    assert five(torch.zeros(2, 5, size, size, device="meta")).shape == (2, five.num_features)
+
+
+def test_the_small_stem_takes_the_channels_of_the_images() -> None:
+    encoder = build_encoder(NARROW, small_images=True, channels=1)
+    assert encoder.conv1.weight.shape[1:] == (1, 3, 3)
+    features = encoder(torch.randn(4, 1, 16, 16))
+    features.square().sum().backward()
+    assert encoder.conv1.weight.grad.abs().sum() > 0
+
+
 def test_bad_names_say_what_is_allowed() -> None:
     with pytest.raises(ValueError, match=r"encoder is 'resnet51', allowed: .*resnet50"):
         build_encoder("resnet51")

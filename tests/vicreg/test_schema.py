@@ -19,7 +19,7 @@ from rich.console import Console
 from jobs.planning.run_folder import read_run
 from jobs.planning.subjects import build_encoder
 from vicreg import checkpoint, methods
-from vicreg.config import PretrainConfig
+from vicreg.config import OnlineConfig, PretrainConfig
 from vicreg.exchange.encoder_file import load_encoder
 from vicreg.exchange.foreign_checkpoints import read
 from vicreg.methods import vicreg
@@ -87,3 +87,9 @@ def test_what_a_later_version_wrote_is_refused() -> None:
     with pytest.raises(ValueError, match=f"form {SCHEMA + 1}, allowed: 1 to {SCHEMA}; a newer version"):
         methods.read_config({}, SCHEMA + 1)
     assert upgraded({"method": {}}, SCHEMA) == {"method": {}}
+
+
+def test_a_rate_of_the_online_head_of_before_means_nothing_today() -> None:
+    values = {"method": {"name": "vicreg"}, "online": {"every_epochs": 10, "lr": 0.1, "neighbours": 5}}
+    assert upgraded(values, 2)["online"] == {"every_epochs": 10, "neighbours": 5}
+    assert methods.read_config(values, 2).online == OnlineConfig(every_epochs=10, neighbours=5)

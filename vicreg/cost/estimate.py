@@ -52,7 +52,7 @@ class Cost:
     loss_bytes: int
     """Embeddings, their gradients, the gathered rows and the matrices of the loss, at the most at one time."""
     batch_bytes: int
-    """All views as floating point and as the uint8 that they are made of."""
+    """All views as floating point and as what they are made of (of RGB uint8, of other channels float32)."""
     checkpoint_bytes: int
     """One checkpoint's tensors; the file adds some hundred bytes for each."""
     gradient_traffic_bytes: int
@@ -99,7 +99,8 @@ def estimate(
     learned_bytes = sum(p.nbytes for p in learned_parameters(method))
     weights_bytes = sum(t.nbytes for t in [*method.parameters(), *method.buffers()])
     optimizer_bytes = MOMENTA[config.optimizer.name] * learned_bytes
-    values_per_image = sum(3 * view.image_size**2 for view in config.each_view)
+    values_per_image = sum(config.model.in_channels * view.image_size**2 for view in config.each_view)
+    made_of = torch.float32 if config.model.channels else torch.uint8
     return Cost(
         num_parameters=sum(p.numel() for p in learned_parameters(method)),
         weights_bytes=weights_bytes,
@@ -108,7 +109,7 @@ def estimate(
         activations_bytes=kept.peak_bytes(rows, config.train.micro_batch),
         loss_form=form_of(config, world_size, speeds),
         loss_bytes=round(loss.held_bytes + form.memory_bytes),
-        batch_bytes=rows * values_per_image * (size + torch.uint8.itemsize),
+        batch_bytes=rows * values_per_image * (size + made_of.itemsize),
         checkpoint_bytes=weights_bytes + optimizer_bytes,
         gradient_traffic_bytes=round(ring_sum_bytes(learned_bytes, world_size)),
         embedding_traffic_bytes=round(loss.sent_bytes + form.sent_bytes),
@@ -215,15 +216,28 @@ def _kept_bytes(
         fakes = fake_tensors(method, device)
         dtype = next(method.parameters()).dtype
         views = [
-            torch.empty(rows, 3, side, side, dtype=dtype, device=device, memory_format=layout)
+            torch.empty(rows, config.model.in_channels, side, side, dtype=dtype, device=device, memory_format=layout)
             for side in (view.image_size for view in config.each_view)
         ]
         with torch.autograd.graph.saved_tensors_hooks(keep, _never), _autocast(device, half):
             for way in passes:
-                with torch.set_grad_enabled(way.has_gradient):
+                with torch.set_grad_enabled(way.has_gradient), _refusing_sizes(config, views[way.view].shape[-1]):
                     functional_call(way.network, named(way.network, fakes), views[way.view])
         counted_elsewhere = {t.untyped_storage()._cdata for t in [*fakes.values(), *views]}
         return sum(storage.nbytes() for key, storage in kept.items() if key not in counted_elsewhere)
+
+
+@contextmanager
+def _refusing_sizes(config: PretrainConfig, side: int) -> Iterator[None]:
+    """A network's assertion on the size of its images as an error that a user can do something about."""
+    try:
+        yield
+    except AssertionError as error:
+        encoder = " or ".join(filter(None, (config.model.encoder, config.model.encoder_b)))
+        raise ValueError(
+            f"encoder {encoder} does not take images of {side} px ({error}); allowed: --data.image-size (and views) of "
+            "the size that it is made for, or another --model.encoder (timm's ViTs take any multiple of their patches)"
+        ) from error
 
 
 def fake_tensors(method: Method, device: torch.device) -> dict[int, Tensor]:

@@ -1,4 +1,4 @@
-"""The loader for small data sets: decoded once, kept on the device as one uint8 array, cut there into views.
+"""The loader for small data sets: decoded once, kept on the device as one array, cut there into views.
 
 Used for data of CIFAR's size, and on GPU machines without FFCV.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from dataprep.beton.contract import Beton
 from vicreg.config import DataConfig
 from vicreg.data.batches import (
+    NUMPY_TYPES,
     Batch,
     Buffers,
     Drawn,
@@ -27,16 +29,17 @@ from vicreg.data.batches import (
     in_order,
     num_classes,
     split_tasks,
+    view_dtype,
 )
 from vicreg.data.decode import ImageReader
-from vicreg.views.resample import Interpolation, resize_centre_into
+from vicreg.views.resample import Interpolation, as_fractions, resize_centre_into
 
 MAX_ARRAY_SHARE = 0.5
 """Share of the device's free memory that a data set may take as an array."""
 
 
 class ArrayViews:
-    """Decodes a small data set once and keeps it on the device as uint8.
+    """Decodes a small data set once and keeps it on the device: RGB as uint8, other channels as float32 from 0 to 1.
 
     Images of one size are kept as they are; others are brought to config.eval_resize x config.eval_resize: the shorter
     side is resized to that, then the centre is cut out. ValueError when that takes more than half of the device's free
@@ -61,6 +64,7 @@ class ArrayViews:
         self._held = np.unique(sampling.samples)
         self._reader = ImageReader(beton, config.on_bad)
         images = _load_array(self._reader, self._held, config, device, workers)
+        self._pixels = beton.pixels
         self._images = images if device.type == "cpu" else images.permute(0, 3, 1, 2).contiguous().to(device)
         self._widths = np.full(beton.num_samples, images.shape[2], np.int64)
         self._heights = np.full(beton.num_samples, images.shape[1], np.int64)
@@ -73,12 +77,13 @@ class ArrayViews:
         if self._device.type == "cpu":
             images = self._images.numpy()
 
-            def read(sample: int) -> NDArray[np.uint8]:
-                image: NDArray[np.uint8] = images[np.searchsorted(self._held, sample)]
+            def read(sample: int) -> NDArray[Any]:
+                image: NDArray[Any] = images[np.searchsorted(self._held, sample)]
                 return image
 
             cut = partial(crop_job, read, self._buffers, self._interpolation)
-            running = in_order((cut(batch, self._labels) for batch in drawn), self._workers, self._config.batches_ahead)
+            jobs = (cut(batch, self._labels, self._pixels) for batch in drawn)
+            running = in_order(jobs, self._workers, self._config.batches_ahead)
         else:
             running = self._cropped_on_device(drawn)
         self._running.add(running)
@@ -104,23 +109,26 @@ class ArrayViews:
 def _load_array(
     reader: ImageReader, samples: NDArray[np.int64], config: DataConfig, device: torch.device, workers: int
 ) -> Tensor:
-    """All images (len(samples), H, W, 3) uint8 on the CPU; see `ArrayViews` for their size."""
+    """All images (len(samples), H, W, C) on the CPU; see `ArrayViews` for their size and type."""
     beton = reader.beton
     heights, widths = beton.heights[samples], beton.widths[samples]
     one_size = heights.min() == heights.max() and widths.min() == widths.max()
     shape = (int(heights[0]), int(widths[0])) if one_size else (config.eval_resize, config.eval_resize)
-    needed, free = len(samples) * shape[0] * shape[1] * 3, _free_bytes(device)
+    pixels, dtype = beton.pixels, view_dtype(beton.pixels)
+    needed, free = len(samples) * shape[0] * shape[1] * pixels.channels * dtype.itemsize, _free_bytes(device)
     if needed > MAX_ARRAY_SHARE * free:
         raise ValueError(
             f"loader is 'array', but {beton.path} takes {needed:,} bytes as {len(samples):,} images of "
             f"{shape[0]} x {shape[1]}, allowed: half of the {free:,} bytes that are free on {device}; "
             "use loader 'beton' or a subset"
         )
-    images = torch.from_numpy(np.empty((len(samples), *shape, 3), np.uint8))
+    images = torch.from_numpy(np.empty((len(samples), *shape, pixels.channels), NUMPY_TYPES[dtype]))
 
     def load(number: int) -> None:
-        if one_size:
+        if one_size and pixels.is_rgb:
             reader.read_into(images[number].numpy(), int(samples[number]))
+        elif one_size:
+            images[number] = as_fractions(reader.read(int(samples[number])))
         else:
             resize_centre_into(images[number], reader.read(int(samples[number])), shape[0], "bicubic")
 

@@ -6,21 +6,24 @@ Stands apart from `data.py`, which says where the pixels come from. What a batch
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from dataprep.beton.contract import Beton
 from dataprep.beton.manifest import has_labels
+from dataprep.beton.pixel_format import PixelFormat
 from vicreg.config import ViewConfig, require
 from vicreg.data.decode import StoredBytes
 from vicreg.views.augment import ONE_BY_ONE_MIN_PX, ColourPlan
@@ -31,10 +34,12 @@ from vicreg.views.view_parameters import Geometry, draw_colour, draw_geometry
 TASK_SAMPLES = 16
 """Samples that a thread takes at a time."""
 
+NUMPY_TYPES = {torch.uint8: np.uint8, torch.float32: np.float32}
+
 T = TypeVar("T")
 Task = Callable[[], None]
-ReadImage = Callable[[int], NDArray[np.uint8]]
-"""A sample's image (H, W, 3), good until the same thread reads the next."""
+ReadImage = Callable[[int], NDArray[Any]]
+"""A sample's image (H, W, C), good until the same thread reads the next."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class Batch:
     """A rank's part of a global batch: views of its samples, and what is still to be done to their colours."""
 
     views: tuple[Tensor, ...]
-    """Each uint8 (B, 3, S, S) in any memory layout, of a size S of its own: cropped, resized, mirrored."""
+    """Each (B, C, S, S) in any memory layout, of a size S of its own: cropped, resized, mirrored. RGB is uint8, other
+    channels are float32 from 0 to 1."""
     colour: tuple[ColourPlan, ...]
     """For each view the plan that `augment` carries out."""
     labels: Tensor
@@ -97,6 +103,8 @@ class Sampling:
     block_samples: int = 0
     """Samples of a block in the order with locality (`views/order.py`), for which `samples` should be in the order of
     the file; 0 for the full shuffle."""
+    channels: int = 0
+    """Channels of images that are not RGB, each with a brightness and contrast of its own; 0 for RGB."""
 
     def __post_init__(self) -> None:
         each = bool(self.views) and all(view.image_size and view.count == 1 for view in self.views)
@@ -137,7 +145,7 @@ class Sampling:
             geometry, colour = [], []
             for number, view in enumerate(self.views):
                 drawn = draw_geometry(view, self.seed, epoch, samples, number, widths[samples], heights[samples])
-                colours = draw_colour(view, self.seed, epoch, samples, number)
+                colours = draw_colour(view, self.seed, epoch, samples, number, self.channels)
                 geometry.append(drawn)
                 one_by_one = self.on_cpu and view.image_size >= ONE_BY_ONE_MIN_PX
                 colour.append(ColourPlan.build(colours, drawn.angle_rad, one_by_one))
@@ -150,9 +158,11 @@ def crop_job(
     interpolation: Interpolation,
     drawn: Drawn,
     labels: NDArray[np.int64],
+    pixels: PixelFormat,
 ) -> tuple[Batch, list[Task]]:
     """A batch, and the tasks that fill its views on the CPU."""
-    views = buffers.take_all([(len(drawn.samples), size, size, 3) for size in drawn.sizes])
+    shapes = [(len(drawn.samples), size, size, pixels.channels) for size in drawn.sizes]
+    views = buffers.take_all(shapes, view_dtype(pixels))
     boxes = [geometry.boxes.tolist() for geometry in drawn.geometry]
     flips = [geometry.flip.tolist() for geometry in drawn.geometry]
 
@@ -164,8 +174,13 @@ def crop_job(
     return drawn.batch(tuple(view.permute(0, 3, 1, 2) for view in views), labels), split_tasks(cut, len(drawn.samples))
 
 
+def view_dtype(pixels: PixelFormat) -> torch.dtype:
+    """Type of the values of a view, as `Batch` has them."""
+    return torch.uint8 if pixels.is_rgb else torch.float32
+
+
 def crop_on_device(images: Tensor, drawn: Drawn, interpolation: Interpolation) -> tuple[Tensor, ...]:
-    """All views, each (B, 3, S, S), of images (B, 3, H, W) on their device."""
+    """All views, each (B, C, S, S), of images (B, C, H, W) on their device, of the images' type."""
     views = []
     for geometry, size in zip(drawn.geometry, drawn.sizes, strict=True):
         boxes = torch.from_numpy(geometry.boxes).to(images.device, non_blocking=True)
@@ -198,10 +213,10 @@ def split_tasks(work: Callable[[int], None], num: int) -> list[Task]:
 def in_order(jobs: Iterable[tuple[T, list[Task]]], workers: int, ahead: int) -> Generator[T, None, None]:
     """The results of jobs in their order, each once its tasks are done; `ahead` more are in work meanwhile.
 
-    Tasks run in `workers` threads that live as long as this generator. An exception in a task is raised here. Leaving
-    the generator drops what has not begun, waits for what has, and ends the threads.
+    Tasks run in `workers` threads that live as long as this generator and have no threads of their own. An exception
+    in a task is raised here. Leaving the generator drops what has not begun, waits for what has, and ends the threads.
     """
-    executor = ThreadPoolExecutor(workers, thread_name_prefix="vicreg-decode")
+    executor = ThreadPoolExecutor(workers, thread_name_prefix="vicreg-decode", initializer=_alone)
     waiting: deque[tuple[T, list[Future[None]]]] = deque()
     try:
         for result, tasks in jobs:
@@ -213,6 +228,17 @@ def in_order(jobs: Iterable[tuple[T, list[Task]]], workers: int, ahead: int) -> 
             yield _finished(waiting)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _alone() -> None:
+    """Without torch's threads in this thread: there are as many decoding threads as cores."""
+    torch.get_num_threads()  # which sets up what the next line changes
+    _thread_pools().limit(limits=1, user_api="openmp")
+
+
+@functools.cache
+def _thread_pools() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _finished(waiting: deque[tuple[T, list[Future[None]]]]) -> T:
@@ -232,21 +258,21 @@ class Buffers:
         self._pinned = pinned
         self._free: list[NDArray[np.uint8]] = []
 
-    def take(self, shape: Sequence[int]) -> Tensor:
-        """Memory for uint8 of this shape, of undefined content; pinned for copies to a GPU if so wished."""
+    def take(self, shape: Sequence[int], dtype: torch.dtype = torch.uint8) -> Tensor:
+        """Memory for values of this shape, of undefined content; pinned for copies to a GPU if so wished."""
         if self._pinned:
-            return torch.empty(tuple(shape), dtype=torch.uint8, pin_memory=True)  # torch itself uses these again
-        size = math.prod(shape)
+            return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)  # torch itself uses these again
+        size = math.prod(shape) * dtype.itemsize
         buffer = self._smallest_of(size)
-        window = buffer[:size].reshape(shape)
+        window = buffer[:size].view(NUMPY_TYPES[dtype]).reshape(shape)
         # The tensor's storage holds `window`; both end together, when the last view of the tensor does.
         weakref.finalize(window, self._free.append, buffer).atexit = False
         return torch.from_numpy(window)
 
-    def take_all(self, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    def take_all(self, shapes: Sequence[Sequence[int]], dtype: torch.dtype = torch.uint8) -> list[Tensor]:
         """The same of several shapes, in one piece of memory."""
         sizes = [math.prod(shape) for shape in shapes]
-        parts = self.take((sum(sizes),)).split(sizes)
+        parts = self.take((sum(sizes),), dtype).split(sizes)
         return [part.view(tuple(shape)) for part, shape in zip(parts, shapes, strict=True)]
 
     def _smallest_of(self, size: int) -> NDArray[np.uint8]:

@@ -80,7 +80,7 @@ class BetonViews:
 
     def _crop_job(self, drawn: Drawn) -> tuple[Batch, list[Task]]:
         read = partial(self._reader.read, stored=drawn.stored)
-        return crop_job(read, self._buffers, self._interpolation, drawn, self._beton.labels)
+        return crop_job(read, self._buffers, self._interpolation, drawn, self._beton.labels, self._beton.pixels)
 
     def _decode_job(self, drawn: Drawn) -> tuple[tuple[Drawn, Planes], list[Task]]:
         beton, count = self._beton, len(drawn.samples)

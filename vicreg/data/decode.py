@@ -13,7 +13,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,8 +69,8 @@ class ImageReader:
         """Height and width of a sample's image in pixels."""
         return int(self.beton.heights[sample]), int(self.beton.widths[sample])
 
-    def read_into(self, out: NDArray[np.uint8], sample: int, stored: StoredBytes | None = None) -> None:
-        """Decode a sample into `out` (height, width, 3), whose rows may be padded.
+    def read_into(self, out: NDArray[Any], sample: int, stored: StoredBytes | None = None) -> None:
+        """Decode a sample into `out` (height, width, channels) of the beton's type, whose rows may be padded.
 
         stored: where its bytes come from, if they are not to be read now.
         DecodeError: the stored image is damaged or of another size than the beton states, and is not to be skipped.
@@ -80,23 +80,25 @@ class ImageReader:
         except DecodeError as error:
             out[...] = self._stand_in(error)
 
-    def _read_into(self, out: NDArray[np.uint8], sample: int, stored: StoredBytes | None) -> None:
+    def _read_into(self, out: NDArray[Any], sample: int, stored: StoredBytes | None) -> None:
         height, width = self.shape(sample)
-        assert out.shape == (height, width, 3), (out.shape, height, width)
-        assert out.strides[1:] == (3, 1), out.strides
+        pixels = self.beton.pixels
+        assert out.shape == (height, width, pixels.channels), (out.shape, height, width)
+        assert out.strides[1:] == (pixels.pixel_bytes, pixels.dtype.itemsize), out.strides
         content = (stored or self._read_stored)(sample)
         self._compare_now_and_then(sample, content)
         if self.beton.modes[sample] == IMAGE_RAW:
-            out[...] = content.reshape(height, width, 3)
+            out[...] = self.beton.decode(sample, content)
         elif self._library is not None:
             self._decompress(out, sample, content)
         else:
             out[...] = self.beton.decode(sample, content)
 
-    def read(self, sample: int, stored: StoredBytes | None = None) -> NDArray[np.uint8]:
-        """A sample's image (height, width, 3) in memory of this thread that the thread's next `read` overwrites."""
-        height, width = self.shape(sample)
-        image = self._scratch("pixels", height * width * 3).reshape(height, width, 3)
+    def read(self, sample: int, stored: StoredBytes | None = None) -> NDArray[Any]:
+        """A sample's image (height, width, channels), in memory that this thread's next `read` overwrites."""
+        (height, width), pixels = self.shape(sample), self.beton.pixels
+        scratch = self._scratch("pixels", height * width * pixels.pixel_bytes)
+        image = scratch.view(pixels.dtype).reshape(height, width, pixels.channels)
         self.read_into(image, sample, stored)
         return image
 
@@ -128,7 +130,7 @@ class ImageReader:
         """For how many of these samples, which have been read, others stand in."""
         return sum(sample in self.stand_ins for sample in samples)
 
-    def _stand_in(self, error: DecodeError) -> NDArray[np.uint8]:
+    def _stand_in(self, error: DecodeError) -> NDArray[Any]:
         """The image that stands in for a bad sample's, brought to the size that is stated of that; or raise the error.
 
         It is that of the next sample of the same class that can be decoded: a function of the file alone, so that
@@ -139,7 +141,7 @@ class ImageReader:
         sample = error.sample
         for other in self._alike(sample):
             height, width = self.shape(other)
-            image = np.empty((height, width, 3), np.uint8)
+            image = np.empty((height, width, self.beton.pixels.channels), self.beton.pixels.dtype)
             try:
                 self._read_into(image, other, None)
             except DecodeError:

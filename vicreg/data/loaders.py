@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dataprep.beton.contract import open_beton
-from vicreg.config import DataConfig, ViewConfig, each_view, require
+from vicreg.config import DataConfig, ViewConfig, each_view, require, require_no_colours
 from vicreg.data.array_views import ArrayViews
-from vicreg.data.batches import Batch, Buffers, Sampling, Task, in_order, split_tasks
+from vicreg.data.batches import Batch, Buffers, Sampling, Task, in_order, split_tasks, view_dtype
 from vicreg.data.beton_views import BetonViews
+from vicreg.data.channels import require_channels
 from vicreg.data.decode import ImageReader
 from vicreg.views.resample import Framing, Interpolation, resize_centre_into, squash_into
 
@@ -80,6 +81,7 @@ def open_views(
     samples do not fill one global batch, or the ranks do not divide it.
     """
     opened = open_beton(beton)
+    require_channels(config, opened)
     samples = np.arange(opened.num_samples) if subset is None else np.asarray(subset, np.int64)
     valid = len(samples) > 0 and samples.min() >= 0 and samples.max() < opened.num_samples
     require(valid, "subset", subset, f"samples of {beton}, 0 to {opened.num_samples - 1}, at least one")
@@ -87,12 +89,18 @@ def open_views(
         samples = samples[np.argsort(opened.pointers[samples], kind="stable")]
     block_samples = config.block_samples if config.order == "blocks" else 0
     each = each_view(views, config.image_size)
-    sampling = Sampling(samples, each, seed, global_batch, rank, world_size, device.type == "cpu", block_samples)
+    pixels = opened.pixels
+    channels = 0 if pixels.is_rgb else pixels.channels
+    if channels:
+        require_no_colours(each)
+    sampling = Sampling(
+        samples, each, seed, global_batch, rank, world_size, device.type == "cpu", block_samples, channels
+    )
     workers = workers or default_workers()
     if config.loader == "array":
         return ArrayViews(opened, sampling, config, device=device, workers=workers, interpolation=interpolation)
     largest = int(opened.heights[samples].max()) * int(opened.widths[samples].max()) * 3 // 2  # see `Planes`
-    ship = device.type == "cuda" and sampling.batch_size * largest <= MAX_SHIPPED_BYTES
+    ship = device.type == "cuda" and pixels.is_rgb and sampling.batch_size * largest <= MAX_SHIPPED_BYTES
     return BetonViews(
         opened, sampling, config, device=device, workers=workers, interpolation=interpolation, crop_on_device=ship
     )
@@ -107,20 +115,23 @@ def centre_batches(
     workers: int,
     framing: Framing = "crop",
 ) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
-    """For evaluations: images uint8 (b, 3, S, S), labels and samples (b, ...), each once, in order, on the CPU.
+    """For evaluations: images (b, C, S, S), labels and samples (b, ...), each once, in order, on the CPU.
+
+    RGB is uint8, other channels are float32 from 0 to 1.
 
     torchvision's Resize(config.eval_resize) and then CenterCrop(config.image_size), or Resize to that square without
     keeping proportions (`squash`), bilinear with antialiasing; smaller images are enlarged. The last batch may be
     short. workers: decoding threads; 0 takes `default_workers()`.
     """
     opened = open_beton(beton)
+    require_channels(config, opened)
     reader, buffers, size = ImageReader(opened, config.on_bad), Buffers(pinned=False), config.image_size
     fill = {"crop": resize_centre_into, "squash": squash_into}[framing]
 
     def jobs() -> Iterator[tuple[tuple[Tensor, Tensor, Tensor], list[Task]]]:
         for begin in range(0, len(samples), batch_size):
             part = np.asarray(samples[begin : begin + batch_size], np.int64)
-            images = buffers.take((len(part), size, size, 3))
+            images = buffers.take((len(part), size, size, opened.pixels.channels), view_dtype(opened.pixels))
 
             def cut(number: int, part: NDArray[np.int64] = part, images: Tensor = images) -> None:
                 fill(images[number], reader.read(int(part[number])), config.eval_resize)

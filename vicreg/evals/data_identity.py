@@ -17,12 +17,15 @@ FRAMED_BY = ("image_size", "eval_resize", "mean", "std")  # the settings by whic
 
 
 def fingerprint(beton: Beton) -> str:
-    """SHA-256 over labels, image sizes and some images: tells whether a result belongs to a beton, wherever it lies."""
+    """SHA-256 over labels, objects, image sizes and some images: by it a result knows its beton, wherever that lies."""
     digest = hashlib.sha256()
-    for column in (beton.labels, beton.sizes, beton.widths, beton.heights):
+    more = [places["size"] for places in beton.more.values()]
+    for column in (beton.labels, beton.sizes, beton.widths, beton.heights, *more):
         digest.update(np.ascontiguousarray(column).tobytes())
     for sample in np.linspace(0, beton.num_samples - 1, NUM_FINGERPRINT_IMAGES).astype(np.int64):
         digest.update(beton.image_bytes(int(sample)).data)
+        for name in beton.more:
+            digest.update(beton.field_bytes(name, int(sample)).data)
     return digest.hexdigest()
 
 

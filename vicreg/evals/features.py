@@ -24,9 +24,11 @@ from torch import Tensor, nn
 from dataprep.beton.contract import open_beton
 from dataprep.beton.manifest import has_labels
 from vicreg.config import DataConfig
+from vicreg.data.channels import require_channels
 from vicreg.data.loaders import centre_batches
 from vicreg.evals.data_identity import FRAMED_BY, fingerprint, match_classes
 from vicreg.evals.kept_parts import KeptRows
+from vicreg.evals.results import CannotMeasure
 from vicreg.exchange.encoder_file import checksum
 from vicreg.model import num_features
 from vicreg.ranks import distributed
@@ -42,12 +44,12 @@ SAY_EVERY_S = 30.0
 class Pixels(nn.Module):
     """The baseline without an encoder: the features of an image are its normalised pixels."""
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, image_size: int, channels: int = 3) -> None:
         super().__init__()
-        self.num_features = 3 * image_size * image_size
+        self.num_features = channels * image_size * image_size
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) to (B, 3 * S * S)."""
+        """Images (B, C, S, S) to (B, C * S * S)."""
         return images.flatten(1)
 
 
@@ -135,31 +137,32 @@ class Splits:
         return _renumbered(labels, self.val_classes, self.num_classes) if split == "val" else labels
 
     def require_multi_label(self, wanted: bool, evaluation: str) -> None:
-        """ValueError where there are no labels, or not of the kind that an evaluation measures."""
+        """CannotMeasure where there are no labels, or not of the kind that an evaluation measures."""
         if not self.has_labels:
             without = [path for path in (self.data.train, self.data.val) if not has_labels(Path(path))]
-            raise ValueError(
+            raise CannotMeasure(
                 f"{' and '.join(without)} has images without labels, which {evaluation} needs; write them with labels "
                 "(dataprep/write_ffcv.py folder --help), or measure on other data with --data.train and --data.val"
             )
         if self.multi_label and not wanted:
-            raise ValueError(
+            raise CannotMeasure(
                 f"{self.data.train} has images that show several of {self.num_classes} classes, allowed for "
                 f"{evaluation}: one class per image; the evaluation of such data is svm"
             )
         if wanted and not self.multi_label:
-            raise ValueError(
+            raise CannotMeasure(
                 f"{self.data.train} has one class per image, allowed for {evaluation}: labels that say of each class "
                 "whether it is present (such as VOC2007's); evaluations of such data are linear, knn and few_labels"
             )
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 images (B, 3, S, S) as the encoder's float32 input, on the device."""
-        images = images.to(self.device, non_blocking=True).to(torch.float32) / 255
+        """Images (B, C, S, S) of a loader as the encoder's float32 input, on the device."""
+        is_rgb = images.dtype == torch.uint8
+        images = images.to(self.device, non_blocking=True).to(torch.float32)
         mean, std = (
-            torch.tensor(values, device=self.device).view(3, 1, 1) for values in (self.data.mean, self.data.std)
+            torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (self.data.mean, self.data.std)
         )
-        return (images - mean) / std
+        return ((images / 255 if is_rgb else images) - mean) / std
 
     def features(self, encoder: nn.Module, split: SplitName) -> Features:
         """The encoder's features of a split, computed at the first call; all ranks must ask together."""
@@ -176,7 +179,10 @@ def open_splits(data: DataConfig, device: torch.device, workers: int) -> Splits:
     splits not the same ones. Classes are matched by the names in the betons' manifests: a class that the validation
     set lacks shifts the numbers of all that follow.
     """
-    train, val = open_beton(Path(data.train)).labels, open_beton(Path(data.val)).labels
+    betons = [open_beton(Path(path)) for path in (data.train, data.val)]
+    for beton in betons:
+        require_channels(data, beton)
+    train, val = (beton.labels for beton in betons)
     if not (has_labels(Path(data.train)) and has_labels(Path(data.val))):
         return Splits(data, 0, device, workers, has_labels=False)
     by_name = match_classes(data)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -21,12 +22,15 @@ from torch import Tensor, nn
 from vicreg.config import require
 from vicreg.evals.features import Features, Splits
 from vicreg.evals.kept_parts import KeptRows
-from vicreg.evals.results import Measured
+from vicreg.evals.results import CannotMeasure, Measured
 from vicreg.ranks import distributed
 from vicreg.views.keyed_random import bits
 
 log = logging.getLogger(__name__)
 
+PER_CLASS = (1, 5, 10)
+MAX_ALL = 5000
+"""Labels that a regression is still fitted to where nobody says how many: some minutes on one core."""
 TOLERANCE = 1e-6  # on the largest component of the gradient
 RANK_TOLERANCE = 1e-10
 _WITHIN_CLASS, _AMONG_CLASSES = 0, 1  # numbers of the two random keys of a draw
@@ -36,8 +40,8 @@ _WITHIN_CLASS, _AMONG_CLASSES = 0, 1  # numbers of the two random keys of a draw
 class Config:
     """Source: this project; not a published protocol. The regression is scikit-learn's, fitted to its optimum."""
 
-    label_counts: tuple[int, ...] = (10, 50, 144, 1437)
-    """Numbers of labelled images (default: 1, 5, 14 per class and all of the digits)."""
+    label_counts: tuple[int, ...] = ()
+    """Numbers of labelled images; none: 1, 5 and 10 for each class, and all where these are at most 5,000."""
     draws: int = 20
     """Random choices of the labelled images, over which mean and standard deviation are taken; all labels need one."""
     inverse_regularisation: float = 0.1
@@ -48,26 +52,41 @@ class Config:
     """Seed of the draws."""
 
     def __post_init__(self) -> None:
-        require(len(self.label_counts) > 0, "label_counts", self.label_counts, "at least one number")
-        require(
-            min(self.label_counts) >= 2, "label_counts", self.label_counts, "2 or more (a class alone is no choice)"
-        )
+        enough = all(count >= 2 for count in self.label_counts)
+        require(enough, "label_counts", self.label_counts, "2 or more (a class alone is no choice)")
         require(self.draws >= 1, "draws", self.draws, "1 or more")
         require(self.inverse_regularisation > 0, "inverse_regularisation", self.inverse_regularisation, "above 0")
         require(self.max_iterations >= 1, "max_iterations", self.max_iterations, "1 or more")
 
 
+def fitted(config: Config, splits: Splits, given: Collection[str]) -> tuple[Config, list[str]]:
+    """Settings that the data allow, but for those `given`, and what was changed."""
+    num = len(splits.labels("train"))
+    if not config.label_counts:
+        few = {count * splits.num_classes for count in PER_CLASS}
+        counts = sorted({count for count in few if 2 <= count < num} | ({num} if num <= MAX_ALL else set()))
+        return replace(config, label_counts=tuple(counts)), []
+    fits = tuple(dict.fromkeys(min(count, num) for count in config.label_counts))
+    if "label_counts" in given or fits == config.label_counts:
+        return config, []
+    said = f"{', '.join(map(str, fits))} labels instead of {', '.join(map(str, config.label_counts))}"
+    return replace(config, label_counts=fits), [f"{said}, for {num} training images"]
+
+
 def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
     """Mean top-1 accuracy in percent for every number of labels, and its standard deviation over the draws.
 
-    Raises ValueError when more labels are asked for than there are training images.
+    Raises CannotMeasure when more labels are asked for than there are training images.
     """
     splits.require_multi_label(False, "few_labels")
     val = splits.features(encoder, "val")
     train = splits.features(encoder, "train")
     num_train, num_val = len(train.labels), len(val.labels)
+    if not config.label_counts:
+        config, _ = fitted(config, splits, given=())
     largest = max(config.label_counts)
-    require(largest <= num_train, "label_counts", largest, f"up to the {num_train} training images")
+    if largest > num_train:
+        raise CannotMeasure(f"label_counts is {largest}, allowed: up to the {num_train} training images")
 
     mean, std = _statistics(train, splits.device)
     queries = _standardise(val.all_rows(splits.device), mean, std)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import io
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from dataprep.beton.contract import Beton, BetonError, open_beton, read_manifest
-from vicreg.config import require
+from vicreg.config import DataConfig, require
 from vicreg.evals.features import Features, Splits
 from vicreg.evals.results import Measured
 from vicreg.ranks import distributed
@@ -60,6 +61,14 @@ class Config:
         require(self.seed >= 0, "seed", self.seed, "0 or more")
 
 
+def fitted(config: Config, splits: Splits, given: Collection[str]) -> tuple[Config, list[str]]:
+    """Settings that the data allow, but for those `given`, and what was changed."""
+    num = len(splits.labels("train"))
+    if "neighbours" in given or config.neighbours <= num:
+        return config, []
+    return replace(config, neighbours=num), [f"{num} neighbours instead of {config.neighbours}: there are no more"]
+
+
 def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
     """No metrics; on rank 0 the map and the neighbours with their pictures, on other ranks nothing.
 
@@ -78,26 +87,31 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
     places = _place(rows.cpu().double().numpy(), config)
     shown = {"x": places[:, 0].tolist(), "y": places[:, 1].tolist()}
     labels, train_labels = _classes(val.labels), _classes(train.labels)[samples]
-    pictures = [_picture(beton, sample, MAP_PX) for sample in on_map]
+    pictures = [picture_of(beton, splits.data, sample, MAP_PX) for sample in on_map]
     pairs = [
         picture
         for query, found in zip(asked, samples, strict=True)
         for picture in (
-            _picture(beton, query, NEIGHBOUR_PX),
-            *(_picture(train_beton, sample, NEIGHBOUR_PX) for sample in found),
+            picture_of(beton, splits.data, query, NEIGHBOUR_PX),
+            *(picture_of(train_beton, splits.data, sample, NEIGHBOUR_PX) for sample in found),
         )
     ]
     details = {
         "num_val": len(val.labels),
         "classes": _names(splits, np.concatenate([labels[on_map], labels[asked], train_labels.ravel()])),
-        "map": {"samples": on_map.tolist(), "labels": labels[on_map].tolist(), **shown, "sheet": _sheet(pictures)},
+        "map": {
+            "samples": on_map.tolist(),
+            "labels": labels[on_map].tolist(),
+            **shown,
+            "sheet": contact_sheet(pictures),
+        },
         "neighbours": {
             "samples": asked.tolist(),
             "labels": labels[asked].tolist(),
             "train_samples": samples.tolist(),
             "train_labels": train_labels.tolist(),
             "cosines": [[round(value, 4) for value in line] for line in cosines.tolist()],
-            "sheet": _sheet(pairs, columns=config.neighbours + 1),
+            "sheet": contact_sheet(pairs, columns=config.neighbours + 1),
         },
     }
     return Measured({}, details)
@@ -158,12 +172,25 @@ def _place(rows: NDArray[np.float64], config: Config) -> NDArray[np.float64]:
     return unit.round(4)
 
 
-def _picture(beton: Beton, sample: np.int64, side: int) -> Image.Image:
+def picture_of(beton: Beton, data: DataConfig, sample: np.int64, side: int) -> Image.Image:
     """The middle square of a sample's image."""
-    return ImageOps.fit(Image.fromarray(beton.decode(int(sample))), (side, side), Image.Resampling.BICUBIC)
+    values = beton.decode(int(sample))
+    shown = values if beton.pixels.is_rgb else _visible(values / beton.pixels.largest, data)
+    return ImageOps.fit(Image.fromarray(shown), (side, side), Image.Resampling.BICUBIC)
 
 
-def _sheet(pictures: list[Image.Image], columns: int = 0) -> dict[str, Any]:
+def _visible(values: NDArray[np.float64], data: DataConfig) -> NDArray[np.uint8]:
+    """The first three channels as red, green and blue, or the first as grey, of height x width x C from 0 to 1.
+
+    All pictures of a data set alike: black is two deviations below a channel's mean, white two above.
+    """
+    count = 3 if values.shape[2] >= 3 else 1
+    mean, std = np.asarray(data.mean[:count]), np.asarray(data.std[:count])
+    shares = np.clip((values[..., :count] - mean) / (4 * std) + 0.5, 0, 1)
+    return np.broadcast_to(np.rint(shares * 255).astype(np.uint8), (*values.shape[:2], 3)).copy()
+
+
+def contact_sheet(pictures: list[Image.Image], columns: int = 0) -> dict[str, Any]:
     """Square pictures of one size as one JPEG, row by row: a header each would double their size."""
     side, columns = pictures[0].width, columns or math.ceil(math.sqrt(len(pictures)))
     sheet = Image.new("RGB", (columns * side, -(-len(pictures) // columns) * side))

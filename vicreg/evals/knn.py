@@ -16,8 +16,8 @@ float64, would save no more than a third of that, and elsewhere less than the fe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from vicreg.config import require
 from vicreg.evals.features import Features, Splits
 from vicreg.evals.kept_parts import KeptState
-from vicreg.evals.results import Measured
+from vicreg.evals.results import CannotMeasure, Measured
 from vicreg.ranks import distributed
 
 TRAIN_BLOCK = 8192
@@ -55,16 +55,28 @@ class Config:
         require(self.temperature > 0, "temperature", self.temperature, "above 0")
 
 
+def fitted(config: Config, splits: Splits, given: Collection[str]) -> tuple[Config, list[str]]:
+    """Settings that the data allow, but for those `given`, and what was changed."""
+    num = len(splits.labels("train"))
+    fits = tuple(k for k in config.neighbours if k <= num)
+    if "neighbours" in given or fits == config.neighbours:
+        return config, []
+    fits = fits or (max(1, num // 2),)
+    said = f"{', '.join(map(str, fits))} neighbours instead of {', '.join(map(str, config.neighbours))}"
+    return replace(config, neighbours=fits), [f"{said}, for {num} training images"]
+
+
 def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
     """Top-1 accuracy in percent for every number of neighbours and way to vote; the same on every rank.
 
-    Raises ValueError when more neighbours are asked for than there are training images.
+    Raises CannotMeasure when more neighbours are asked for than there are training images.
     """
     splits.require_multi_label(False, "knn")
     val = splits.features(encoder, "val")
     train = splits.features(encoder, "train")
     largest = max(config.neighbours)
-    require(largest <= len(train.labels), "neighbours", largest, f"up to the {len(train.labels)} training images")
+    if largest > len(train.labels):
+        raise CannotMeasure(f"neighbours is {largest}, allowed: up to the {len(train.labels)} training images")
 
     queries = F.normalize(val.all_rows(splits.device).double())
     belongs_to: dict[str, object] = {"knn": largest, "features": [train.belongs_to, val.belongs_to]}

@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from collections.abc import Collection
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 RESUMES = True  # it keeps its state and leaves by itself when it is asked to
 TOP = 5
+MIN_STEPS = 4  # of an epoch: a batch that leaves fewer becomes smaller
 LOSS, FIRST, AMONG = range(3)  # columns of a head's curve: mean loss, images right at first, and among the first 5
 
 
@@ -104,6 +106,18 @@ def epoch_rate(epoch: int, epochs: int, milestones: tuple[int, ...] = ()) -> flo
     if milestones:
         return float(0.1 ** sum(epoch >= milestone for milestone in milestones))
     return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def fitted(config: Config, splits: Splits, given: Collection[str]) -> tuple[Config, list[str]]:
+    """Settings that the data allow, but for those `given`, and what was changed."""
+    num, ranks = len(splits.labels("train")), distributed.world_size()
+    batch = config.batch if num >= MIN_STEPS * config.batch else 1 << max(num // MIN_STEPS, 1).bit_length() - 1
+    batch = max(ranks, batch - batch % ranks)
+    if "batch" in given or batch == config.batch:
+        return config, []
+    where = f" and {ranks} ranks" if ranks > 1 else ""
+    said = f"batch {batch} instead of {config.batch}, for {num} training images{where}"
+    return replace(config, batch=batch), [said]
 
 
 def evaluate(encoder: nn.Module, splits: Splits, config: Config, work: Work | None = None) -> Measured:

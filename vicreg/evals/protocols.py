@@ -6,30 +6,24 @@ never without their source. Percentages; None where the source has no number.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from vicreg.evals import detection_protocols
+from vicreg.evals.published import Column as Column
+from vicreg.evals.published import DataSet as DataSet
+from vicreg.evals.published import Preset as Preset
 
 PAPER = "VICReg paper (Bardes, Ponce, LeCun; ICLR 2022, arXiv 2105.04906)"
 IMAGENET = "ImageNet"
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """A published data set, known by its numbers: whole or not at all."""
-
-    name: str
-    num_train: int
-    num_val: int
-    num_classes: int
-
-
 PLACES205, INAT18, VOC07 = "Places205", "iNaturalist 2018", "VOC07"
+IMAGENET_TRAIN = 1_281_167
 DATA_SETS = (
-    DataSet(IMAGENET, 1_281_167, 50_000, 1_000),
+    DataSet(IMAGENET, IMAGENET_TRAIN, 50_000, 1_000),
     DataSet(PLACES205, 2_448_873, 20_500, 205),
     DataSet(INAT18, 437_513, 24_426, 8_142),
     DataSet(VOC07, 5_011, 4_952, 20),
     DataSet("CIFAR-10", 50_000, 10_000, 10),
+    *detection_protocols.DATA_SETS,
 )
 
 
@@ -39,17 +33,6 @@ def data_set_of(num_train: int, num_val: int, num_classes: int) -> str:
         if (known.num_train, known.num_val, known.num_classes) == (num_train, num_val, num_classes):
             return known.name
     return ""
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A published evaluation: its settings as far as they differ from its module's defaults, and who published them."""
-
-    module: str
-    settings: dict[str, Any]
-    source: str
-    data: str = ""
-    """Name of the data set whose betons it takes (data/NAME/, or the cluster's profile); empty: the run's own."""
 
 
 _VISSL_HEAD = {"nesterov": True, "batch_norm": True}
@@ -98,21 +81,8 @@ PRESETS = {
     "voc07": Preset("svm", {}, f"{PAPER}, appendix C.3, for the centre crop; all else is VISSL's", "voc07"),
     "voc07-vissl": Preset("svm", {"framing": "squash"}, "VISSL, voc07 configuration and svm_utils", "voc07"),
     "knn": Preset("knn", {}, f"{PAPER}, appendix D.3, for the numbers of neighbours; the votes are lightly's"),
+    **detection_protocols.PRESETS,
 }
-
-
-@dataclass(frozen=True)
-class Column:
-    """One published number per method."""
-
-    title: str
-    source: str
-    data_set: str
-    values: dict[str, float]
-    evaluation: str
-    """The preset that measures the same."""
-    metric: str
-    """Metric of that evaluation."""
 
 
 _TABLE_1 = "Table 1"
@@ -289,6 +259,7 @@ COLUMNS = (
         "inat18",
         "top1",
     ),
+    *detection_protocols.COLUMNS,
 )
 
 

@@ -19,17 +19,25 @@ from vicreg.config_json import differing_fields
 log = logging.getLogger(__name__)
 
 RESULT_FILE = "result.json"
+REASON_FILE = "not_measured.json"
 EVALS = "evals"
 TRAINED, RANDOM, PIXELS = "trained", "random", "pixels"
 SUBJECTS = {TRAINED: "trained", RANDOM: "random weights", PIXELS: "raw pixels"}
 """What can be measured besides a run's checkpoints, and how it is called in print."""
 BASELINES = (RANDOM, PIXELS)
 STEP = "step_"  # how the name of a checkpoint begins, which is a subject too
+OTHER = "other_"  # and that of another run's encoder
 
 
 def say_subject(subject: str) -> str:
-    """A subject in print; step_00000500 -> step 500."""
+    """A subject in print; step_00000500 -> step 500, other_NAME -> NAME's encoder."""
+    if subject.startswith(OTHER):
+        return f"{subject.removeprefix(OTHER)}'s encoder"
     return SUBJECTS.get(subject) or f"step {int(subject.removeprefix(STEP)):,}"
+
+
+class CannotMeasure(ValueError):
+    """These data, or these settings, do not allow an evaluation: every rank finds so alike, before they meet."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +78,38 @@ class Result:
     """When: ISO 8601, UTC."""
     details: dict[str, Any] = field(default_factory=dict)
     """As `Measured` has them."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Those of the settings that were given by option, not by the recipe; they hold until others are given."""
+    notes: list[str] = field(default_factory=list)
+    """In what the settings were fitted to few images."""
 
 
 def folder(run: Path, evaluation: str, subject: str) -> Path:
     """Where the result of an evaluation lies."""
-    known = subject in SUBJECTS or subject.startswith(STEP)
-    require(known, "subject", subject, f"{', '.join(SUBJECTS)}, or the name of a checkpoint")
+    known = subject in SUBJECTS or subject.startswith((STEP, OTHER))
+    require(known, "subject", subject, f"{', '.join(SUBJECTS)}, the name of a checkpoint or {OTHER}NAME")
     return run / EVALS / (evaluation if subject == TRAINED else f"{evaluation}@{subject}")
 
 
 def write(run: Path, result: Result) -> None:
-    """Write a result, complete or not at all."""
-    path = folder(run, result.evaluation, result.subject) / RESULT_FILE
-    write_text(path, json.dumps(asdict(result), indent=1) + "\n")
+    """Write a result, complete or not at all; why there was none is forgotten."""
+    place = folder(run, result.evaluation, result.subject)
+    write_text(place / RESULT_FILE, json.dumps(asdict(result), indent=1) + "\n")
+    (place / REASON_FILE).unlink(missing_ok=True)
+
+
+def write_reason(run: Path, evaluation: str, subject: str, reason: str) -> None:
+    """Keep why there is no result."""
+    write_text(folder(run, evaluation, subject) / REASON_FILE, json.dumps({"reason": reason}) + "\n")
+
+
+def read_reason(run: Path, evaluation: str, subject: str) -> str:
+    """Why there is no result; empty where nobody said."""
+    try:
+        path = folder(run, evaluation, subject) / REASON_FILE
+        return str(parse_json(path.read_bytes(), dict[str, Any]).get("reason", ""))
+    except (OSError, ValueError):
+        return ""
 
 
 def read(run: Path, evaluation: str, subject: str) -> Result | None:

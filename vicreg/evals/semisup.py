@@ -11,8 +11,9 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from collections.abc import Collection
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dataprep.beton.contract import open_beton
-from dataprep.beton.subset import draw_per_class, read_subset
+from dataprep.beton.subset import OFFICIAL_LISTS, draw_per_class, read_subset, subset_path
 from vicreg.config import ViewConfig, require
 from vicreg.data.loaders import ViewLoader, open_views
 from vicreg.evals.features import Splits, compute_features
 from vicreg.evals.linear import TOP, crop_and_flip, epoch_rate
-from vicreg.evals.results import Measured
+from vicreg.evals.protocols import IMAGENET_TRAIN
+from vicreg.evals.results import CannotMeasure, Measured
 from vicreg.evals.work import Work
 from vicreg.model import num_features
 from vicreg.ranks import distributed
@@ -37,6 +39,8 @@ from vicreg.ranks.sync_batch_norm import synchronise
 log = logging.getLogger(__name__)
 
 RESUMES = True  # it keeps its state and leaves by itself when it is asked to
+OFFICIAL_SHARES = dict(zip(OFFICIAL_LISTS, (0.01, 0.1), strict=True))
+"""Of the labels, in SimCLR's lists."""
 LOSS, FIRST, AMONG = range(3)  # columns of the curve, as those of linear
 
 
@@ -98,6 +102,28 @@ class Classifier(nn.Module):
         return scores
 
 
+def fitted(config: Config, splits: Splits, given: Collection[str]) -> tuple[Config, list[str]]:
+    """Settings that the data allow, but for those `given`, and what was changed."""
+    splits.require_multi_label(False, "semisup")
+    notes: list[str] = []
+    train = splits.beton("train")
+    may_draw = "subset" not in given and len(splits.labels("train")) != IMAGENET_TRAIN
+    if config.subset and may_draw and not subset_path(train, config.subset).is_file():
+        share = OFFICIAL_SHARES.get(config.subset, config.fraction)
+        if "fraction" in given:
+            share = config.fraction
+        notes.append(f"{share:g} of each class drawn with seed {config.seed}, as there is no list {config.subset}")
+        config = replace(config, subset="", fraction=share)
+    num, ranks = len(choose_labelled(splits, config)), distributed.world_size()
+    batch = min(config.batch, num)
+    batch = max(2, ranks, batch - batch % ranks)
+    if "batch" not in given and batch != config.batch:
+        where = f" and {ranks} ranks" if ranks > 1 else ""
+        notes.append(f"batch {batch} instead of {config.batch}, for {num} labelled images{where}")
+        config = replace(config, batch=batch)
+    return config, notes
+
+
 def evaluate(encoder: nn.Module, splits: Splits, config: Config, work: Work | None = None) -> Measured:
     """Top-1 and, with more than 5 classes, top-5 accuracy in percent: of the best epoch, as published, and of the last.
 
@@ -107,7 +133,7 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config, work: Work | No
     splits.require_multi_label(False, "semisup")
     labelled = choose_labelled(splits, config)
     if len(labelled) < config.batch:
-        raise ValueError(
+        raise CannotMeasure(
             f"batch is {config.batch}, allowed: up to the {len(labelled)} labelled images; choose a smaller batch or "
             "more labels"
         )

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -35,13 +36,14 @@ from vicreg.data.loaders import default_workers
 from vicreg.evals.features import Splits
 from vicreg.evals.kept_parts import KeptRows
 from vicreg.evals.one_vs_rest import DIFFICULT, PRESENT, cross_validate, fit_and_test
-from vicreg.evals.results import Measured
+from vicreg.evals.results import CannotMeasure, Measured
 from vicreg.ranks import distributed
 from vicreg.views.resample import Framing
 
 log = logging.getLogger(__name__)
 
 SAY_EVERY_S = 30.0
+MIN_FOLDS = 2
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,19 @@ class Config:
         require(self.seed >= 0, "seed", self.seed, "0 or more")
 
 
+def fitted(config: Config, splits: Splits, given: Collection[str]) -> tuple[Config, list[str]]:
+    """Settings that the data allow, but for those `given`, and what was changed."""
+    labels = splits.labels("train")
+    if "folds" in given or config.folds == MIN_FOLDS or labels.ndim != 2:
+        return config, []
+    present = (labels == PRESENT).sum(axis=0)
+    rarer = np.minimum(present, len(labels) - present)
+    if not len(rarer) or rarer.max() >= config.folds:
+        return config, []
+    said = f"{MIN_FOLDS} folds instead of {config.folds}, for classes of at most {rarer.max()} images"
+    return replace(config, folds=MIN_FOLDS), [said]
+
+
 def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
     """Mean over the classes of the average precision in percent: area under the monotone curve, and at 11 points.
 
@@ -104,7 +119,7 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
     said = "; ".join(f"{names[number]}: {reason}" for number, reason in left_out.items())
     classes = [number for number in range(splits.num_classes) if number not in left_out]
     if not classes:
-        raise ValueError(f"{splits.data.train} and {splits.data.val} have no class that svm can measure ({said})")
+        raise CannotMeasure(f"{splits.data.train} and {splits.data.val} have no class that svm can measure ({said})")
     if left_out:
         log.warning("%d of %d classes are left out of the mean: %s", len(left_out), splits.num_classes, said)
 

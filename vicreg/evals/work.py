@@ -6,6 +6,7 @@ there, and nothing for other settings, data or weights.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 import time
@@ -94,6 +95,17 @@ class Work:
         if distributed.any_rank(self.should_stop()):
             self.save(step, state())
             raise Stopped(f"stopped at step {step}")
+
+    def while_measuring(self, num: int, step: int, state: Callable[[], dict[str, Any]]) -> Callable[[], None]:
+        """What a rank calls after each of its parts of `num` in all: it leaves if asked, where all ranks have parts."""
+        done, shared = itertools.count(1), num // distributed.world_size()
+
+        def part_done() -> None:
+            self.heard()
+            if next(done) <= shared:
+                self.leave_if_asked(step, state)
+
+        return part_done
 
     def forget(self) -> None:
         """Remove the state: the result is there."""

@@ -1,14 +1,12 @@
-"""Encoders that others trained: the form of a file, which of its tensors are the encoder's, what is left out by name.
+"""Encoders that others trained: the form of a file, what it holds, and its tensors put into an encoder.
 
-It stands apart from the suite's own file (export.py) because here nothing may be taken for granted: files are read
-without running code from them, and nothing is left out or filled in that is not named.
+It stands apart from the suite's own file (encoder_file.py) because here nothing may be taken for granted: files are
+read without running code from them, and nothing is left out or filled in that is not named.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +19,11 @@ from vicreg import checkpoint
 from vicreg.config import ModelConfig
 from vicreg.config_json import from_json
 from vicreg.exchange.encoder_file import fill, listed, load_without_code
+from vicreg.exchange.foreign_names import CLASSIFIERS, Taken, take
 from vicreg.model import branch
 
-CLASSIFIERS = ("fc", "head", "heads", "head_dist", "classifier", "aux1", "aux2", "AuxLogits")
-"""Where torchvision and timm keep classifiers, auxiliary ones included."""
-ENCODER_PREFIXES = ("backbone.", "encoder_q.", "encoder.")
-"""What methods call their encoder: VICReg, Barlow Twins, solo-learn, lightly, sthalles/SimCLR; MoCo; SimSiam, older
-solo-learn, Spijkervet/SimCLR, yaox12/BYOL-PyTorch. Before it DistributedDataParallel says "module."."""
-HEADS = ("projection_head", "prototypes", "projector", "projection", "predictor", "head")
-"""What methods keep beside an encoder that has no name of its own, as SwAV's official program does."""
-ENTRIES = ("model", "state_dict", "online_backbone", "online_network_state_dict")
-"""Where a checkpoint has its state dict; the last two in yaox12/BYOL-PyTorch and sthalles/PyTorch-BYOL."""
 _SAID: dict[str, Any] = {"small_images": bool, "image_size": int, "mean": list[float], "std": list[float]}
+MAX_DEPTH = 4  # of entries in entries
 _ALLOWED = (
     "a state dict or a checkpoint with one (such as entry model or state_dict) in torch's format or .safetensors, "
     "encoder.pt of a run, or a checkpoint folder of a run (RUN/checkpoints/step_N)"
@@ -57,8 +48,8 @@ class Weights:
 
     form: str
     """What kind of file it is, in words."""
-    tensors: dict[str, Tensor]
-    """By the names in the encoder, and perhaps the classifier's."""
+    entries: dict[str, dict[str, Tensor]]
+    """The tensors of each entry by their names in the file; "" for a file that is its own entry."""
     left_out: tuple[str, ...] = ()
     """What else is in the file."""
     model: ModelConfig | None = None
@@ -88,22 +79,46 @@ def read(path: Path) -> Weights:
         raise ValueError(f"{path} is damaged ({error!r}); take another of the run's files") from error
 
 
-def put_into(encoder: nn.Module, weights: Weights, complaint: str) -> list[str]:
-    """Copy the weights into the encoder; returns the names of the classifier's tensors, which are left out.
+@dataclass(frozen=True)
+class Filled:
+    """What was put into an encoder."""
 
-    Raises ValueError that begins with `complaint` when anything else is missing, too many or of another shape. Batch
-    norm's counters of batches, which files from before PyTorch 0.4.1 lack, are set to zero: no result depends on them.
+    taken: Taken
+    dropped: tuple[str, ...]
+    """The classifier's tensors, which are left out."""
+
+    @property
+    def num_tensors(self) -> int:
+        """Of the encoder, in the file."""
+        return len(self.taken.tensors) - len(self.dropped)
+
+
+def put_into(encoder: nn.Module, weights: Weights, complaint: str, part: str = "") -> Filled:
+    """Copy the weights into the encoder, whatever stands before their names.
+
+    part: which network, where the file holds several; see `take`. Raises ValueError that begins with `complaint` when
+    anything but a classifier is missing, too many or of another shape. Batch norm's counters of batches, which files
+    from before PyTorch 0.4.1 lack, are set to zero: no result depends on them.
     """
     own = encoder.state_dict()
-    dropped = [name for name in weights.tensors if name not in own and name.split(".")[0] in CLASSIFIERS]
-    kept = {name: tensor for name, tensor in weights.tensors.items() if name not in dropped}
+    try:
+        taken = take(weights.entries, own, part)
+    except ValueError as error:
+        raise ValueError(f"{complaint}: {error}") from error
+    dropped = tuple(name for name in taken.tensors if name not in own and name.split(".")[0] in CLASSIFIERS)
+    kept = {name: tensor for name, tensor in taken.tensors.items() if name not in dropped}
+    if not kept.keys() & own.keys():
+        names = [name for entry in weights.entries.values() for name in entry]
+        raise ValueError(
+            f"{complaint}: under no prefix has it names such as {listed(list(own)[:2])}; it has {listed(names)}"
+        )
     kept |= {
         name: torch.zeros_like(tensor)
         for name, tensor in own.items()
         if name.endswith(".num_batches_tracked") and name not in kept
     }
-    fill(encoder, kept, complaint)
-    return dropped
+    fill(encoder, kept, f"{complaint}{taken.place.said()}")
+    return Filled(taken, dropped)
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -116,20 +131,22 @@ def _read_safetensors(path: Path) -> Weights:
     except SafetensorError as error:
         raise ValueError(f"{path} is no safetensors file, or it is damaged: {error}") from error
     if "encoder" not in metadata:
-        return Weights("safetensors", tensors)
+        return Weights("safetensors", {"": tensors})
     try:
         said: dict[str, Any] = {name: parse_json(metadata[name], shape, name) for name, shape in _SAID.items()}
         padding = parse_json(metadata.get("stem_padding", str(ModelConfig.stem_padding)), int, "stem_padding")
-        model = ModelConfig(metadata["encoder"], small_images=said.pop("small_images"), stem_padding=padding)
+        channels = parse_json(metadata.get("channels", "0"), int, "channels")
+        small = said.pop("small_images")
+        model = ModelConfig(metadata["encoder"], small_images=small, stem_padding=padding, channels=channels)
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path} does not say how it is used ({error}); export it again") from error
-    return Weights("safetensors of this suite", tensors, model=model, data=said)
+    return Weights("safetensors of this suite", {"": tensors}, model=model, data=said)
 
 
 def _own_encoder(content: Mapping[str, Any]) -> Weights:
     data = content["origin"].get("config", {}).get("data")
     model = branch(from_json(ModelConfig, content["model"]))
-    return Weights("encoder.pt of this suite", _tensors(content["encoder"]), model=model, data=data)
+    return Weights("encoder.pt of this suite", {"": _tensors(content["encoder"])}, model=model, data=data)
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -141,66 +158,34 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _own_checkpoint(content: Mapping[str, Any]) -> Weights:
+    """The first encoder and the expander behind it; a method's other networks are left out."""
     state = _tensors(content["method"])
-    mine = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
-    others = [name for name in state if not name.startswith("encoder.")]
+    mine = {name: tensor for name, tensor in state.items() if name.startswith(("encoder.", "expander."))}
+    others = dict.fromkeys(name.split(".")[0] for name in state if name not in mine)
     return Weights(
         f"checkpoint of this suite, step {content['step']}",
-        mine,
-        (*_count_by_place(others), *sorted(content.keys() - {"method", "config", "step", "schema"})),
+        {"": mine},
+        (*others, *sorted(content.keys() - {"method", "config", "step", "schema"})),
         branch(from_json(ModelConfig, content["config"]["model"])),
         content["config"]["data"],
     )
 
 
 def _state_dict(path: Path, content: Mapping[str, Any]) -> Weights:
-    """A state dict, alone or with company, whose names may have the prefixes of a method around the encoder."""
-    form, left_out = "state dict", []
-    for entry in ENTRIES:
-        if isinstance(content.get(entry), Mapping):
-            form = f"state dict in entry {entry}"
-            left_out = [str(name) for name in content if name != entry]
-            content = content[entry]
-            break
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    left_out += [str(name) for name in content if name not in tensors]
-    if not tensors:
+    """A state dict, alone or with company, in whatever entries."""
+    entries = dict(_entries(content, ""))
+    roots = {entry.split(".")[0] for entry in entries}
+    left_out = [str(name) for name, value in content.items() if not isinstance(value, Tensor) and name not in roots]
+    if not entries:
         raise ValueError(f"{path} has no tensors, only {listed(left_out) or 'nothing'}; allowed: {_ALLOWED}")
-    prefix = _encoder_prefix(tensors)
-    beside = [name for name in tensors if not name.startswith(prefix)]
-    inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    if prefix == "module.":  # an encoder without a name of its own, and a method's heads among its layers
-        beside += [prefix + name for name in inside if name.split(".")[0] in HEADS]
-        inside = {name: tensor for name, tensor in inside.items() if name.split(".")[0] not in HEADS}
-    form = f"{form}, under {prefix}" if prefix else form
-    left_out = _count_by_place([name.removeprefix("module.") for name in beside]) + left_out
-    return Weights(form, {_current_name(name): tensor for name, tensor in _named(inside).items()}, tuple(left_out))
+    return Weights("state dict", entries, tuple(left_out))
 
 
-def _encoder_prefix(tensors: Mapping[str, Tensor]) -> str:
-    """What stands before the names of the encoder's tensors; nothing where the file is an encoder's alone."""
-    around = "module." if any(name.startswith("module.") for name in tensors) else ""
-    for prefix in ENCODER_PREFIXES:
-        stems = ("",) if prefix == "backbone." else ("conv1.weight", "0.weight")  # a ViT has an "encoder." inside
-        if any(name.startswith(around + prefix + stem) for name in tensors for stem in stems):
-            return around + prefix
-    return around
-
-
-def _named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A ResNet that was put into a sequence of its parts has numbers for names (lightly, yaox12/BYOL-PyTorch)."""
-    numbers = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-    if not {"0.weight", "1.running_mean"} <= tensors.keys():
-        return dict(tensors)
-    parts = {name: name.split(".", 1) for name in tensors}
-    return {f"{numbers.get(first, first)}.{rest}": tensors[name] for name, (first, rest) in parts.items()}
-
-
-def _count_by_place(names: list[str]) -> list[str]:
-    counts = Counter(name.split(".")[0] for name in names)
-    return [f"{place} ({count} tensors)" for place, count in counts.items()]
-
-
-def _current_name(name: str) -> str:
-    """torchvision's DenseNet files still have the names of its first version, such as denselayer1.norm.1.weight."""
-    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)
+def _entries(content: Mapping[Any, Any], path: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every mapping with named tensors; optimizers number theirs."""
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if tensors:
+        yield path, tensors
+    for name, value in content.items():
+        if isinstance(name, str) and isinstance(value, Mapping) and depth < MAX_DEPTH:
+            yield from _entries(value, f"{path}.{name}" if path else name, depth + 1)

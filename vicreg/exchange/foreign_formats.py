@@ -1,4 +1,4 @@
-"""A trained encoder in others' files: torchvision, timm, safetensors, ONNX; each read back before it has its name.
+"""A trained encoder in others' files: torchvision, timm, safetensors, ONNX, detectron2; each read back and compared.
 
 One writer and one reader per format: the reader is the one that a user of the file has, and its features must be those
 of the encoder that was written.
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from disk.whole_files import partial_path, publish
 from vicreg.config import DataConfig, ModelConfig
+from vicreg.exchange.detectron2_names import from_detectron2, to_detectron2
 from vicreg.exchange.encoder_file import fill, untrained_encoder
 from vicreg.model import is_of_torchvision
 
@@ -93,7 +94,7 @@ def export(trained: Trained, name: str, out: Path) -> Checked:
 def _compare(trained: Trained, form: Format, path: Path) -> Checked:
     reader = form.read(trained, path)
     size = trained.data.image_size
-    images = torch.randn(CHECK_BATCH, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(CHECK_BATCH, trained.model.in_channels, size, size, generator=torch.Generator().manual_seed(0))
     expected = trained.encoder(images)
     largest = float(expected.abs().max())
     if reader is None:
@@ -123,7 +124,9 @@ def _remove(path: Path) -> None:
 
 def _write_torchvision(trained: Trained, path: Path) -> None:
     model = trained.model
-    changed = "" if model.is_plain else f" with colours {model.colours} and encoder_norm {model.encoder_norm}"
+    channels = f" and {model.channels} channels" if model.channels else ""
+    kind = f" with colours {model.colours} and encoder_norm {model.encoder_norm}{channels}"
+    changed = "" if model.is_plain else kind
     if changed or not is_of_torchvision(model.encoder):
         raise ValueError(f"torchvision has no {model.encoder}{changed}; allowed: --format {_others('torchvision')}")
     torch.save(trained.encoder.state_dict(), path)
@@ -143,14 +146,15 @@ def _write_timm(trained: Trained, path: Path) -> None:
     refusal = f"timm has no network {name} with these names and shapes; allowed: --format {_others('timm')}"
     if trained.model.small_images or not timm.is_model(name):
         raise ValueError(refusal)
-    network: Any = timm.create_model(name, pretrained=False, num_classes=0)
+    options: dict[str, Any] = {"in_chans": trained.model.channels} if trained.model.channels else {}
+    network: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
     try:
         fill(network, trained.encoder.state_dict(), name)
     except ValueError as error:
         raise ValueError(refusal) from error
     network.pretrained_cfg = {
         "architecture": name,
-        "input_size": (3, data.image_size, data.image_size),
+        "input_size": (trained.model.in_channels, data.image_size, data.image_size),
         "num_classes": 0,
         "mean": data.mean,
         "std": data.std,
@@ -161,7 +165,7 @@ def _write_timm(trained: Trained, path: Path) -> None:
         "classifier": network.pretrained_cfg.get("classifier"),
         "notes": [trained.origin],
     }
-    save_for_hf(network, str(path), safe_serialization=True)
+    save_for_hf(network, str(path), model_args=options or None, safe_serialization=True)
 
 
 def _read_timm(trained: Trained, path: Path) -> Reader:
@@ -203,7 +207,7 @@ def _write_onnx(trained: Trained, path: Path) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     program = torch.onnx.export(
         trained.encoder,
-        (torch.zeros(2, 3, size, size),),
+        (torch.zeros(2, trained.model.in_channels, size, size),),
         input_names=["images"],
         output_names=["features"],
         dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -224,17 +228,37 @@ def _read_onnx(trained: Trained, path: Path) -> Reader | None:
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
+def _write_detectron2(trained: Trained, path: Path) -> None:
+    name, model = trained.model.encoder, trained.model
+    refusal = f"detectron2 has no {name} of this kind; allowed: a plain ResNet of torchvision, or another --format"
+    if not model.is_plain or model.small_images or not is_of_torchvision(name):
+        raise ValueError(refusal)
+    try:
+        named = to_detectron2(trained.encoder.state_dict())
+    except ValueError as error:
+        raise ValueError(f"{refusal} ({error})") from error
+    torch.save({"model": named}, path)
+
+
+def _read_detectron2(trained: Trained, path: Path) -> Reader:
+    encoder = untrained_encoder(trained.model, seed=1)
+    encoder.load_state_dict(from_detectron2(torch.load(path, weights_only=True)["model"]))
+    return encoder
+
+
 def _metadata(trained: Trained) -> dict[str, str]:
     """What a file says of its encoder, as texts: numbers and lists in JSON."""
-    data = trained.data
+    data, channels = trained.data, trained.model.channels
     return {
         "encoder": trained.model.encoder,
+        "channels": json.dumps(channels),
         "small_images": json.dumps(trained.model.small_images),
         "stem_padding": json.dumps(trained.model.stem_padding),
         "image_size": json.dumps(data.image_size),
         "mean": json.dumps(data.mean),
         "std": json.dumps(data.std),
-        "input": "images (batch, 3, image_size, image_size), RGB, float32: (values from 0 to 1 - mean) / std",
+        "input": f"images (batch, {channels or 3}, image_size, image_size){'' if channels else ', RGB'}, float32: "
+        "(values from 0 to 1 - mean) / std",
         "origin": trained.origin,
     }
 
@@ -248,4 +272,5 @@ FORMATS = {
     "timm": Format(_write_timm, _read_timm, "timm"),
     "safetensors": Format(_write_safetensors, _read_safetensors, "safetensors"),
     "onnx": Format(_write_onnx, _read_onnx, "onnxruntime"),
+    "detectron2": Format(_write_detectron2, _read_detectron2, "its names mapped back"),
 }

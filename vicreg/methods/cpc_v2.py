@@ -184,6 +184,8 @@ TERMS = {
 def build(config: PretrainConfig, data: TrainingData) -> CpcV2:
     """See `MethodFile`."""
     assert isinstance(config.method, Config)
+    has_colours = not config.model.channels or not config.method.colour_drop_p
+    require(has_colours, "colour_drop_p", config.method.colour_drop_p, "0 for images that are not RGB")
     return CpcV2(config, config.method)
 
 

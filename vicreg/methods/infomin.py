@@ -122,7 +122,6 @@ def _cifar10() -> PretrainConfig:
         Config(momentum=0.99, queue_length=32768),
         (view, view, jigsaw),
         optimizer=SGD | {"base_lr": 0.3},
-        head_lr=0.3,
         expander="2048-256",
         expander_norm="none",
     )

@@ -184,7 +184,6 @@ def _cifar(data: DataConfig) -> PretrainConfig:
         (view, view),
         data,
         optimizer=SGD | {"base_lr": 0.3},
-        head_lr=0.3,
         expander="2048-256",
         expander_norm="none",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +12,15 @@ from vicreg import kernels, methods
 from vicreg.config import PretrainConfig, require
 from vicreg.data.batches import Batch
 from vicreg.joint_views import separate_statistics
-from vicreg.method import UNKNOWN_DATA, Inputs, Method, Progress, TrainingData, usual_groups
-from vicreg.model import num_features
+from vicreg.method import UNKNOWN_DATA, Inputs, Method, Progress, TrainingData
+from vicreg.model import Beginning, begins_with, num_features
 from vicreg.optim.optimizers import build_optimizer, load_state, peak_rate, rate_at, resting, set_rates
 from vicreg.ranks import distributed
 from vicreg.ranks.gradient_sum import GradientSum
 from vicreg.ranks.sync_batch_norm import synchronise
 from vicreg.training.guards import StepGuard
 from vicreg.training.micro_batches import MicroBatches
-from vicreg.training.online_head import OnlineHead
+from vicreg.training.online_head import OnlineHead, head_rate
 from vicreg.training.running_statistics import RunningStatistics
 from vicreg.views.augment import augment
 
@@ -51,11 +50,19 @@ class Learner:
     """Recorded before and after a step's views are made, where their time on a GPU is to be known."""
 
     @classmethod
-    def build(cls, config: PretrainConfig, device: torch.device, data: TrainingData = UNKNOWN_DATA) -> Learner:
-        """Method with weights that depend on the seed alone, and a fresh optimizer."""
+    def build(
+        cls,
+        config: PretrainConfig,
+        device: torch.device,
+        data: TrainingData = UNKNOWN_DATA,
+        beginning: Beginning | None = None,
+    ) -> Learner:
+        """Method with weights that depend on the seed alone, or that it begins with, and a fresh optimizer."""
         dtype = _dtype(config.train.precision, device)
         torch.manual_seed(config.train.seed)
-        method = methods.build(config, data).to(torch.float64 if dtype == torch.float64 else torch.float32)
+        with begins_with(beginning):
+            method = methods.build(config, data)
+        method.to(torch.float64 if dtype == torch.float64 else torch.float32)
         require(
             method.joins_views or not config.train.joint_views, "joint_views", True, f"False for {config.method.name}"
         )
@@ -95,7 +102,7 @@ class Learner:
             statistics=statistics,
             guard=StepGuard(config.train.max_skipped_steps, device),
             dtype=dtype,
-            online=_online_head(config, method, data.num_classes) if config.online.every_epochs else None,
+            online=_online_head(method, data.num_classes) if config.online.every_epochs else None,
             micro_batches=MicroBatches(method.encoders.values(), micro_batch, statistics) if micro_batch else None,
         )
 
@@ -141,10 +148,13 @@ class Learner:
         self.scaler.unscale_(self.optimizer)
         rate = self.rate(progress)
         if self.online:
-            self.online.learn(features, inputs.labels, rate * self.config.online.lr / self.config.optimizer.base_lr)
+            head_lr = head_rate(self.config.online.lr, progress.step, progress.num_steps)
+            self.online.learn(features, inputs.labels, head_lr)
         gradients = [parameter.grad for parameter in self.gradients.parameters if parameter.grad is not None]
         taken = self.guard.accept(gradients, self.statistics.floating(), inputs.samples, inputs.views)
         self.statistics.keep_if(taken)
+        if self.online:
+            self.online.keep_if(taken)
         set_rates(self.optimizer, rate, peak_rate(self.config.optimizer, self.config.train.global_batch))
         with resting(self.optimizer, progress.step):
             self._take(taken, progress, terms)
@@ -215,12 +225,9 @@ class Learner:
             self.online.load(state["online"])
 
 
-def _online_head(config: PretrainConfig, method: Method, num_classes: int) -> OnlineHead:
-    weight = next(method.parameters())
-    head = nn.Linear(num_features(next(iter(method.encoders.values()))), num_classes)
-    head.to(weight.device, weight.dtype)
-    without_decay = dataclasses.replace(config.optimizer, weight_decay=0.0)
-    return OnlineHead(head, build_optimizer(without_decay, usual_groups(head)))
+def _online_head(method: Method, num_classes: int) -> OnlineHead:
+    encoder = next(iter(method.encoders.values()))
+    return OnlineHead.build(num_features(encoder), num_classes, like=next(method.parameters()))
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -19,6 +19,7 @@ from vicreg.cost.fitting import cure
 from vicreg.cost.loss_form import with_cheapest_form
 from vicreg.data.loaders import Batch, ViewLoader, open_views
 from vicreg.exchange.encoder_file import encoder_path, save_encoder
+from vicreg.exchange.given_weights import beginning_of
 from vicreg.losses.forms import known_speeds
 from vicreg.method import UNKNOWN_DATA, Progress, TrainingData
 from vicreg.model import branch
@@ -117,7 +118,8 @@ def _train(
     steps_per_epoch, num_steps = loader.num_batches, loader.num_batches * config.train.epochs
     probe = OnlineProbe(config, device, workers, steps_per_epoch)
     data = TrainingData(loader.num_samples, loader.num_classes)
-    learner = Learner.build(_with_form(config, placement, device), device, data)
+    beginning = beginning_of(run) if config.model.weights else None
+    learner = Learner.build(_with_form(config, placement, device), device, data, beginning)
     leads = placement.rank == 0
     if leads:
         oversight.require_owner()

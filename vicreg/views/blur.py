@@ -21,7 +21,7 @@ def radius_px(largest_sigma_px: float) -> int:
 
 
 def blur(images: Tensor, sigmas_px: Tensor, radius_px: int) -> None:
-    """Blur images (n, 3, S, S) in place, columns then rows, the borders continued by their last pixels as in Pillow.
+    """Blur images (n, C, S, S) in place, columns then rows, the borders continued by their last pixels as in Pillow.
 
     sigmas_px: (n, 1, 1, 1); radius_px: of the widest kernel. A narrower one is filled up with zeros, so that a sample's
     result does not depend on which others it is blurred with. On a GPU two products with banded matrices, which read
@@ -64,7 +64,7 @@ def _blur_by_shifts(images: Tensor, weights: Tensor) -> None:
 
 
 def blur_by_products(images: Tensor, weights: Tensor) -> None:
-    """The same for square images (n, 3, S, S), as many at a time as one product takes, filled up with black ones."""
+    """The same for square images (n, C, S, S), as many at a time as one product takes, filled up with black ones."""
     for some, own in zip(images.split(PRODUCT_IMAGES), weights.split(PRODUCT_IMAGES, dim=1), strict=True):
         missing = PRODUCT_IMAGES - len(some)
         if missing:
@@ -77,7 +77,7 @@ def blur_by_products(images: Tensor, weights: Tensor) -> None:
 
 def _blur_by_product(images: Tensor, weights: Tensor) -> None:
     """In place; the first and the last pixel also have the weights of those outside."""
-    count, size = len(images), images.shape[3]
+    count, channels, size = images.shape[:3]
     by_distance = torch.nn.functional.pad(weights.view(len(weights), count).t(), (0, size))
     farther = [torch.zeros_like(weights[0])]  # the weights of all that are farther than radius, radius - 1, ..., 0
     for weight in weights[1:].flip(0):
@@ -87,6 +87,7 @@ def _blur_by_product(images: Tensor, weights: Tensor) -> None:
     matrix = by_distance[:, (places.view(-1, 1) - places).abs()]
     matrix[:, :, 0] += outside
     matrix[:, :, -1] += outside.flip(1)
-    blurred = torch.bmm(images.reshape(count, 3 * size, size), matrix.transpose(1, 2)).view(count, 3, size, size)
-    for channel in range(3):
+    blurred = torch.bmm(images.reshape(count, channels * size, size), matrix.transpose(1, 2))
+    blurred = blurred.view(count, channels, size, size)
+    for channel in range(channels):
         images[:, channel] = torch.bmm(matrix, blurred[:, channel])

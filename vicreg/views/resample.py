@@ -12,7 +12,7 @@ matrices of the same weights, on tensor cores. (On CPUs dense products are about
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,42 +31,41 @@ DEVICE_BLOCK_BYTES = 1 << 28
 
 def crop_resize_into(
     out: Tensor,
-    image: NDArray[np.uint8],
+    image: NDArray[Any],
     box: Sequence[int],
     flip: bool = False,
     interpolation: Interpolation = "bicubic",
 ) -> None:
-    """Fill `out` (height, width, 3) uint8 with a box of `image` (H, W, 3), resized with antialiasing and mirrored.
+    """Fill `out` (height, width, C) with a box of `image` (H, W, C), resized with antialiasing and mirrored.
 
-    box: top, left, height, width in pixels of the image. The rows of `image` may be padded.
+    box: top, left, height, width in pixels of the image, whose rows may be padded. RGB is uint8 in and out; where `out`
+    is float32, the image has any number of channels, and what comes out are fractions of the largest value of its type.
     """
     top, left, height, width = box
     crop = image[top : top + height, left : left + width]
-    resized = _resize(crop, out.shape[0], out.shape[1], interpolation)
+    resized = _resize(crop, out.shape[0], out.shape[1], interpolation, out.dtype)
     out.copy_((resized.flip(-1) if flip else resized)[0].permute(1, 2, 0))
 
 
 def resize_centre_into(
-    out: Tensor, image: NDArray[np.uint8], short_side: int, interpolation: Interpolation = "bilinear"
+    out: Tensor, image: NDArray[Any], short_side: int, interpolation: Interpolation = "bilinear"
 ) -> None:
-    """Fill `out` (S, S, 3) uint8 as torchvision's Resize(short_side) and CenterCrop(S) would, roundings included.
+    """Fill `out` (S, S, C) as torchvision's Resize(short_side) and CenterCrop(S) would, roundings of uint8 included.
 
-    Images smaller than `short_side` are enlarged; S may not exceed `short_side`.
+    Types as in `crop_resize_into`. Images smaller than `short_side` are enlarged; S may not exceed `short_side`.
     """
     height, width = resized_shape(image.shape[0], image.shape[1], short_side)
     size = out.shape[0]
     top, left = round((height - size) / 2), round((width - size) / 2)
-    resized = _resize(image, height, width, interpolation)
+    resized = _resize(image, height, width, interpolation, out.dtype)
     out.copy_(resized[0, :, top : top + size, left : left + size].permute(1, 2, 0))
 
 
-def squash_into(
-    out: Tensor, image: NDArray[np.uint8], short_side: int, interpolation: Interpolation = "bilinear"
-) -> None:
-    """Fill `out` (S, S, 3) uint8 as torchvision's Resize(short_side) and Resize((S, S)) would: nothing is cut off."""
+def squash_into(out: Tensor, image: NDArray[Any], short_side: int, interpolation: Interpolation = "bilinear") -> None:
+    """Fill `out` (S, S, C) as torchvision's Resize(short_side) and Resize((S, S)) would: nothing is cut off."""
     height, width = resized_shape(image.shape[0], image.shape[1], short_side)
-    resized = _resize(image, height, width, interpolation)[0].permute(1, 2, 0).contiguous().numpy()
-    out.copy_(_resize(resized, out.shape[0], out.shape[1], interpolation)[0].permute(1, 2, 0))
+    resized = _resize(image, height, width, interpolation, out.dtype)[0].permute(1, 2, 0).contiguous().numpy()
+    out.copy_(_resize(resized, out.shape[0], out.shape[1], interpolation, out.dtype)[0].permute(1, 2, 0))
 
 
 def resized_shape(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -76,8 +75,18 @@ def resized_shape(height: int, width: int, short_side: int) -> tuple[int, int]:
     return short_side, int(short_side * width / height)
 
 
-def _resize(image: NDArray[np.uint8], height: int, width: int, interpolation: Interpolation) -> Tensor:
-    """Resize to (1, 3, height, width) in channels-last memory; `image` (H, W, 3) may be a crop of a larger one."""
+def as_fractions(image: NDArray[Any]) -> Tensor:
+    """An image as float32 from 0 to 1, of the largest value of its type; as it is if it is float32 already."""
+    values = torch.from_numpy(image.astype(np.float32))
+    return values if image.dtype == np.float32 else values.div_(np.iinfo(image.dtype).max)
+
+
+def _resize(image: NDArray[Any], height: int, width: int, interpolation: Interpolation, dtype: torch.dtype) -> Tensor:
+    """Resize to (1, C, height, width); `image` (H, W, C) may be a crop of a larger one."""
+    if dtype == torch.float32:
+        planes = as_fractions(image).permute(2, 0, 1).contiguous()[None]
+        resized = torch.nn.functional.interpolate(planes, (height, width), mode=interpolation, antialias=True)
+        return resized.clamp_(0, 1)  # a cubic kernel overshoots
     row = image.strides[0]
     pixels = torch.from_numpy(image)
     # A batch of one with the strides of a channels-last batch: only then does torch take the fast kernel.
@@ -89,26 +98,27 @@ def _resize(image: NDArray[np.uint8], height: int, width: int, interpolation: In
 def crop_resize(
     images: Tensor, boxes: Tensor, flip: Tensor, size: int, interpolation: Interpolation = "bicubic"
 ) -> Tensor:
-    """Crop a batch (B, 3, H, W) uint8 to (B, 3, size, size) uint8, on the device where `images`, `boxes`, `flip` are.
+    """Crop a batch (B, C, H, W) to (B, C, size, size) of its type, on the device where `images`, `boxes`, `flip` are.
 
     boxes: top, left, height, width of each image (B, 4); flip: which are mirrored left to right (B,). What lies outside
-    a box has no influence, so images may be padded. Half precision on GPUs, float32 on CPUs: results are rounded
-    correctly but for values within 0.3 of the border between two integers.
+    a box has no influence, so images may be padded. Of uint8 half precision on GPUs, float32 on CPUs: results are
+    rounded correctly but for values within 0.3 of the border between two integers. Float32 from 0 to 1 stays that.
     """
-    height, width = images.shape[2:]
-    dtype = torch.float16 if images.device.type == "cuda" else torch.float32
-    views = torch.empty((len(images), 3, size, size), dtype=torch.uint8, device=images.device)
-    block = max(1, DEVICE_BLOCK_BYTES // (3 * height * width * dtype.itemsize))
+    count, height, width = images.shape[1:]
+    whole_numbers = images.dtype == torch.uint8
+    dtype = torch.float16 if whole_numbers and images.device.type == "cuda" else torch.float32
+    views = torch.empty((len(images), count, size, size), dtype=images.dtype, device=images.device)
+    block = max(1, DEVICE_BLOCK_BYTES // (count * height * width * dtype.itemsize))
     for begin in range(0, len(images), block):
         part = slice(begin, begin + block)
         top, left, box_height, box_width = boxes[part].to(torch.float32).unbind(1)
         rows = _weights_on_device(top, box_height, height, size, None, interpolation, dtype)
         columns = _weights_on_device(left, box_width, width, size, flip[part], interpolation, dtype)
         planes = images[part].to(dtype=dtype, memory_format=torch.contiguous_format)
-        narrow = torch.bmm(planes.view(len(rows), 3 * height, width), columns.transpose(1, 2))
-        channels = narrow.view(len(rows), 3, height, size).unbind(1)
+        narrow = torch.bmm(planes.view(len(rows), count * height, width), columns.transpose(1, 2))
+        channels = narrow.view(len(rows), count, height, size).unbind(1)
         resized = torch.stack([torch.bmm(rows, channel) for channel in channels], dim=1)
-        views[part] = resized.round_().clamp_(0, 255)
+        views[part] = resized.round_().clamp_(0, 255) if whole_numbers else resized.clamp_(0, 1)
     return views
 
 

@@ -36,20 +36,20 @@ JITTER_ORDERS: NDArray[np.uint8] = np.array(list(itertools.permutations(range(le
 
 
 class Rand(IntEnum):
-    """What RandAugment can do beside the jitter's changes; numbered on from `augment.Operation`."""
+    """What RandAugment can do beside the jitter's changes; numbers that no `colour_operations.Operation` has."""
 
-    AUTOCONTRAST = 8
-    EQUALIZE = 9
-    INVERT = 10
-    ROTATE = 11
-    POSTERIZE = 12
-    SOLARIZE = 13
-    SOLARIZE_ADD = 14
-    SHARPNESS = 15
-    SHEAR_X = 16
-    SHEAR_Y = 17
-    TRANSLATE_X = 18
-    TRANSLATE_Y = 19
+    AUTOCONTRAST = 32
+    EQUALIZE = 33
+    INVERT = 34
+    ROTATE = 35
+    POSTERIZE = 36
+    SOLARIZE = 37
+    SOLARIZE_ADD = 38
+    SHARPNESS = 39
+    SHEAR_X = 40
+    SHEAR_Y = 41
+    TRANSLATE_X = 42
+    TRANSLATE_Y = 43
 
 
 RAND_CHOICES: NDArray[np.int8] = np.array([*Rand, Jitter.SATURATION, Jitter.CONTRAST, Jitter.BRIGHTNESS], dtype=np.int8)
@@ -76,7 +76,8 @@ class Draw(IntEnum):
     CROP_TOP = 12
     CROP_LEFT = 13
     CROP_TRIES = 16  # this and the following 2 * NUM_CROP_TRIES: area and aspect ratio of each try
-    RAND_AUGMENT = 40  # this and the following 5 for each of its operations
+    CHANNELS = 64  # this and the following, two for each channel that is no colour: brightness and contrast
+    RAND_AUGMENT = 128  # this and the following 5 for each of its operations
 
 
 class Key(NamedTuple):
@@ -114,7 +115,10 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Colour:
-    """What happens to the values of a view's pixels; every array has one entry per sample (B,)."""
+    """What happens to the values of a view's pixels; every array has one entry per sample (B,).
+
+    Of channels that are no colours each has a brightness and a contrast of its own (B, C).
+    """
 
     order: NDArray[np.uint8]
     """The four `Jitter` changes in the order in which they run (B, 4)."""
@@ -157,8 +161,13 @@ def draw_geometry(
     )
 
 
-def draw_colour(view: ViewConfig, seed: int, epoch: int, samples: NDArray[np.int64], view_number: int) -> Colour:
-    """Jitter, grayscale, blur and solarisation of view `view_number` of each sample (B,)."""
+def draw_colour(
+    view: ViewConfig, seed: int, epoch: int, samples: NDArray[np.int64], view_number: int, channels: int = 0
+) -> Colour:
+    """Jitter, grayscale, blur and solarisation of view `view_number` of each sample (B,).
+
+    channels: how many there are where they are no colours; 0 for RGB.
+    """
     key = Key(seed, epoch, np.asarray(samples, np.int64), view_number)
     rounds = [_draw_rand_operation(key, number, view.rand_magnitude) for number in range(view.rand_augment)]
     jittered = key.happens(Draw.JITTER, view.jitter_p)
@@ -170,10 +179,17 @@ def draw_colour(view: ViewConfig, seed: int, epoch: int, samples: NDArray[np.int
     def factor(draw: int, strength: float) -> NDArray[np.float32]:
         return where(jittered, key.between(draw, max(0.0, 1 - strength), 1 + strength), 1.0)
 
+    def channel_factors(first: int, strength: float) -> NDArray[np.float32]:
+        return np.stack([factor(first + 2 * channel, strength) for channel in range(channels)], axis=1)
+
     return Colour(
         order=JITTER_ORDERS[(key.uniform(Draw.JITTER_ORDER) * len(JITTER_ORDERS)).astype(np.int64)],
-        brightness=factor(Draw.BRIGHTNESS, view.brightness),
-        contrast=factor(Draw.CONTRAST, view.contrast),
+        brightness=channel_factors(Draw.CHANNELS, view.brightness)
+        if channels
+        else factor(Draw.BRIGHTNESS, view.brightness),
+        contrast=channel_factors(Draw.CHANNELS + 1, view.contrast)
+        if channels
+        else factor(Draw.CONTRAST, view.contrast),
         saturation=factor(Draw.SATURATION, view.saturation),
         hue=where(jittered, key.between(Draw.HUE, -view.hue, view.hue), 0.0),
         grayscale=key.happens(Draw.GRAYSCALE, view.grayscale_p),

@@ -250,3 +250,25 @@ def test_channel_statistics_are_in_the_manifest(tmp_path: Path) -> None:
     squares = np.mean([((p / 255) ** 2).reshape(-1, 3).mean(0) for p in pictures], axis=0)
     np.testing.assert_allclose(manifest["channel_mean"], means, atol=0.005)
     np.testing.assert_allclose(manifest["channel_std"], np.sqrt(squares - means**2), atol=0.01)
+
+
+def test_numbers_in_shards_are_images_where_there_is_no_other(tmp_path: Path) -> None:
+    """Beside a photo they are its features or the like, as many shards have them."""
+    numbers, jpeg = io.BytesIO(), encoded(picture(0))
+    np.save(numbers, np.zeros((9, 17, 5), np.uint8))
+    for shard, members in {
+        "bands": ("0.npy", "1.npy"),
+        "photos": ("0.npy", "0.jpg", "1.jpg", "1.npy"),
+        "both": ("0.png", "0.jpg"),
+    }.items():
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as tar:
+            for name in members:
+                data = numbers.getvalue() if name.endswith("npy") else jpeg
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    (bands,), (photos,) = (open_splits(tmp_path / f"{shard}.tar", None) for shard in ("bands", "photos"))
+    assert [content(bands, sample) for sample in range(len(bands))] == 2 * [numbers.getvalue()]
+    assert [content(photos, sample) for sample in range(len(photos))] == 2 * [jpeg]
+    with pytest.raises(SourceError, match=r"0 has two images, .png and .jpg"):
+        open_splits(tmp_path / "both.tar", None)

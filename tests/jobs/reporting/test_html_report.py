@@ -15,6 +15,8 @@ from jobs import report
 from jobs.reporting import html_report, page
 from jobs.reporting.document import markdown
 from jobs.reporting.measured_run import load_run
+from slurm import attempts, chain
+from slurm.attempts import Attempt
 from tests.jobs.html_page import Page
 from tests.jobs.measured_runs import CLASSES, class_details, rename, write_measured, write_result
 from vicreg.evals.results import TRAINED
@@ -179,13 +181,36 @@ def test_a_run_that_goes_on_shows_its_curves(run: Path) -> None:
     (run / "encoder.pt").unlink()
     shown = _page(run)
     assert "Training" in shown.sections()
-    assert "Not finished, so nothing is measured. Go on with" in shown.said()
+    assert "Not finished. Nothing is measured. Go on with" in shown.said()
 
 
 def test_a_run_with_nothing_but_a_configuration(run: Path) -> None:
     for path in (run / "metrics.jsonl", run / "encoder.pt", *run.glob("evals/*/result.json")):
         path.unlink()
     assert _page(run).sections() == ["Results", "Settings and origin"]
+
+
+def test_what_is_expected_is_that_of_the_same_length(run: Path) -> None:
+    """No other run's: it would be read as a promise for this one."""
+    assert "expected of it" in _page(run).said()
+    content = json.loads((run / "config.json").read_text())
+    content["pretrain"]["data"]["train"] = "elsewhere/train.beton"
+    (run / "config.json").write_text(json.dumps(content))
+    assert "expected of it" in _page(run).said()
+    content["pretrain"]["train"]["epochs"] = 20
+    (run / "config.json").write_text(json.dumps(content))
+    assert "expected of it" not in _page(run).said()
+
+
+def test_of_a_run_that_was_given_up_nothing_is_expected_and_the_reason_is_said(run: Path) -> None:
+    (run / "encoder.pt").unlink()
+    for number in range(3):
+        attempt = Attempt("7", 0, ("n1",), float(number), start=number)
+        attempts.begin(chain.job_folder(run, "pretrain"), attempt)
+        attempts.end(chain.job_folder(run, "pretrain"), attempt, "failed", "rank 1 on n2: Killed", progress=5)
+    said = _page(run).said()
+    assert "Given up after 3 failures in a row without getting further: rank 1 on n2: Killed." in said
+    assert "expected of it" not in said
 
 
 def test_an_imported_encoder_was_not_trained_here(run: Path) -> None:

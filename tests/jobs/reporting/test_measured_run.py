@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.planning.recipes import recipe
-from jobs.reporting.measured_run import Run, load_run, summary
+from jobs.reporting.measured_run import Run, load_run, summary, why_unfinished
 from slurm import attempts, chain
 from slurm.attempts import Attempt
 from tests.jobs.run_folders import write_run
@@ -78,3 +78,40 @@ def test_it_says_how_often_a_run_was_started_and_why(tmp_path: Path) -> None:
         attempts.end(job, attempt, "failed" if reason else "finished", reason)
     said = "Started 4 times, again after: rank 1 on n2: Killed (2 times); asked to stop by SIGTERM."
     assert summary(load_run(tmp_path / "run")).endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "said"),
+    [
+        ([], "Not finished."),
+        ([("running", "")], "Not finished: it runs, or was ended without a word."),
+        ([("stopped", "SIGTERM")], "Not finished: stopped (SIGTERM)."),
+        ([("failed", "rank 0: BadSample: sample 3")], "Not finished: it failed (rank 0: BadSample: sample 3)."),
+        (
+            [("failed", "rank 1: Killed"), ("failed", "rank 1: Killed"), ("failed", "rank 0: no GPU")],
+            "Given up after 3 failures in a row without getting further: rank 0: no GPU.",
+        ),
+    ],
+)
+def test_the_report_of_an_unfinished_run_says_why(tmp_path: Path, outcomes: list[tuple[str, str]], said: str) -> None:
+    for number, (outcome, reason) in enumerate(outcomes):
+        attempt = Attempt("7", 0, ("n1",), float(number), start=number)
+        attempts.begin(chain.job_folder(tmp_path, "pretrain"), attempt)
+        if outcome != "running":
+            attempts.end(chain.job_folder(tmp_path, "pretrain"), attempt, outcome, reason, progress=5)
+    assert why_unfinished(tmp_path) == said
+
+
+def test_what_would_fail_again_is_given_up_at_once(tmp_path: Path) -> None:
+    attempt = Attempt("7", 0, ("n1",), 1.0, hopeless=True)
+    attempts.begin(chain.job_folder(tmp_path, "pretrain"), attempt)
+    attempts.end(chain.job_folder(tmp_path, "pretrain"), attempt, "failed", "rank 0: the gradients stay non-finite")
+    assert why_unfinished(tmp_path) == "Given up: rank 0: the gradients stay non-finite."
+
+
+def test_weights_that_a_run_began_with_are_told(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", recipe("digits").pretrain, "digits")
+    content = json.loads((tmp_path / "run" / "config.json").read_text())
+    origin = {"source": "/w/official.pth", "sha256": "0123456789abcdef", "form": "state dict"}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(content | {"beginning": origin}))
+    assert ", from weights of /w/official.pth (SHA-256 0123456789ab), " in summary(load_run(tmp_path / "run"))

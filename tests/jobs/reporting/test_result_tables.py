@@ -18,11 +18,12 @@ from jobs.report import describe_run
 from jobs.reporting.document import Table, Text
 from jobs.reporting.html_report import run_page
 from jobs.reporting.measured_run import Run, load_run
-from jobs.reporting.result_tables import ROWS_OF, data_set_name, matched_classes, measured_tables, published
+from jobs.reporting.published_tables import ROWS_OF, published
+from jobs.reporting.result_tables import data_set_name, matched_classes, measured_tables, other_settings, say_metric
 from tests.jobs.measured_runs import write_result
 from tests.jobs.run_folders import write_run
 from vicreg import methods
-from vicreg.config_json import to_json
+from vicreg.config_json import from_json, to_json
 from vicreg.evals import protocols
 from vicreg.evals.protocols import DataSet
 from vicreg.evals.results import TRAINED
@@ -127,6 +128,25 @@ def test_settings_are_compared_with_the_published_ones(run: Path, tmp_path: Path
     assert "(framing: 'crop' -> 'squash')" in notes[-1]
 
 
+def test_detection_stands_beside_table_2(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run, recipe("digits").pretrain, "digits")
+    voc: dict[str, Any] = {"data": _data(tmp_path, 16_551, 4_952), "num_classes": 20, "evaluation": "voc-detection"}
+    write_result(run, "detection", TRAINED, {"ap50": 80.5, "ap": 55.0, "ap75": 61.0, "ap50_area": 81.0}, **voc)
+    coco: dict[str, Any] = {"data": _data(tmp_path, 118_287, 5_000), "num_classes": 80, "evaluation": "coco-detection"}
+    settings = to_json(from_json(evaluation_module("detection").Config, protocols.PRESETS["coco-detection"].settings))
+    write_result(run, "detection", TRAINED, {"ap_box": 38.5, "ap_mask": 35.5}, settings=settings, **coco)
+    blocks = published([load_run(run)])
+    first, second = (block for block in blocks if isinstance(block, Table))
+    assert "VOC07+12" in first.title
+    assert first.headers[2:] == ["AP50 (Table 2)"]
+    assert (first.rows[0][-1], first.rows[1][1:]) == ("80.5", ["VICReg", "82.4"])
+    assert "COCO 2017" in second.title
+    assert (second.rows[0][-2:], second.rows[1][1:]) == (["38.5", "35.5"], ["VICReg", "39.4", "36.4"])
+    assert "other settings than published" not in " ".join(block.text for block in blocks if isinstance(block, Text))
+    assert [say_metric(name) for name in ("ap50", "ap50_area", "ap_mask")] == ["AP50", "AP50, area", "AP, mask"]
+
+
 def test_a_run_without_a_published_number_has_no_row(run: Path, tmp_path: Path) -> None:
     whole: dict[str, Any] = {"data": _data(tmp_path, 5_011, 4_952), "num_classes": 20, "evaluation": "voc07"}
     write_result(run, "svm", TRAINED, {"map": 86.0}, **whole)
@@ -156,3 +176,29 @@ def test_the_published_row_of_a_runs_method_stands_below_it(method: str, tmp_pat
 def test_every_row_of_a_method_is_published() -> None:
     printed = {method for column in protocols.COLUMNS for method in column.values}
     assert {row for rows in ROWS_OF.values() for row in rows} <= printed
+
+
+def test_the_last_epoch_leads_and_what_flatters_is_marked(run: Path, tmp_path: Path) -> None:
+    metrics = {"top1": 90.0, "top5": 99.0, "top1_last_epoch": 80.0, "top5_last_epoch": 95.0, "top1_grid_best": 91.0}
+    write_result(run, "linear", TRAINED, metrics, data=_data(tmp_path, 40, 20))
+    loaded = load_run(run)
+    table = next(table for table in measured_tables(loaded) if table.rows[0][0] == "linear")
+    assert [row[1:] for row in table.rows] == [
+        ["top-1", "80.0"],
+        ["top-5", "95.0"],
+        ["top-1, best epoch †", "90.0"],
+        ["top-5, best epoch †", "99.0"],
+        ["top-1, best of grid †", "91.0"],
+    ]
+    assert other_settings(loaded)[0] == "† chosen on the validation images themselves, which flatters it."
+    tile = run_page(loaded).partition('<ul class="tiles">')[2].partition("</ul>")[0]
+    assert "<b>80.0<small> %</small></b> <span>linear, top-1</span>" in tile
+    assert "best epoch, which flatters, 90.0" in tile
+
+
+def test_what_differs_from_the_published_run_is_said(run: Path, tmp_path: Path) -> None:
+    write_result(run, "knn", TRAINED, {"top1_20_neighbours": 60.0}, data=_data(tmp_path, 1_281_167, 50_000),
+                 num_classes=1000)  # fmt: skip
+    _, notes = _published(load_run(run))
+    assert f"The pretraining of {run} is not the published one (data.image_size: 224 -> 32" in notes[0]
+    assert "model.encoder: 'resnet50' -> 'resnet10-narrow'" in notes[0]

@@ -114,7 +114,10 @@ def test_the_size_is_bounded_whatever_the_pictures() -> None:
         return [Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8)) for _ in range(number)]
 
     most = gallery.Config()
-    sheets = gallery._sheet(noise(most.images, 32)), gallery._sheet(noise(most.queries * (most.neighbours + 1), 64), 7)
+    sheets = (
+        gallery.contact_sheet(noise(most.images, 32)),
+        gallery.contact_sheet(noise(most.queries * (most.neighbours + 1), 64), 7),
+    )
     assert sum(len(sheet["jpeg"]) for sheet in sheets) < 1_200_000  # places and labels are under 0.1 MB
     with pytest.raises(ValueError, match="images is 1001, allowed: 3 to 1000"):
         gallery.Config(images=1001)

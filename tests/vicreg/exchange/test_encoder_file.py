@@ -24,6 +24,15 @@ def test_a_saved_encoder_is_loaded(tmp_path: Path, name: str) -> None:
     assert not loaded.training
 
 
+def test_an_encoder_of_five_channels_is_loaded_and_is_none_of_three(tmp_path: Path) -> None:
+    config = ModelConfig("resnet10-narrow", channels=5)
+    encoder = untrained_encoder(config, seed=3)
+    save_encoder(tmp_path / "encoder.pt", encoder, config, {})
+    assert checksum(load_encoder(tmp_path / "encoder.pt")) == checksum(encoder)
+    with pytest.raises(ValueError, match=r"conv1.weight is \(16, 5, 7, 7\), needed \(16, 3, 7, 7\)"):
+        fill(untrained_encoder(ModelConfig("resnet10-narrow"), 0), encoder.state_dict(), "it does not fit")
+
+
 def test_a_file_that_does_not_fit_its_description_is_refused(tmp_path: Path) -> None:
     save_encoder(tmp_path / "encoder.pt", untrained_encoder(ModelConfig("resnet18"), 0), ModelConfig("resnet34"), {})
     with pytest.raises(

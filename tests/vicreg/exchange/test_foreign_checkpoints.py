@@ -67,10 +67,13 @@ def test_both_released_forms_give_the_same_encoder(
     assert f"{module}.exclude_bias_and_norm" in get_unsafe_globals_in_checkpoint(tmp_path / "model.pth")
     bare, full = read(tmp_path / "resnet50.pth"), read(tmp_path / "model.pth")
     assert (bare.form, bare.left_out) == ("state dict", ())
-    assert full.form == "state dict in entry model, under module.backbone."
-    assert full.left_out == ("projector (2 tensors)", "epoch", "optimizer")
+    assert full.left_out == ("epoch", "optimizer")
     built = [_encoder("resnet50"), _encoder("resnet50")]
-    assert [put_into(into, weights, "") for into, weights in zip(built, (bare, full), strict=True)] == [[], []]
+    of_bare, of_full = (put_into(into, weights, "") for into, weights in zip(built, (bare, full), strict=True))
+    assert (of_bare.taken.place.said(), of_bare.dropped, of_bare.taken.expander) == ("", (), {})
+    assert of_full.taken.place.said() == " (entry model, module.backbone. taken off the names)"
+    assert (of_full.dropped, of_full.taken.left_out) == ((), ("projector (2 tensors)",))
+    assert of_full.taken.expander.keys() == expander.keys()
     assert checksum(built[0]) == checksum(built[1])
     assert torch.equal(built[0].get_parameter("layer4.2.conv3.weight"), encoder["layer4.2.conv3.weight"])
 
@@ -81,7 +84,7 @@ def test_a_torchvision_file_gives_torchvisions_features(tmp_path: Path, name: st
     network = torchvision.models.get_model(name, weights=None, **options).eval()
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     encoder = _encoder(name)
-    dropped = put_into(encoder, read(tmp_path / "weights.pth"), "")
+    dropped = put_into(encoder, read(tmp_path / "weights.pth"), "").dropped
     assert {name.split(".")[0] for name in dropped} <= {"fc", "classifier", "aux1", "aux2"}
     seen: list[Tensor] = []
     last = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
@@ -98,7 +101,7 @@ def test_a_timm_file_gives_timms_features(tmp_path: Path, name: str) -> None:
     network = timm.create_model(name, pretrained=False).eval()
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
     encoder = _encoder(name)
-    dropped = put_into(encoder, read(tmp_path / "weights.safetensors"), "")
+    dropped = put_into(encoder, read(tmp_path / "weights.safetensors"), "").dropped
     assert sorted(dropped) == [f"{network.pretrained_cfg['classifier']}.{kind}" for kind in ("bias", "weight")]
     images = torch.randn(2, 3, 160, 160)
     with torch.no_grad():
@@ -142,15 +145,121 @@ def test_other_methods_files_give_their_encoder(
     torch.save({entry: content, "epoch": 9} if entry else content, tmp_path / "file.pth")
     weights = read(tmp_path / "file.pth")
     into = untrained_encoder(ModelConfig("resnet18"), seed=1)
-    assert all(name.startswith("fc.") for name in put_into(into, weights, ""))
+    filled = put_into(into, weights, "")
+    assert all(name.startswith("fc.") for name in filled.dropped)
     assert checksum(into) == checksum(encoder)
-    assert any(left_out in said for said in (*weights.left_out, ""))
+    assert any(left_out in said for said in (*filled.taken.left_out, ""))
+
+
+@pytest.mark.parametrize("prefix", [
+    "_orig_mod.", "module.", "module._orig_mod.", "encoder.", "model.", "backbone.", "student.", "module.encoder_q.",
+    "model._orig_mod.backbone.", "student.module.backbone.", "net.0.trunk.", "any.name.that.nobody.has.heard.of.",
+])  # fmt: skip
+@pytest.mark.parametrize(
+    ("entry", "rename"),
+    [
+        ("", _as_it_is),
+        ("", _in_sequence),
+        ("state_dict", _as_it_is),
+        ("model.state_dict", _in_sequence),
+        ("ema.module", _as_it_is),
+        ("teacher", _as_it_is),
+        ("some.other", _as_it_is),
+    ],
+)
+def test_any_prefix_in_any_entry_is_taken_off(
+    tmp_path: Path, entry: str, prefix: str, rename: Callable[[str], str]
+) -> None:
+    encoder = _encoder("resnet10-narrow")
+    content: dict[str, Any] = {prefix + rename(name): tensor for name, tensor in encoder.state_dict().items()}
+    for part in reversed([part for part in entry.split(".") if part]):
+        content = {part: content, "epoch": 1}
+    torch.save(content, tmp_path / "file.pth")
+    into = untrained_encoder(ModelConfig("resnet10-narrow"), seed=1)
+    filled = put_into(into, read(tmp_path / "file.pth"), "")
+    assert checksum(into) == checksum(encoder)
+    assert prefix in filled.taken.place.said()
+    assert entry in filled.taken.place.said()
+
+
+def _two(first: str, second: str) -> tuple[dict[str, Any], nn.Module, nn.Module]:
+    """A checkpoint with two networks, and these; what stands before "/" is an entry."""
+    networks = [untrained_encoder(NARROW, seed) for seed in (1, 2)]
+    content: dict[str, Any] = {}
+    for place, network in zip((first, second), networks, strict=True):
+        entry, _, prefix = place.rpartition("/")
+        into = content.setdefault(entry, {}) if entry else content
+        into |= {prefix + name: tensor for name, tensor in network.state_dict().items()}
+    return content, networks[0], networks[1]
+
+
+@pytest.mark.parametrize(
+    ("taken", "other", "part"),
+    [
+        ("state_dict_ema/", "state_dict/", ""),
+        ("model_ema/module.", "model/module.", ""),
+        ("state_dict/ema_model.", "state_dict/model.", ""),
+        ("ema.backbone.", "backbone.", ""),
+        ("state_dict/", "state_dict_ema/", "state_dict"),
+        ("state_dict/module.encoder_q.", "state_dict/module.encoder_k.", ""),
+        ("state_dict/backbone.", "state_dict/momentum_backbone.", ""),
+        ("state_dict/momentum_backbone.", "state_dict/backbone.", "momentum"),
+        ("student/module.backbone.", "teacher/backbone.", "student"),
+        ("teacher/backbone.", "student/module.backbone.", "teacher"),
+        ("model/teacher.backbone.", "model/student.backbone.", "teacher"),
+        ("model/teacher.backbone.", "model/student.backbone.", "model.teacher.backbone"),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_two_networks_the_meant_one_is_taken(
+    tmp_path: Path, taken: str, other: str, part: str, turned: bool
+) -> None:
+    content, first, second = _two(*((other, taken) if turned else (taken, other)))
+    torch.save(content, tmp_path / "file.pth")
+    into = untrained_encoder(NARROW, seed=3)
+    filled = put_into(into, read(tmp_path / "file.pth"), "", part)
+    assert checksum(into) == checksum(second if turned else first)
+    assert bool(filled.taken.note) == (not part)
+
+
+def test_student_or_teacher_is_asked_for(tmp_path: Path) -> None:
+    content, _, _ = _two("student/module.backbone.", "teacher/backbone.")
+    torch.save(content, tmp_path / "file.pth")
+    weights = read(tmp_path / "file.pth")
+    with pytest.raises(
+        ValueError, match=r"file: it holds a student and a teacher; choose one: student.module.backbone, "
+    ):
+        put_into(_encoder("resnet10-narrow"), weights, "file")
+    with pytest.raises(ValueError, match=r"'ema' names none of the networks that are there; allowed: student.module"):
+        put_into(_encoder("resnet10-narrow"), weights, "file", "ema")
+    with pytest.raises(ValueError, match="'backbone' names 2 of the networks"):
+        put_into(_encoder("resnet10-narrow"), weights, "file", "backbone")
+    torch.save(_two("left.", "right.")[0], tmp_path / "file.pth")
+    with pytest.raises(ValueError, match="it holds 2 networks with these names and shapes; choose one: left, right"):
+        put_into(_encoder("resnet10-narrow"), read(tmp_path / "file.pth"), "file")
+
+
+def test_what_differs_is_said_behind_what_was_taken_off(tmp_path: Path) -> None:
+    """Never the network's name because of a prefix: names are compared without it."""
+    content = {f"module._orig_mod.{name}": tensor for name, tensor in _encoder("resnet18").state_dict().items()}
+    torch.save({"state_dict": content}, tmp_path / "file.pth")
+    with pytest.raises(ValueError, match="of another shape") as raised:
+        put_into(_encoder("resnet10-narrow"), read(tmp_path / "file.pth"), "file.pth does not fit")
+    said = str(raised.value).splitlines()
+    assert said[0] == "file.pth does not fit (entry state_dict, module._orig_mod. taken off the names):"
+    assert said[1].startswith("  unexpected (48): layer1.1.conv1.weight, ")
+    torch.save({"a.kernel": torch.zeros(1)}, tmp_path / "file.pth")
+    with pytest.raises(
+        ValueError, match=r"under no prefix has it names such as conv1.weight, bn1.weight; it has a.kernel"
+    ):
+        put_into(_encoder("resnet10-narrow"), read(tmp_path / "file.pth"), "file.pth")
 
 
 def test_an_encoder_inside_of_a_network_is_no_prefix(tmp_path: Path) -> None:
     """torchvision's ViTs call their blocks so."""
-    torch.save(_encoder("vit_b_32").state_dict(), tmp_path / "vit.pth")
-    assert "conv_proj.weight" in read(tmp_path / "vit.pth").tensors
+    encoder = _encoder("vit_b_32")
+    torch.save(encoder.state_dict(), tmp_path / "vit.pth")
+    assert put_into(encoder, read(tmp_path / "vit.pth"), "").taken.place.said() == ""
 
 
 def test_old_densenet_files_have_other_names_and_no_counters(tmp_path: Path) -> None:
@@ -163,7 +272,8 @@ def test_old_densenet_files_have_other_names_and_no_counters(tmp_path: Path) -> 
     }  # fmt: skip
     torch.save(old, tmp_path / "densenet121.pth")
     encoder = _encoder("densenet121")
-    assert put_into(encoder, read(tmp_path / "densenet121.pth"), "") == ["classifier.weight", "classifier.bias"]
+    filled = put_into(encoder, read(tmp_path / "densenet121.pth"), "")
+    assert filled.dropped == ("classifier.weight", "classifier.bias")
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(tensor, network.state_dict()[name]), name
 
@@ -179,10 +289,10 @@ def test_our_own_files_name_their_encoder_and_their_images(tmp_path: Path) -> No
         assert weights.model == config.model
         assert weights.data == to_json(config.data)
         encoder = untrained_encoder(config.model, seed=1)
-        assert put_into(encoder, weights, "") == []
+        assert put_into(encoder, weights, "").dropped == ()
         assert checksum(encoder) == checksum(method.encoder)
     assert weights.form == "checkpoint of this suite, step 5"
-    assert weights.left_out == ("expander (8 tensors)", "optimizer")
+    assert weights.left_out == ("optimizer",)
     (folder / "state.pt").write_bytes(b"x" * (folder / "state.pt").stat().st_size)
     with pytest.raises(ValueError, match="SHA-256"):
         read(folder)

@@ -51,6 +51,24 @@ def test_an_encoder_that_is_not_the_network_of_its_name_goes_to_safetensors(tmp_
     assert export(trained, "safetensors", tmp_path / "weights.safetensors").difference == 0.0
 
 
+@pytest.mark.parametrize("form", ["timm", "safetensors", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_an_encoder_of_five_channels_is_read_back(tmp_path: Path, form: str) -> None:
+    model = ModelConfig("resnet18" if form == "safetensors" else "resnet10t", channels=5)
+    data = DataConfig(image_size=SIZE, eval_resize=SIZE, mean=(0.1,) * 5, std=(0.2,) * 5)
+    trained = Trained(untrained_encoder(model, seed=2), model, data, "a test")
+    out = tmp_path / "weights.safetensors"
+    checked = export(trained, form, out)
+    assert checked.reader
+    assert checked.difference <= 1e-4 * checked.largest
+    if form == "safetensors":
+        weights = read(out)
+        assert weights.model == model
+        assert weights.data is not None
+        assert weights.data["mean"] == [0.1] * 5
+    with pytest.raises(ValueError, match=r"torchvision has no .* and 5 channels; allowed: --format"):
+        export(trained, "torchvision", tmp_path / "torchvision.pth")
+
+
 def _assert_same(trained: Trained, features: Tensor, images: Tensor, tolerance: float = 1e-6) -> None:
     with torch.no_grad():
         expected = trained.encoder(images)
@@ -112,7 +130,7 @@ def test_safetensors_say_what_they_hold(tmp_path: Path, small_images: bool) -> N
     assert weights.model == trained.model
     assert weights.data == {"image_size": SIZE, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
     encoder = untrained_encoder(trained.model, seed=5)
-    assert put_into(encoder, weights, "") == []
+    assert put_into(encoder, weights, "").dropped == ()
     assert checksum(encoder) == checksum(trained.encoder)
     assert load_file(path).keys() == trained.encoder.state_dict().keys()
 

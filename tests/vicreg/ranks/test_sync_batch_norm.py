@@ -54,6 +54,29 @@ def test_equals_batch_norm_of_the_whole_batch(tmp_path: Path, num_ranks: int) ->
         torch.testing.assert_close(mine, reference, rtol=1e-11, atol=1e-12)
 
 
+def _uneven() -> list[Tensor]:
+    """The same where rank 0 holds 5 of 12 samples, and the last rank the rest."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.BatchNorm2d(5).double())
+    nn.init.uniform_(network.get_parameter("0.weight"))
+    synchronise(network, torch.device("cpu"), uneven=True)
+    counts = [12] if distributed.world_size() == 1 else [5, 7]
+    first, own = sum(counts[: distributed.rank()]), counts[distributed.rank()]
+    mine = _input(4)[first : first + own].clone().requires_grad_()
+    weights = torch.arange(12.0).double().view(12, 1, 1, 1)[first : first + own]
+    output = network(mine)
+    (output.square() * weights).sum().backward()
+    assert mine.grad is not None
+    gradients = [distributed.sum_over_ranks(p.grad.clone()) for p in network.parameters() if p.grad is not None]
+    rows = [distributed.gather_uneven_rows(one, counts) for one in (output.detach(), mine.grad)]
+    return [*rows, *gradients, *network.buffers()]
+
+
+def test_ranks_with_different_numbers_of_samples(tmp_path: Path) -> None:
+    for mine, reference in zip(run_ranks(_uneven, 2, tmp_path), _uneven(), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-11, atol=1e-12)
+
+
 def _what_is_learned() -> list[bool]:
     network = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, affine=False)).requires_grad_(False)
     network.get_parameter("0.weight").requires_grad_()

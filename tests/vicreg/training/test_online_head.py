@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 from rich.console import Console
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from jobs.planning.recipes import recipe
@@ -19,7 +21,7 @@ from vicreg.config import ModelConfig, OnlineConfig, OptimizerConfig, PretrainCo
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
 from vicreg.training.metrics import read_metrics
-from vicreg.training.online_head import OnlineHead
+from vicreg.training.online_head import OnlineHead, head_rate
 from vicreg.training.train import CHECKPOINTS, Outcome, train
 
 NUM_STEPS, ROWS, DIMS, CLASSES = 4, 12, 5, 3
@@ -65,6 +67,52 @@ def test_learns_what_a_plain_loop_learns(num_ranks: int, tmp_path: Path) -> None
         torch.testing.assert_close(mine, theirs)
 
 
+def _mixture(num: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Features (num, 128) of ten classes whose scales and means are far from 1 and 0, and the labels."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(10, (num,), generator=generator)
+    centres = torch.randn(10, 128, generator=torch.Generator().manual_seed(9))
+    rows = 0.25 * centres[labels] + torch.randn(num, 128, generator=generator)
+    return (rows + 5) * torch.logspace(-3, 2, 128), labels
+
+
+@pytest.mark.parametrize("num_steps", [100, 400])
+def test_comes_near_a_regression_on_the_same_features_whatever_their_scale(num_steps: int) -> None:
+    rows, labels = _mixture(2000, 1)
+    queries, truth = _mixture(2000, 2)
+    online = OnlineHead.build(128, 10, like=torch.zeros(1))
+    for step in range(num_steps):
+        batch = torch.randint(len(rows), (128,), generator=torch.Generator().manual_seed(step))
+        online.learn(rows[batch], labels[batch], head_rate(OnlineConfig.lr, step, num_steps))
+        online.optimizer.step()
+    mean, std = rows.mean(0), rows.std(0)
+    regression = LogisticRegression(C=0.1).fit(((rows - mean) / std).numpy(), labels.numpy())
+    best = 100 * regression.score(((queries - mean) / std).numpy(), truth.numpy())
+    assert best > 75  # chance is 10
+    assert online.top1(queries, truth) > best - 4
+
+
+def test_a_step_that_is_left_out_leaves_nothing_in_the_head() -> None:
+    online = OnlineHead.build(128, 10, like=torch.zeros(1))
+    rows, labels = _mixture(64, 1)
+    online.learn(rows, labels, 1e-3)
+    online.keep_if(torch.tensor(True))
+    before = {name: value.clone() for name, value in online.head.state_dict().items()}
+    online.learn(rows * math.nan, labels, 1e-3)
+    online.keep_if(torch.tensor(False))
+    for name, value in online.head.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_the_head_of_an_earlier_version_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
+    old = OnlineHead(_new_head(), torch.optim.SGD(_new_head().parameters(), lr=0.1)).state()
+    online = OnlineHead.build(DIMS, CLASSES, like=torch.zeros(1))
+    before = {name: value.clone() for name, value in online.head.state_dict().items()}
+    online.load(old)
+    assert "begins anew" in caplog.text
+    assert all(torch.equal(value, before[name]) for name, value in online.head.state_dict().items())
+
+
 def _config(digits: Path, every_epochs: int) -> PretrainConfig:
     config = recipe("digits").pretrain
     train_beton, val_beton = (str(digits / f"{split}.beton") for split in ("train", "val"))
@@ -74,7 +122,7 @@ def _config(digits: Path, every_epochs: int) -> PretrainConfig:
         model=ModelConfig("resnet10-narrow", True, "48-48"),
         optimizer=OptimizerConfig(base_lr=0.3, warmup_epochs=0.0, trust_coefficient=0.02, clip_lr=True),
         train=dataclasses.replace(config.train, global_batch=240, epochs=4, log_every_steps=1),
-        online=OnlineConfig(every_epochs, lr=0.3),
+        online=OnlineConfig(every_epochs),
     )
 
 
@@ -99,6 +147,14 @@ def test_a_run_is_measured_as_it_goes_on_and_not_changed_by_it(digits_folder: Pa
     assert 15 < lines[-1]["online_top1"] <= 100  # chance is 10
     assert 15 < lines[-1]["knn_top1"] <= 100
     assert not any("online_top1" in line or "knn_top1" in line for line in read_metrics(tmp_path / "0"))
+
+
+def test_a_run_in_float64_is_measured_too(digits_folder: Path, tmp_path: Path) -> None:
+    config = _config(digits_folder, 1)
+    train_config = dataclasses.replace(config.train, precision="float64", epochs=1)
+    state = _train(dataclasses.replace(config, train=train_config), tmp_path / "run")
+    assert state["online"]["head"]["1.weight"].dtype == torch.float64
+    assert "online_top1" in read_metrics(tmp_path / "run")[-1]
 
 
 @pytest.mark.parametrize("order", ["shuffled", "blocks"])

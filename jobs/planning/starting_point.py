@@ -1,0 +1,204 @@
+"""What a pretraining command's options start from: a recipe, a run that is there, or what `--recipe auto` chooses.
+
+Some options decide others that nobody gave: these follow here, and each that does is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from border.terminal import complain
+from dataprep.beton.contract import BetonError, open_beton
+from dataprep.beton.manifest import has_labels
+from jobs.planning import auto_recipe, recipes
+from jobs.planning.auto_recipe import Machine
+from jobs.planning.cli import CONFIG_FILE
+from jobs.planning.image_facts import look_at
+from jobs.planning.run_folder import ConfigDamaged, read_run
+from slurm.cluster import Cluster
+from slurm.cluster import load as load_profile
+from vicreg import methods
+from vicreg.config import DataConfig, PretrainConfig, official_views, paper_views
+from vicreg.data.channels import fitted_to_channels
+from vicreg.data.loaders import default_workers
+
+VIEWS = {"official": official_views, "paper": paper_views}
+SHORT_WARMUP = 4
+"""A warm-up that a shorter run leaves above one in so many of its epochs becomes shorter too."""
+
+Notes = dict[str, str]
+"""What was decided by itself, and why, by the field's full name."""
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """A configuration that the command line may still change."""
+
+    recipe: str
+    views: Literal["recipe", "official", "paper"]
+    config: PretrainConfig
+    notes: Notes
+
+
+def find(arguments: Sequence[str], default_recipe: str) -> StartingPoint:
+    """Where a command line starts from; ValueError for an unknown recipe, and for `auto` without images to look at."""
+    early, fields = _early(arguments)
+    run = Path(early.run) if early.run else None
+    if early.recipe == recipes.AUTO and run is None:
+        run = Path(load_profile(early.cluster).shared_folder) / "runs" / recipes.AUTO
+    own, name = own_config(run) if run and early.recipe in ("", recipes.AUTO) else (None, "")
+    if early.recipe == recipes.AUTO and name != recipes.AUTO:
+        own = None
+    recipe = recipes.recipe(early.recipe or name or default_recipe)
+    notes: Notes = {}
+    if own:
+        config = own
+    elif recipe.name == recipes.AUTO:
+        config, notes = _chosen(early, fields, recipe.pretrain)
+    else:
+        config, notes = derived(at_home(recipe.pretrain, load_profile(early.cluster)), fields)
+    if early.views in VIEWS:
+        config = replace(config, views=VIEWS[early.views]())
+    if not own:
+        train = fields.get("data.train", config.data.train)
+        config = fitted_to_channels(replace(config, data=replace(config.data, train=train)))
+    if early.method and early.method != config.method.name:
+        config = replace(config, method=methods.load(early.method).Config())
+    return StartingPoint(recipe.name, early.views, config, notes)
+
+
+def _early(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """What must be known before the options are read, and the fields that others depend on, as far as they are given.
+
+    Values that do not parse are left to whoever reads the options.
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--run", default="")
+    early.add_argument("--recipe", default="")
+    early.add_argument("--views", default="recipe")
+    early.add_argument("--cluster", default="")
+    early.add_argument("--method.name", dest="method", default="")
+    early.add_argument("--nodes", type=_or_none(int), default=1)
+    early.add_argument("--gpus", type=_or_none(int), default=0)
+    early.add_argument("-h", "--help", action="store_true")
+    for name, kind in _DECIDING.items():
+        spellings = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
+        early.add_argument(*spellings, dest=name, type=_or_none(kind), default=None)
+    found, _ = early.parse_known_args(list(arguments))
+    return found, {name: value for name in _DECIDING if (value := getattr(found, name)) is not None}
+
+
+_DECIDING: dict[str, Callable[[str], Any]] = {
+    "data.train": str,
+    "data.val": str,
+    "data.image_size": int,
+    "data.eval_resize": int,
+    "train.epochs": int,
+    "train.global_batch": int,
+    "optimizer.name": str,
+    "optimizer.warmup_epochs": float,
+    "model.encoder": str,
+}
+"""Fields on which others depend, and what they are."""
+
+
+def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            return None
+
+    return read
+
+
+def derived(config: PretrainConfig, given: dict[str, Any]) -> tuple[PretrainConfig, Notes]:
+    """The configuration with `given` fields, and with those that depend on them and are not given themselves."""
+    data, notes = config.data, Notes()
+    if "data.train" in given and "data.val" not in given and given["data.train"] != data.train:
+        val = str(_beside(Path(given["data.train"])))
+        notes["data.val"] = f"{val}: beside the training beton"
+        data = replace(data, train=given["data.train"], val=val)
+    size = given.get("data.image_size", data.image_size)
+    if size != data.image_size and size >= 8:
+        resize = given.get("data.eval_resize") or round(size * data.eval_resize / data.image_size)
+        if "data.eval_resize" not in given:
+            notes["data.eval_resize"] = f"{resize}: {data.eval_resize} for {data.image_size} px, in proportion"
+        for number, view in enumerate(config.views):
+            if view.image_size:
+                notes[f"views.{number}.image_size"] = f"{view.image_size}: stays, as the recipe's views have their own"
+        data = replace(data, image_size=size, eval_resize=max(resize, size))
+    epochs, optimizer = given.get("train.epochs", config.train.epochs), config.optimizer
+    is_shorter = 0 < epochs < config.train.epochs and "optimizer.warmup_epochs" not in given
+    if is_shorter and optimizer.warmup_epochs * SHORT_WARMUP > epochs:
+        warmup = epochs / 10
+        notes["optimizer.warmup_epochs"] = (
+            f"{warmup:g}: a tenth of the run; {optimizer.warmup_epochs:g} of {epochs} epochs would be most of it"
+        )
+        optimizer = replace(optimizer, warmup_epochs=warmup)
+    return replace(config, data=data, optimizer=optimizer), notes
+
+
+def _beside(train: Path) -> Path:
+    """The validation beton of a training beton."""
+    return train.with_name(f"val{train.suffix or '.beton'}")
+
+
+def _chosen(
+    early: argparse.Namespace, fields: dict[str, Any], otherwise: PretrainConfig
+) -> tuple[PretrainConfig, Notes]:
+    """What `--recipe auto` chooses for the images and the machine that the command line names."""
+    if "data.train" not in fields:
+        if early.help:
+            return otherwise, {}
+        raise ValueError(
+            "recipe auto looks at your images: name their beton with --data.train FOLDER/train.beton; to write one:  "
+            "python dataprep/write_ffcv.py folder --root IMAGES --out FOLDER --val-fraction 0.1"
+        )
+    train = Path(fields["data.train"])
+    val = Path(fields.get("data.val", _beside(train)))
+    data = DataConfig(train=str(train), val=str(val))
+    given = {name: value for name, value in fields.items() if name not in ("data.train", "data.val")}
+    machine = machine_of(load_profile(early.cluster), early.nodes or 1, early.gpus or 0)
+    return auto_recipe.choose(look_at(train), machine, data, _can_measure(train, val), given)
+
+
+def machine_of(cluster: Cluster, nodes: int, gpus: int) -> Machine:
+    """What the ranks of a command will have."""
+    if cluster.scheduler == "slurm":
+        per_node = gpus or cluster.gpus_per_node
+        return Machine(nodes * per_node, has_gpus=True, num_cores=nodes * per_node * cluster.cpus_per_gpu)
+    here = torch.cuda.device_count()
+    return Machine(gpus or max(1, here), has_gpus=here > 0, num_cores=default_workers())
+
+
+def _can_measure(train: Path, val: Path) -> bool:
+    """Whether both betons are there and have a class for each image."""
+    try:
+        return all(open_beton(path).labels.ndim == 1 and has_labels(path) for path in (train, val))
+    except (BetonError, OSError, ValueError):
+        return False
+
+
+def own_config(run: Path) -> tuple[PretrainConfig | None, str]:
+    """Configuration and recipe of a run that is there; nothing where none is, or what it holds is damaged."""
+    try:
+        return read_run(run) if (run / CONFIG_FILE).is_file() else (None, "")
+    except ConfigDamaged as error:
+        complain(str(error))
+        return None, ""
+
+
+def at_home(config: PretrainConfig, cluster: Cluster) -> PretrainConfig:
+    """The configuration with the data where the cluster's profile has them; data/NAME/ is a data set's usual place."""
+    folder = cluster.data.get(Path(config.data.train).parent.name)
+    if not folder:
+        return config
+    train, val = (str(Path(folder) / Path(path).name) for path in (config.data.train, config.data.val))
+    return replace(config, data=replace(config.data, train=train, val=val))

@@ -1,0 +1,46 @@
+"""The whole command that writes a beton that is missing, as far as the one beside it, or its folder's name, tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from border.text import shell_command
+from dataprep.beton.contract import BetonError, read_manifest
+
+TRAIN = "train.beton"
+WITH_FOLDERS = ("imagenet", "cifar10", "places205", "voc07", "inat18")
+"""Data sets that write_ffcv.py reads from a folder of raw data."""
+HELD_OUT = 0.1
+
+
+def writing_command(beton: Path) -> str:
+    """The command; what nobody can know stands in it in capitals."""
+    beside = beton.with_name(TRAIN)
+    try:
+        source = read_manifest(beside)["source"] if beside.is_file() and beside != beton else {}
+        name, root = str(source.get("name", "")), str(source.get("root", ""))
+        options = _options(read_manifest(beside)) if source else []
+    except (BetonError, KeyError, AttributeError):
+        name, root, options = "", "", []
+    folder, split = beton.parent, beton.stem
+    name = name or folder.name
+    if name == "digits":
+        return _command(name, "--out", folder, "--split", split)
+    if name == "digits-multi-label":
+        return _command("digits", "--multi-label", "--out", folder, "--split", split)
+    if name in WITH_FOLDERS:
+        return _command(name, "--root", root or "RAW", "--out", folder, "--split", split, *options)
+    if not root or (Path(root) / split).is_dir():
+        return _command("folder", "--root", root or "IMAGES", "--out", folder, "--split", split, *options)
+    return _command("folder", "--root", root, "--out", folder, "--val-fraction", HELD_OUT, "--overwrite", *options)
+
+
+def _options(manifest: dict[str, Any]) -> list[object]:
+    """How the beton beside it was made, where it was said."""
+    longest = manifest.get("options", {}).get("max_resolution")
+    return ["--max-resolution", longest] if isinstance(longest, int) else []
+
+
+def _command(*parts: object) -> str:
+    return shell_command("python", "dataprep/write_ffcv.py", *parts)

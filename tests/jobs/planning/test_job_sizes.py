@@ -1,0 +1,117 @@
+"""How large the jobs of evaluations are: as their work is, and as whoever says so wants them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs import eval_all
+from jobs.planning import job_sizes, recipes
+from jobs.planning.job_sizes import read_sizes, size_of, size_of_report
+from jobs.planning.pieces import Choice, Piece, plan
+from slurm.cluster import Cluster
+from slurm.executor import sbatch_script
+from slurm.job_size import JobSize, seconds
+from tests.jobs.run_folders import digits_config, write_run
+from vicreg.cost.evaluations import forward_flops, images_passed
+from vicreg.model import encoder_by_config
+
+SITE = Cluster("site", cpus_per_gpu=8, cpu_partition="cpu")
+
+
+class _Imagenet:
+    num_samples = 1_281_167
+
+
+def _piece(module: str, **settings: object) -> Piece:
+    return Piece(module, module, module, "trained", dict(settings), "train.beton", "val.beton")
+
+
+@pytest.fixture
+def _imagenet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_sizes, "open_beton", lambda path: _Imagenet)
+
+
+@pytest.mark.usefixtures("_imagenet")
+def test_imagenet_s_long_evaluations_get_the_node_and_the_short_ones_a_gpu() -> None:
+    config = recipes.recipe("imagenet-1000ep").pretrain
+    sizes = {
+        name: size_of(name, [_piece(name, **settings)], config, SITE, {}, JobSize())
+        for name, settings in (("linear", {"epochs": 100}), ("knn", {}), ("gallery", {}))
+    }
+    assert sizes["linear"].gpus == SITE.gpus_per_node
+    assert sizes["linear"].nodes == 1
+    assert seconds(sizes["linear"].time) > 4 * 3600
+    for name in ("knn", "gallery"):
+        assert sizes[name].gpus == 1
+        assert 900 < seconds(sizes[name].time) < 4 * 3600
+
+
+@pytest.mark.usefixtures("_imagenet")
+def test_what_is_said_wins_the_nearer_it_is_to_the_job() -> None:
+    config = recipes.recipe("imagenet-1000ep").pretrain
+    profile = replace(SITE, jobs={"linear": JobSize(2, 4, "9:00:00", "long")})
+    pieces = [_piece("linear", epochs=100)]
+    assert size_of("linear", pieces, config, profile, {}, JobSize()) == JobSize(2, 4, "9:00:00", "long")
+    usual = size_of("linear", pieces, config, profile, {}, JobSize(gpus=1, time="1:00:00"))
+    assert usual == JobSize(2, 1, "1:00:00", "long")
+    given = {"linear": JobSize(gpus=3)}
+    assert size_of("linear", pieces, config, profile, given, JobSize(gpus=1)).gpus == 3
+    assert size_of_report(SITE, {}) == JobSize(1, 0, "0:30:00", "cpu")
+    assert size_of_report(SITE, {"report": JobSize(partition="short")}).partition == "short"
+
+
+def test_a_time_is_never_more_than_the_profile_s_or_less_than_a_stop_needs() -> None:
+    config = recipes.recipe("digits").pretrain
+    short = replace(SITE, time="0:20:00", signal_lead_s=60)
+    assert seconds(size_of("x", [_piece("linear", epochs=10**6)], config, short, {}, JobSize()).time) == 20 * 60
+    slow = replace(SITE, signal_lead_s=3600)
+    assert seconds(size_of("x", [], config, slow, {}, JobSize()).time) == 7200
+    sbatch_script(eval_all.JobSpec("x", "f", {}, time="2:00:00"), Path("/runs/r/jobs/x"), slow)
+
+
+def test_images_that_pass_are_counted() -> None:
+    assert images_passed("linear", {"epochs": 100}, 1000, 50) == 100 * 1000 + 50
+    assert images_passed("knn", {}, 1000, 50) == 1050
+    assert images_passed("semisup", {"epochs": 20, "fraction": 0.1, "subset": ""}, 1000, 50) == pytest.approx(7000)
+
+
+def test_flops_are_those_of_the_convolutions() -> None:
+    model = recipes.recipe("digits").pretrain.model
+    encoder, expected = encoder_by_config(model), 0.0
+
+    def count(layer: torch.nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal expected
+        assert isinstance(layer, torch.nn.Conv2d)
+        expected += 2 * output.numel() * layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1]
+
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(count)
+    encoder.eval()(torch.zeros(1, 3, 32, 32))
+    assert forward_flops(model, 32) == expected
+
+
+def test_a_chain_asks_for_little_where_little_is_to_do(digits_folder: Path, tmp_path: Path) -> None:
+    run, config = tmp_path / "run", digits_config(digits_folder)
+    write_run(run, config, "digits")
+    pieces = [piece for piece in plan(run, "digits", config.data, Choice()) if piece.asked_as in ("knn", "linear")]
+    sizes = eval_all.Sizes(config, SITE, given=("knn.time=0:10:00", "report.nodes=1"))
+    chain = {member.spec.name: member.spec for member in eval_all.members(run, "digits", pieces, Choice(), sizes, 8)}
+    assert chain["knn"].time == "0:10:00"
+    assert {spec.ranks_per_node for spec in chain.values()} == {1}
+    assert seconds(chain["linear"].time) <= 3600
+    assert chain["report"].partition == "cpu"
+    assert "--partition=cpu" in sbatch_script(chain["report"], tmp_path / "run" / "jobs" / "report", SITE)
+    assert "--time=10" in sbatch_script(chain["knn"], tmp_path / "run" / "jobs" / "knn", SITE)
+    with pytest.raises(ValueError, match=r"no job 'kn', allowed: \(did you mean knn\?\)"):
+        eval_all.members(run, "digits", pieces, Choice(), replace(sizes, given=("kn.gpus=1",)), 8)
+
+
+@pytest.mark.parametrize("text", ["knn", "knn.time", "knn.colour=red", "knn.gpus=none"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="--jobs knn"):
+        read_sizes([text], ["knn"])

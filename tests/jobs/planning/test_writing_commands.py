@@ -1,0 +1,74 @@
+"""The command that is named for a missing beton writes it, as it stands there."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs import pretrain
+from jobs.planning.checks import check_val_data
+from jobs.planning.writing_commands import writing_command
+from tests.jobs.run_folders import digits_config
+
+ROOT = Path(__file__).parents[3]
+
+
+def _run(command: str) -> None:
+    words = shlex.split(command)
+    assert words[0] == "python"
+    subprocess.run([sys.executable, *words[1:]], cwd=ROOT, check=True, capture_output=True)
+
+
+def _photos(folder: Path, number: int) -> None:
+    for place in range(number):
+        path = folder / f"class {place % 2}" / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((12, 12, 3), place, np.uint8)).save(path)
+
+
+@pytest.mark.parametrize("layout", ["digits", "held out", "folder of its own"])
+def test_the_command_writes_what_is_missing(layout: str, digits_folder: Path, tmp_path: Path) -> None:
+    betons = tmp_path / "my betons"
+    if layout == "digits":
+        betons.mkdir()
+        for name in ("train.beton", "train.beton.json"):
+            shutil.copy(digits_folder / name, betons / name)
+    else:
+        _photos(tmp_path / "raw" / ("train" if layout == "folder of its own" else ""), 20)
+        _run(f"python dataprep/write_ffcv.py folder --root {tmp_path / 'raw'} --out '{betons}' --num-workers 0")
+        if layout == "folder of its own":
+            _photos(tmp_path / "raw" / "val", 4)
+    assert not (betons / "val.beton").exists()
+    _run(writing_command(betons / "val.beton"))
+    assert (betons / "val.beton").exists()
+
+
+def test_a_data_set_is_known_by_its_folder_and_the_rest_stands_in_capitals() -> None:
+    command = writing_command(Path("data/imagenet/val.beton"))
+    assert command == "python dataprep/write_ffcv.py imagenet --root RAW --out data/imagenet --split val"
+    assert "folder --root IMAGES --out photos --split train" in writing_command(Path("photos/train.beton"))
+
+
+def test_a_missing_validation_beton_is_noticed_when_a_run_starts(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train.beton", "train.beton.json"):
+        shutil.copy(digits_folder / name, tmp_path / name)
+    check = check_val_data(digits_config(tmp_path), is_needed=False)
+    assert check.passed is None
+    assert check_val_data(digits_config(tmp_path), is_needed=True).passed is False
+    assert f"digits --out {tmp_path} --split val" in check.said
+    monkeypatch.setattr(pretrain.chain, "run_here", lambda *_: True)
+    options = ["--recipe", "digits", "--data.train", str(tmp_path / "train.beton"), "--run", str(tmp_path / "run")]
+    assert pretrain.main(options) == 130
+    assert f"note: {tmp_path / 'val.beton'}: no such file" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        pretrain.main([*options, "--online.every-epochs", "1"])
+    assert "val.beton: no such file; the evaluations need it" in capsys.readouterr().err

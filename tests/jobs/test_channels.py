@@ -1,0 +1,150 @@
+"""Five channels of 16 bits through all commands: files, betons, two ranks, a kill, evaluations, a report."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataprep.beton.manifest import channel_statistics
+from jobs import pretrain
+from tests import five_channels
+from vicreg import checkpoint
+from vicreg.config import PretrainConfig, without_colours
+from vicreg.cost.estimate import estimate
+from vicreg.cost.flops import step_flops
+from vicreg.evals.gallery import _visible
+from vicreg.training.metrics import TIMING, read_metrics
+
+ROOT = Path(__file__).parents[2]
+STEPS = 12  # 3 epochs of 4
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.beton (32 images) and val.beton (8)."""
+    return five_channels.write(tmp_path_factory.mktemp("five"), 40, val_fraction=0.2)
+
+
+def _config(five: Path, *more: str) -> PretrainConfig:
+    data = [f"--data.{split}={five / f'{split}.beton'}" for split in ("train", "val")]
+    return pretrain.parse(["--recipe", "cifar10", *data, *more]).config
+
+
+def test_a_configuration_fits_itself_to_the_data(five: Path) -> None:
+    config = _config(five)
+    assert (config.data.mean, config.data.std) == channel_statistics(five / "train.beton")
+    assert config.model.channels == 5
+    recipe = pretrain.parse(["--recipe", "cifar10"]).config
+    assert config.views == tuple(map(without_colours, recipe.views)) != recipe.views
+    assert recipe.model.channels == 0
+    ours = _config(five, "--data.mean", "0.1", "0.2", "0.3", "0.4", "0.5")
+    assert ours.data.mean == (0.1, 0.2, 0.3, 0.4, 0.5)
+    assert ours.data.std == config.data.std
+
+
+def test_the_cost_is_that_of_the_channels(five: Path) -> None:
+    config, rgb = _config(five), pretrain.parse(["--recipe", "cifar10"]).config
+    values = 256 * 2 * 32 * 32  # of a channel in all views
+    assert estimate(rgb, 1, on_gpu=False).batch_bytes == values * 3 * (4 + 1)
+    assert estimate(config, 1, on_gpu=False).batch_bytes == values * 5 * (4 + 4)
+    more = step_flops(config, 256) - step_flops(rgb, 256)
+    # Two more channels into the first convolution (3 x 3 to 64 of 34 x 34, padding 2), forward and for the weights.
+    assert more == 2 * values // (32 * 32) * 34 * 34 * 64 * 2 * 9 * 2
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--views.0.hue", "0.1"], "views.0.hue is 0.1, allowed: 0 for images that are not RGB"),
+        (["--data.mean", "0.5", "0.5"], "allowed: 2 numbers, as mean has"),
+        (["--model.channels", "4"], "allowed: a number for each of the encoder's 4 channels"),
+        (["--model.colours", "lab"], "colours is 'lab', allowed: rgb: 5 channels have none"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    five: Path, option: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((SystemExit, ValueError)) as caught:  # a value by tyro, or what fits no other by ourselves
+        _config(five, *option)
+    shown = capsys.readouterr()
+    assert said in " ".join(f"{shown.out} {shown.err} {caught.value}".replace("│", " ").split())
+
+
+def test_pictures_show_what_normalisation_sees() -> None:
+    data = _Data()
+    values = np.stack([np.full((2, 2), mean) for mean in data.mean], axis=2)
+    assert (_visible(values, data) == 128).all()  # type: ignore[arg-type]
+    bright = _visible(values + 2 * np.asarray(data.std), data)  # type: ignore[arg-type]
+    assert (bright == 255).all()
+    assert (_visible(values - 5, data) == 0).all()  # type: ignore[arg-type]
+    assert _visible(values[..., :2], data).shape == (2, 2, 3)  # type: ignore[arg-type]
+
+
+class _Data:
+    mean, std = (0.1, 0.2, 0.3, 0.4), (0.01, 0.02, 0.03, 0.04)
+
+
+def _command(folder: Path, run: Path) -> list[str]:
+    options = {
+        "recipe": "digits",
+        "run": run,
+        "gpus": 2,
+        "data.train": folder / "train.beton",
+        "data.val": folder / "val.beton",
+        "data.image-size": 16,
+        "data.eval-resize": 16,
+        "model.expander": "64-64",
+        "train.epochs": 3,
+        "train.global-batch": 64,
+        "train.log-every-steps": 1,
+        "train.checkpoint-every-steps": 2,
+    }
+    return [sys.executable, "jobs/pretrain.py", *[f"--{name}={value}" for name, value in options.items()]]
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_from_files_to_a_report(tmp_path: Path) -> None:
+    folder = five_channels.write(tmp_path / "data", 360)
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert "268 images of 5 channels of 16 bits" in " ".join(_run(*_command(folder, whole)).split())
+    killed = subprocess.Popen(_command(folder, run), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    while killed.poll() is None and not any(line["step"] >= 5 for line in read_metrics(run)):
+        time.sleep(0.005)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    _run(sys.executable, "jobs/pretrain.py", "--run", str(run), "--gpus", "2")
+    ends = [checkpoint.load_newest(one / "checkpoints") for one in (whole, run)]
+    assert [end["step"] for end in ends if end] == [STEPS, STEPS]
+    weights, expected = (end["method"] for end in ends if end)
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    lines = [[{k: v for k, v in line.items() if k not in TIMING} for line in read_metrics(one)] for one in (whole, run)]
+    assert lines[0] == lines[1]
+
+    _run(sys.executable, "jobs/eval_all.py", str(run), "--evals", "knn", "linear", "gallery")
+    results = {path.parent.name: json.loads(path.read_text()) for path in run.glob("evals/*/result.json")}
+    assert results.keys() == {"knn", "knn@random", "knn@pixels", "linear", "linear@random", "gallery"}
+    assert results["knn@pixels"]["num_features"] == 5 * 16 * 16
+    assert results["knn"]["metrics"]["top1_20_neighbours"] > 50  # by chance 25
+    assert results["linear"]["metrics"]["top1_last_epoch"] > 50
+    sheet = Image.open(io.BytesIO(base64.b64decode(results["gallery"]["details"]["map"]["sheet"]["jpeg"])))
+    assert 20 < np.asarray(sheet)[:32, :32].std() < 120  # stripes are seen, though values use a sixteenth of the range
+    assert "knn" in (run / "report.html").read_text()

@@ -1,0 +1,45 @@
+"""What an evaluation takes, roughly: the images that pass through the encoder, and the seconds beside that."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from vicreg.config import ModelConfig
+from vicreg.model import encoder_by_config
+
+BACKWARD = 2
+"""Arithmetic of a backward pass over that of a forward pass."""
+BESIDE_S = {"few_labels": 600.0, "gallery": 300.0, "knn": 300.0, "svm": 3600.0}
+"""Work that is not the encoder's: regressions, t-SNE, comparisons."""
+
+
+def images_passed(module: str, settings: Mapping[str, Any], num_train: int, num_val: int) -> float:
+    """Forward passes of one image that an evaluation with these settings makes; a backward pass counts as two."""
+    epochs = settings.get("epochs", 0)
+    if module == "linear":
+        return float(epochs * num_train + num_val)
+    if module == "semisup":
+        share = settings.get("fraction", 1.0) if not settings.get("subset") else 0.1
+        return float(epochs * ((1 + BACKWARD) * share * num_train + num_val))
+    return float(num_train + num_val)
+
+
+def seconds_beside(module: str) -> float:
+    """Seconds that an evaluation takes beside the encoder's passes, for ImageNet's number of images or fewer."""
+    return BESIDE_S.get(module, 60.0)
+
+
+@functools.cache
+def forward_flops(model: ModelConfig, image_size: int) -> float:
+    """Floating-point operations of the encoder on one image of so many pixels a side."""
+    with torch.random.fork_rng(devices=[]), FakeTensorMode(), FlopCounterMode(display=False) as counter:
+        encoder = encoder_by_config(model).eval()
+        with torch.no_grad():
+            encoder(torch.empty(1, 3, image_size, image_size))
+    return float(counter.get_total_flops())

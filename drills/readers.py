@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 import tomllib
@@ -20,7 +21,9 @@ from dataprep.beton.subset import read_subset
 from dataprep.sources import coco_detection, file_list, inat18
 from dataprep.writing.raw_objects import store_objects
 from drills.faults import refusal
-from jobs.planning import recipes, run_folder
+from jobs.planning import recipes, run_folder, sweeps
+from jobs.serving.curves import CurveFile
+from jobs.serving.overview import Known, differing
 from jobs.watching import job_traces
 from slurm import attempts, chain, cluster, owner, task
 from slurm.attempts import Attempt, Heartbeat
@@ -36,6 +39,7 @@ from vicreg.ranks import rendezvous
 from vicreg.ranks.distributed import Placement
 from vicreg.ranks.rendezvous import RendezvousError
 from vicreg.schema import SCHEMA
+from vicreg.stop_rule import early_end_of
 from vicreg.training.metrics import read_metrics
 
 DEEP = 100_000
@@ -97,6 +101,16 @@ def _all_of_it(place: Place) -> None:
     owner.holder(place.job)
 
 
+def _on_board(place: Place) -> None:
+    known, curves = Known(place.run, "run"), CurveFile(place.run)
+    known.read_settings()
+    known.read_measures(math.inf)
+    curves.read_on()
+    shown = [differing({"a": known, "b": Known(place.folder, "b")}), known.online.best, known.measured]
+    shown += [curves.fields(), curves.steps_per_epoch(), *(curves.curve(name) for name in curves.fields())]
+    json.dumps(shown, allow_nan=False)
+
+
 def _in_run(name: str) -> Callable[[Place], Path]:
     return lambda place: place.run / name
 
@@ -118,6 +132,13 @@ READERS = {
     "config.json, watched": Reader(_in_run("config.json"), _all_of_it, never_fails=True),
     "metrics.jsonl": Reader(_in_run("metrics.jsonl"), lambda place: read_metrics(place.run), in_lines=True),
     "metrics.jsonl, watched": Reader(_in_run("metrics.jsonl"), _all_of_it, in_lines=True, never_fails=True),
+    "metrics.jsonl, on the board": Reader(_in_run("metrics.jsonl"), _on_board, in_lines=True, never_fails=True),
+    "config.json, on the board": Reader(_in_run("config.json"), _on_board, never_fails=True),
+    "result.json, on the board": Reader(_in_run("evals/knn/result.json"), _on_board, never_fails=True),
+    "ended_early.json": Reader(_in_run("ended_early.json"), lambda place: early_end_of(place.run), never_fails=True),
+    "sweep.json": Reader(
+        lambda place: place.folder / "sweep.json", lambda place: sweeps.read_sweep(place.folder).combinations()
+    ),
     "jobs.json": Reader(_in_run("jobs.json"), lambda place: chain.read_jobs(place.run)),
     "jobs.json, watched": Reader(_in_run("jobs.json"), _all_of_it, never_fails=True),
     "job.json": Reader(_in_job("job.json"), lambda place: JobSpec.read(place.job)),
@@ -199,6 +220,9 @@ def write_documents(folder: Path) -> Place:
         (job / name).write_text(json.dumps(content))
     submitted = asdict(chain.Submitted("pretrain", "1", "mine", "afterok:1", 1.0))
     submitted.pop("is_new")
+    (place.run / "ended_early.json").write_text(json.dumps({"step": 1, "reason": "it was enough"}))
+    options = sweeps.SweepOptions(2, ("train.epochs=1,2",))
+    sweeps.write_sweep(folder, sweeps.sweep_of(options, folder, to_json(config), ["--seeds", "2"])[0])
     (place.run / "jobs.json").write_text(json.dumps([submitted]))
     line = {"step": 0, "epoch": 0, "elapsed_s": 1.0, "loss": 1.0, "images_per_s": 3.0}
     (place.run / "metrics.jsonl").write_text(json.dumps(line) + "\n")

@@ -118,7 +118,7 @@ def main(arguments: list[str]) -> int:
         feature_file.require_suffix(command.out)
         encoder = "" if command.encoder == "a" else command.encoder
         open_network(run, config, run / CHECKPOINTS, command.layer, encoder)  # a layer that is not there, before a job
-        images = ImageSet.of(command.images, run, command.split, command.unlabelled)
+        images = ImageSet.of(command.images, run, command.split, command.unlabelled, config.model.channels)
         wanted = Wanted(str(run), images, str(command.out.absolute()), command.layer, encoder)
         require_own(wanted, command.overwrite)
         chain_members = members(wanted, command.place.num_nodes(), command.place.ranks_per_node(cluster))

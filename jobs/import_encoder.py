@@ -23,7 +23,6 @@ from disk.whole_files import partial_path, publish
 from jobs.planning import hints, recipes
 from jobs.planning.cli import read_run_file, show_commands, show_summary, user_errors
 from jobs.planning.run_folder import is_finished, write_config
-from jobs.planning.starting_point import at_home
 from jobs.planning.subjects import open_residuals
 from slurm.cluster import load as load_profile
 from vicreg.config import DataConfig, ModelConfig, PretrainConfig, without_colours
@@ -102,7 +101,7 @@ def parse(arguments: list[str]) -> Command:
     early.add_argument("--cluster", default="")
     chosen, _ = early.parse_known_args(arguments)
     recipe = recipes.recipe(chosen.recipe)
-    data = at_home(recipe.pretrain, load_profile(chosen.cluster)).data
+    data = recipes.at_home(recipe.pretrain, load_profile(chosen.cluster)).data
     command = tyro.cli(
         Command,
         args=arguments,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ from border.private_folder import temporary_folder
 from border.terminal import Terminal
 from disk.closed_pipe import quietly
 from jobs import eval_all
-from jobs.planning import hints, recipes, starting_point
+from jobs.planning import hints, recipes, starting_point, sweeps
+from jobs.planning.beginning import begin, given_to
 from jobs.planning.checks import VAL_DATA
 from jobs.planning.cli import (
     INTERRUPTED_EXIT_CODE,
@@ -28,14 +30,17 @@ from jobs.planning.cli import (
     PlaceOptions,
     configure_logging,
     placement_of,
+    show_summary,
     sizes_of,
     user_errors,
 )
 from jobs.planning.pieces import Choice, find_due, split_by_data
 from jobs.planning.pieces import plan as plan_evaluations
 from jobs.planning.plan import Plan, num_steps, show_dry_run, show_submitted
-from jobs.planning.run_folder import is_finished, note_code, read_run, require_same_code, write_config
-from jobs.planning.starting_point import Notes, StartingPoint
+from jobs.planning.run_folder import is_finished, note_code, read_run, require_same_code
+from jobs.planning.starting_point import Notes, StartingPoint, notes_that_hold, show_notes
+from jobs.planning.sweep_chains import prepare_all, run_all, show_sweep_plan, submit_all, summary
+from jobs.planning.sweeps import SweepOptions, require_no_sweep
 from slurm import chain, given_place, owner
 from slurm.attempts import Pulse
 from slurm.chain import Member
@@ -45,13 +50,15 @@ from slurm.task import JobSpec, Task
 from slurm.watchdog import Watchdog
 from vicreg import methods
 from vicreg.config import PretrainConfig
-from vicreg.config_json import flat, to_json
+from vicreg.config_json import to_json
 from vicreg.exchange.encoder_file import ENCODER_FILE
-from vicreg.exchange.given_weights import BEGINNING_FILE, Given, keep, other_input, read_given
 from vicreg.ranks.meeting import require_agreement
 from vicreg.ranks.rendezvous import connected
+from vicreg.stop_rule import early_end_of
 from vicreg.training.oversight import Oversight
 from vicreg.training.train import Outcome, train
+
+LONG_NAMES = re.compile(r"^--(stop-if|keep-best)(?=$|=)")  # options that may be given without their group
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,7 @@ class Command:
     stage_data: bool = False
     """Copy the training beton to each node's own disk first (node_local_folder in clusters.toml)."""
     place: Annotated[PlaceOptions, tyro.conf.arg(name="")] = field(default_factory=PlaceOptions)
+    several: Annotated[SweepOptions, tyro.conf.arg(name="")] = field(default_factory=SweepOptions)
     config: Annotated[PretrainConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
         default_factory=lambda: recipes.recipe(Command.recipe).pretrain
     )
@@ -84,38 +92,21 @@ class Command:
 def main(arguments: list[str]) -> int:
     """Parse, check, run or submit, say how it ended; returns the exit code."""
     with user_errors():
-        start = starting_point.find(arguments, Command.recipe)
-        command = read_options(arguments, start)
-        notes = notes_that_hold(start, command.config)
+        command, notes = parse_with_notes(arguments)
         cluster = command.place.profile()
+        console = Terminal(quiet=not given_place.speaks())
+        if command.several.is_asked:
+            return sweep(arguments, command, cluster, console)
         run = run_folder(command, cluster)
-        spec = job_spec(command, cluster, run)
-        speaks = given_place.speaks()
-        console = Terminal(quiet=not speaks)
-        followers: list[Member] = []
-        for name in ("set", "baselines", "jobs"):
-            if getattr(command, name) and not command.then_eval:
-                raise ValueError(f"--{name} is of the evaluations; add --then-eval, or give it to jobs/eval_all.py")
-        if command.then_eval:
-            followers = evaluations_of(command, cluster, run, spec.ranks_per_node, console)
+        require_no_sweep(run)
         given = given_to(run, command.config, console)
-        plan = Plan.make(command.recipe, command.config, spec, cluster, run, [member.spec.name for member in followers])
+        plan, members = prepare(command, cluster, run, console)
         show_notes(notes, console)
         if command.place.dry_run:
             return show_dry_run(plan, console)
-        if speaks:
-            plan.require()
-            with owner.alone(run):
-                if given_place.place() is None:
-                    chain.require_free(run, spec.name, cluster)
-                if given:
-                    keep(run, given)
-                origin = given.origin if given else None
-                write_config(run, command.recipe, command.config, beginning=origin, chosen=notes)
-        members = [Member(spec), *followers]
+        begin(plan, given, notes)
         if is_finished(run):
             console.print(f"{run} is finished; choose another folder with --run to start anew", soft_wrap=True)
-            members = followers
         if not members:
             return 0
         console.print(plan.summary())
@@ -129,14 +120,53 @@ def main(arguments: list[str]) -> int:
         return say_how_it_ended(run, command.then_eval, console)
 
 
-def given_to(run: Path, config: PretrainConfig, console: Console) -> Given | None:
-    """The weights that the run begins with; None where it begins with random ones, or has those it began with."""
-    if not config.model.weights or (run / BEGINNING_FILE).is_file():
-        return None
-    given = read_given(config.model)
-    notes = [*given.said, *other_input(given.weights, config.model, config.data)]
-    console.print(*(f"weights: {note}" for note in notes), sep="\n", soft_wrap=True, highlight=False)
-    return given
+def prepare(command: Command, cluster: Cluster, run: Path, console: Console) -> tuple[Plan, list[Member]]:
+    """What the run is going to be, and its jobs that are still to be done."""
+    spec = job_spec(command, cluster, run)
+    followers: list[Member] = []
+    for name in ("set", "baselines", "jobs"):
+        if getattr(command, name) and not command.then_eval:
+            raise ValueError(f"--{name} is of the evaluations; add --then-eval, or give it to jobs/eval_all.py")
+    if command.then_eval:
+        followers = evaluations_of(command, cluster, run, spec.ranks_per_node, console)
+    plan = Plan.make(command.recipe, command.config, spec, cluster, run, [member.spec.name for member in followers])
+    return plan, followers if is_finished(run) else [Member(spec), *followers]
+
+
+def sweep(arguments: list[str], command: Command, cluster: Cluster, console: Console) -> int:
+    """Prepare and place a run for each combination and seed; returns the exit code."""
+    folder, options = run_folder(command, cluster), command.several
+    if given_place.place() is not None:
+        raise ValueError("a sweep starts run after run, which ranks that were given a place cannot; start each alone")
+    if options.at_once > 1 and cluster.scheduler == "local":
+        raise ValueError(f"at-once is {options.at_once}, allowed on this machine: 1; the runs follow one another")
+    asked, whole = sweeps.sweep_of(options, folder, to_json(command.config), arguments)
+
+    notes: dict[Path, Notes] = {}
+
+    def prepared(words: list[str], run: Path, console: Console) -> tuple[Plan, list[Member]]:
+        own, notes[run] = parse_with_notes(words)
+        given_to(run, own.config, console)  # what is wrong with it is said before any run begins
+        show_notes(notes[run], console)
+        return prepare(own, cluster, run, console)
+
+    runs = prepare_all(asked, folder, prepared, console)
+    if command.place.dry_run:
+        return show_sweep_plan(runs, console)
+    for one in runs:
+        one.plan.require()
+    with owner.alone(folder):
+        sweeps.write_sweep(folder, whole)
+    show_summary(console, summary(whole, folder, options.at_once, cluster))
+    for one in runs:
+        begin(one.plan, given_to(one.run, one.plan.config, Terminal(quiet=True)), notes[one.run])
+    if cluster.scheduler == "slurm":
+        submit_all(folder, runs, cluster, options.at_once, command.then_eval, console)
+        return 0
+    if run_all(folder, runs, cluster, command.then_eval, console):
+        return 0
+    console.print(f"stopped and saved; the same command goes on from there ({folder})", soft_wrap=True)
+    return INTERRUPTED_EXIT_CODE
 
 
 def evaluations_of(
@@ -163,6 +193,8 @@ def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
     if not is_finished(run):
         console.print(f"stopped and saved; the same command goes on from there ({run})", soft_wrap=True)
         return INTERRUPTED_EXIT_CODE
+    if reason := early_end_of(run):
+        console.print(f"ended early: {reason}", soft_wrap=True, highlight=False)
     if not was_measured:
         next_step = f"measure it with  {hints.eval_all(run)}"
         console.print(Text.assemble("finished: ", (str(run / ENCODER_FILE), "bold"), f"; {next_step}"), soft_wrap=True)
@@ -175,7 +207,15 @@ def parse(arguments: list[str]) -> Command:
     Where it names a run that is there already, and no recipe, they are the run's own. Of data that are no RGB the
     channels decide the first layer, the normalisation and the views.
     """
-    return read_options(arguments, starting_point.find(arguments, Command.recipe))
+    return parse_with_notes(arguments)[0]
+
+
+def parse_with_notes(arguments: list[str]) -> tuple[Command, Notes]:
+    """`parse`, and what was chosen without being told, with the reasons."""
+    arguments = [LONG_NAMES.sub(r"--online.\1", argument) for argument in arguments]
+    start = starting_point.find(arguments, Command.recipe)
+    command = read_options(arguments, start)
+    return command, notes_that_hold(start, command.config)
 
 
 def read_options(arguments: list[str], start: StartingPoint) -> Command:
@@ -192,22 +232,10 @@ def read_options(arguments: list[str], start: StartingPoint) -> Command:
     )
 
 
-def notes_that_hold(start: StartingPoint, config: PretrainConfig) -> Notes:
-    """What was chosen and why, with what the command line has changed of it."""
-    chosen, final = flat(to_json(start.config)), flat(to_json(config))
-    given = {name: f"{final[name]}: given" for name in start.notes if chosen.get(name) != final.get(name)}
-    return start.notes | given
-
-
-def show_notes(notes: Notes, console: Console) -> None:
-    """What was decided without being told, a line each."""
-    for name, said in notes.items():
-        console.print(Text.assemble((name, "bold"), "  ", said), soft_wrap=True)
-
-
 def run_folder(command: Command, cluster: Cluster) -> Path:
     """Where the run goes; absolute for jobs that start somewhere else."""
-    run = Path(command.run) if command.run else Path(cluster.shared_folder) / "runs" / command.recipe
+    name = f"{command.recipe}-sweep" if command.several.is_asked else command.recipe
+    run = Path(command.run) if command.run else Path(cluster.shared_folder) / "runs" / name
     return run.absolute() if cluster.scheduler == "slurm" else run
 
 

@@ -22,6 +22,7 @@ from border.terminal import Terminal
 from disk.closed_pipe import quietly
 from disk.whole_files import write_text
 from jobs.planning.cli import LOG_WIDTH, user_errors
+from jobs.planning.sweeps import is_sweep
 from jobs.reporting import html_report
 from jobs.reporting.document import Block, Heading, Text, markdown, show
 from jobs.reporting.measured_run import Run, load_run, summary, what_is_missing
@@ -33,6 +34,7 @@ from jobs.reporting.result_tables import (
     other_settings,
     side_by_side,
 )
+from jobs.reporting.sweep_report import load_sweep, sweep_blocks, sweep_page
 from slurm.requeue import StopFlag
 from slurm.task import Task
 
@@ -44,7 +46,8 @@ class Command:
     """Show what was measured of one or more runs: here, and in report.md and report.html of each run folder."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders; several are also put side by side, in comparison.md and comparison.html of the first."""
+    """Run folders, or those of sweeps; several runs are also put side by side, in comparison.md and comparison.html of
+    the first."""
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -56,8 +59,9 @@ def main(arguments: list[str]) -> int:
     console = Terminal()
     with user_errors():
         command = tyro.cli(Command, args=arguments)
-        runs = [load_run(path) for path in command.runs]
-        written = [path for run in runs for path in report(run, console)]
+        written = [path for folder in filter(is_sweep, command.runs) for path in sweep_report(folder, console)]
+        runs = [load_run(path) for path in command.runs if not is_sweep(path)]
+        written += [path for run in runs for path in report(run, console)]
         if len(runs) > 1:
             blocks = [Heading("Side by side"), *side_by_side(runs)]
             written += publish(blocks, html_report.comparison_page(runs), runs[0].path / COMPARISON, console)
@@ -70,13 +74,21 @@ def run_job(task: Task, stop: StopFlag, run: str) -> bool:
     stop.interrupt_at_once()
     console = Terminal() if task.has_terminal else Terminal(force_terminal=False, width=LOG_WIDTH)
     with user_errors(note=task.note_error):
-        say_written(report(load_run(Path(run)), console), console)
+        folder = Path(run)
+        written = sweep_report(folder, console) if is_sweep(folder) else report(load_run(folder), console)
+        say_written(written, console)
     return True
 
 
 def report(run: Run, console: Console) -> list[Path]:
     """Print and write the report of a run; returns its files."""
     return publish(describe_run(run), html_report.run_page(run), run.path / REPORT, console)
+
+
+def sweep_report(folder: Path, console: Console) -> list[Path]:
+    """Print and write the report of a sweep; returns its files."""
+    swept = load_sweep(folder)
+    return publish(sweep_blocks(swept), sweep_page(swept), folder / REPORT, console)
 
 
 def publish(blocks: Sequence[Block], page: str, path: Path, console: Console) -> list[Path]:

@@ -14,7 +14,6 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 import numpy as np
 import tyro
 from numpy.typing import NDArray
-from PIL import Image
 
 import vicreg
 from border.terminal import Terminal
@@ -29,7 +28,9 @@ from jobs.reporting.feature_file import Features
 from jobs.reporting.search_page import Hit, Query, search_page
 from slurm import chain
 from vicreg.checked import require
+from vicreg.config import DataConfig
 from vicreg.evals.data_identity import fingerprint
+from vicreg.evals.gallery import as_picture
 from vicreg.exchange.encoder_file import checksum
 
 PAGE = "search.html"
@@ -73,7 +74,7 @@ def main(arguments: list[str]) -> int:
         command = tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
         model = vicreg.load(command.run, command.encoder)
         pictures = [model.pixels(path) for path in command.query]  # before a long work: a query may not be there
-        file = features_of(command)
+        file = features_of(command, model.config.model.channels)
         if file is None:
             return INTERRUPTED_EXIT_CODE
         gallery = feature_file.read(file)
@@ -82,9 +83,9 @@ def main(arguments: list[str]) -> int:
                 f"{file} has features of another encoder than {command.run}'s; make them with jobs/embed.py"
             )
         found = nearest(model.embed(pictures, gallery.description["layer"]), gallery.values, command.neighbours)
-        beton = pictures_of(gallery)
+        beton, data, is_rgb = pictures_of(gallery), model.config.data, not model.config.model.channels
         queries = [
-            Query(str(path), Image.fromarray(pixels), hits(gallery, beton, samples, cosines))
+            Query(str(path), as_picture(pixels, data, is_rgb), hits(gallery, beton, data, samples, cosines))
             for path, pixels, samples, cosines in zip(command.query, pictures, *found, strict=True)
         ]
         for query in queries:
@@ -101,13 +102,13 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def features_of(command: Command) -> Path | None:
+def features_of(command: Command, channels: int = 0) -> Path | None:
     """The gallery's file of features, made now where images are given; None when that was stopped."""
     if command.gallery.suffix in feature_file.SUFFIXES and feature_file.description_path(command.gallery).is_file():
         if command.layer:
             raise ValueError(f"--layer is {command.layer!r}, allowed for {command.gallery}: none, it has its own")
         return command.gallery
-    images = ImageSet.of(command.gallery, command.run, command.split)
+    images = ImageSet.of(command.gallery, command.run, command.split, channels=channels)
     encoder = "" if command.encoder == "a" else command.encoder
     name = f"features-{digest(images.beton, command.layer, encoder)}.parquet"
     out = (command.run / WORK_FOLDER / name).absolute()
@@ -153,7 +154,11 @@ def pictures_of(gallery: Features) -> Beton | None:
 
 
 def hits(
-    gallery: Features, beton: Beton | None, samples: NDArray[np.int64], cosines: NDArray[np.float32]
+    gallery: Features,
+    beton: Beton | None,
+    data: DataConfig,
+    samples: NDArray[np.int64],
+    cosines: NDArray[np.float32],
 ) -> Sequence[Hit]:
     """What was found, with pictures."""
     return [
@@ -161,7 +166,7 @@ def hits(
             gallery.names[sample],
             gallery.labels[sample] if gallery.labels else "",
             float(cosine),
-            Image.fromarray(beton.decode(sample)) if beton else None,
+            as_picture(beton.decode(sample), data, beton.pixels.is_rgb) if beton else None,
         )
         for sample, cosine in zip(samples.tolist(), cosines, strict=True)
     ]

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -25,10 +24,12 @@ from border.terminal import Terminal
 from border.text import visible
 from disk.closed_pipe import quietly
 from jobs.planning.cli import CONFIG_FILE, user_errors
+from jobs.planning.sweeps import SWEEP_FILE, is_sweep, run_folders
 from jobs.watching import job_traces
 from jobs.watching.job_states import OF_SLURM, Queue, collect
 from jobs.watching.job_states import JobState as State
-from jobs.watching.job_traces import Progress
+from jobs.watching.sweep_table import sweep_table
+from jobs.watching.wording import clock, pace_line, progress_line
 from slurm import chain, scheduler
 from slurm.attempts import CANCELLED, FINISHED
 from slurm.calls import SchedulerError
@@ -47,7 +48,7 @@ class Command:
     run: Annotated[
         Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]", help_behavior_hint="(default: all runs)")
     ] = None
-    """Run folder."""
+    """Run folder, or that of a sweep."""
     watch: bool = False
     """Show it again every few seconds until all is over; Ctrl-C leaves the jobs alone."""
     logs: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[JOB ...]", help_behavior_hint="")] = None
@@ -67,9 +68,11 @@ def main(arguments: list[str]) -> int:
             raise ValueError("--logs and --cancel are of one run; name its folder in front of them")
         runs = find_runs(command.run, Path(load(command.cluster).shared_folder) / "runs")
         if command.cancel:
-            cancel(runs[0], console)
+            for run in runs:
+                cancel(run, console)
         elif command.logs is not None:
-            show_logs(runs[0], command.logs, console)
+            for run in runs:
+                show_logs(run, command.logs, console)
         elif command.watch:
             watch(runs, console)
         else:
@@ -78,12 +81,17 @@ def main(arguments: list[str]) -> int:
 
 
 def find_runs(run: Path | None, everywhere: Path) -> list[Path]:
-    """The run folder, or all run folders in `everywhere`, newest last; ValueError where there is none."""
+    """The run folder, the runs of a sweep's, or all in `everywhere`, newest last; ValueError where there is none."""
+    if run is not None and is_sweep(run):
+        if begun := run_folders(run):
+            return begun
+        raise ValueError(f"none of the runs of {run} has begun; start them with the same command again")
     if run is not None:
         if not (run / CONFIG_FILE).is_file():
             raise ValueError(f"{run} is no run folder (it has no {CONFIG_FILE}); allowed: a --run of jobs/pretrain.py")
         return [run]
     found = [path.parent for path in everywhere.glob(f"*/{CONFIG_FILE}")]
+    found += [run for path in everywhere.glob(f"*/{SWEEP_FILE}") for run in run_folders(path.parent)]
     if not found:
         raise ValueError(f"{everywhere} holds no runs; start one with jobs/pretrain.py, or name its folder")
     return sorted(found, key=lambda path: (path / CONFIG_FILE).stat().st_mtime)
@@ -124,15 +132,27 @@ def watch(runs: Sequence[Path], console: Console) -> None:
 
 
 def tables(view: View) -> RenderableType:
-    """A table for each run."""
+    """A table for each run, and one for all runs of a sweep."""
     parts: list[RenderableType] = []
+    swept = {folder: runs for folder, runs in _by_folder(view).items() if is_sweep(folder)}
+    parts += [sweep_table(folder, runs) for folder, runs in swept.items()]
     for run, jobs in view.runs.items():
+        if run.parent in swept:
+            continue
         parts.append(table(run, jobs) if jobs else Text(f"{visible(run)}: no jobs yet", style="dim"))
     if view.trouble:
         parts.append(
             Text(f"SLURM does not answer ({visible(view.trouble)}); this is what the jobs wrote", style="yellow")
         )
     return Group(*parts)
+
+
+def _by_folder(view: View) -> dict[Path, dict[Path, list[State]]]:
+    """The runs by the folders that they lie in."""
+    found: dict[Path, dict[Path, list[State]]] = {}
+    for run, jobs in view.runs.items():
+        found.setdefault(run.parent, {})[run] = jobs
+    return found
 
 
 def table(run: Path, jobs: Sequence[State]) -> Table:
@@ -168,41 +188,6 @@ def _news(job: State) -> list[Text]:
             Text(visible(job.note, kept="\n"), style="dim" if job.state in (FINISHED, "RUNNING", "PENDING") else "")
         )
     return lines
-
-
-def progress_line(progress: Progress) -> str:
-    """epoch 3/40, step 12/200, 803 images/s, loss 24.1, 0:03:10 left."""
-    if not progress.total:
-        return ""
-    if not progress.epochs:
-        return f"{100 * progress.done // progress.total} % done"
-    parts = [f"epoch {progress.epoch}/{progress.epochs}, step {progress.done:,}/{progress.total:,}"]
-    if progress.images_per_s:
-        parts.append(f"{progress.images_per_s:,.0f} images/s")
-    if progress.loss == progress.loss:
-        parts.append(f"loss {progress.loss:.4g}")
-    if progress.eta_s:
-        parts.append(f"{clock(progress.eta_s)} left")
-    return ", ".join(parts)
-
-
-def pace_line(progress: Progress) -> str:
-    """Steps of 310 ms (95 % under 420), 2 % waiting for data, MFU 41 %; as far as it is known."""
-    parts = []
-    if progress.step_ms_p50:
-        parts.append(f"steps of {progress.step_ms_p50:,.0f} ms (95 % under {progress.step_ms_p95:,.0f})")
-    if progress.data_wait_share == progress.data_wait_share:
-        parts.append(f"{progress.data_wait_share:.0%} waiting for data")
-    if progress.mfu:
-        parts.append(f"MFU {progress.mfu:.0%}")
-    if progress.slowest:
-        parts.append(f"slowest {progress.slowest}: {progress.slowest_factor:.2f} of the median")
-    return ", ".join(parts)
-
-
-def clock(seconds: float) -> str:
-    """0:03:10, and with days 2 days, 0:03:10."""
-    return str(timedelta(seconds=round(seconds)))
 
 
 def show_logs(run: Path, names: Sequence[str], console: Console) -> None:

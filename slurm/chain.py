@@ -80,12 +80,17 @@ def require_free(run: Path, name: str, cluster: Cluster) -> None:
         owner.require_free(job_folder(run, name))
 
 
-def submit(run: Path, members: Sequence[Member], cluster: Cluster, after_job: str = "") -> list[Submitted]:
-    """Submit a chain; jobs that wait or run already are left as they are. `after_job`: an id that all wait for."""
+def submit(
+    run: Path, members: Sequence[Member], cluster: Cluster, after_job: str = "", behind: Sequence[Submitted] = ()
+) -> list[Submitted]:
+    """Submit a chain; jobs that wait or run already are left as they are. `after_job`: an id that all wait for.
+
+    `behind`: jobs of other chains that must be over, however they end, before those begin that wait for none of this.
+    """
     if unused := unused_variables(cluster):
         log.warning("not used, for the plan holds: %s", ", ".join(unused))
     with owner.alone(run):
-        submission = _Submission(run, cluster, after_job, read_jobs(run), scheduler.queue())
+        submission = _Submission(run, cluster, after_job, behind, read_jobs(run), scheduler.queue())
         for number, member in enumerate(members):
             try:
                 submission.add(member)
@@ -104,6 +109,7 @@ class _Submission:
     run: Path
     cluster: Cluster
     after_job: str
+    behind: Sequence[Submitted]
     known: dict[str, Submitted]
     queue: dict[str, QueuedJob]
     chain: list[Submitted] = field(default_factory=list)
@@ -113,6 +119,7 @@ class _Submission:
         name = member.spec.name
         there = self._find(name)
         news = {job.name for job in self.chain if job.is_new}.intersection(member.after)
+        news |= {job.name for job in self.behind if job.is_new and not member.after}
         if there and not news:
             self._keep(there)
             return
@@ -137,6 +144,8 @@ class _Submission:
     def _dependency(self, member: Member) -> str:
         before = [self.known[other].job_id for other in member.after if other in self.known]
         parts = [f"afterok:{self.after_job}"] if self.after_job else []
+        if self.behind and not member.after:
+            parts.append(":".join(["afterany", *(job.job_id for job in self.behind)]))
         if waits_for := [job_id for job_id in before if job_id in self.queue]:
             parts.append(":".join([member.condition, *waits_for]))
         return ",".join(parts)

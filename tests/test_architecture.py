@@ -29,7 +29,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "border": [{"documents", "private_folder", "text"}, {"terminal"}],
     "vicreg": [
         {"checked", "kernels", "ranks", "stem"},
-        {"view_config"},
+        {"stop_rule", "view_config"},
         {"config"},
         {"checkpoint", "config_json", "presets", "joint_views", "lab_colours", "losses", "patches", "schema", "views"},
         {"model"},
@@ -96,7 +96,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "vicreg/training": [
         {"clock", "guards", "metrics", "oversight", "running_statistics"},
-        {"micro_batches", "online_head"},
+        {"early_end", "micro_batches", "online_head"},
         {"learner"},
         {"online_probe", "saver"},
         {"train"},
@@ -140,25 +140,32 @@ FLOORS: dict[str, list[set[str]]] = {
     "jobs": [
         {"planning"},
         {"reporting", "watching"},
-        {"eval_all", "export_encoder", "report", "status"},
+        {"serving"},
+        {"board", "eval_all", "export_encoder", "report", "status"},
         {"embed", "pretrain"},
         {"import_encoder", "search"},
     ],
     "jobs/planning": [
         {"hints"},
         {"cli", "image_facts", "image_sets", "provenance", "recipes", "scaling", "subjects", "writing_commands"},
-        {"auto_recipe", "checks", "eval_options", "run_folder"},
+        {"auto_recipe", "checks", "eval_options", "run_folder", "sweeps"},
         {"ablations", "pieces", "plan", "starting_point"},
-        {"job_sizes", "measurement"},
+        {"beginning", "job_sizes", "measurement", "sweep_chains"},
     ],
     "jobs/reporting": [
         {"document", "feature_file", "figures", "training_lines"},
         {"measured_run", "page"},
         {"detection_pictures", "pictures", "result_tables"},
-        {"published_tables", "search_page", "training_charts"},
+        {"published_tables", "search_page", "sweep_report", "training_charts"},
         {"html_report"},
     ],
-    "jobs/watching": [{"job_traces"}, {"job_states"}],
+    "jobs/watching": [
+        {"followed_files", "job_traces"},
+        {"job_states", "wording"},
+        {"run_states"},
+        {"sweep_table"},
+    ],
+    "jobs/serving": [{"curves", "overview"}, {"details"}, {"application"}],
     "disk": [{"closed_pipe", "whole_files"}],
 }
 ONLY_IN = {

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -34,9 +35,17 @@ class CheckpointError(ValueError):
 
 
 def save(
-    folder: Path, step: int, state: dict[str, Any], keep: int, require_owner: Callable[[], None] = lambda: None
+    folder: Path,
+    step: int,
+    state: dict[str, Any],
+    keep: int,
+    require_owner: Callable[[], None] = lambda: None,
+    measured: Mapping[str, float] | None = None,
+    keep_best: str = "",
 ) -> Path:
     """Write `folder/step_NNNNNNNN` and remove all but the newest `keep` checkpoints up to it; returns its path.
+
+    `measured`: what it was worth online, which its manifest keeps; by the measure `keep_best` the best one stays too.
 
     Whatever goes wrong is raised, a full disk with what is needed and free, and leaves nothing behind. ValueError for
     values that are not finite.
@@ -54,7 +63,7 @@ def save(
             beside.mkdir()
             with (beside / STATE_FILE).open("wb") as file:
                 torch.save(state, file)
-            _write_manifest(beside, step)
+            _write_manifest(beside, step, measured)
             require_owner()
             if final.exists():
                 shutil.rmtree(final)  # a damaged one, or that of a run that went on from an older one
@@ -62,8 +71,10 @@ def save(
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
+    spared = find_best(folder, keep_best)[0]
     for old in [path for path in list_checkpoints(folder) if path.name <= final.name][:-keep]:
-        shutil.rmtree(old)
+        if old != spared:
+            shutil.rmtree(old)
     return final
 
 
@@ -75,10 +86,25 @@ def num_bytes(state: Any) -> int:
     return sum(map(num_bytes, parts))
 
 
-def _write_manifest(folder: Path, step: int) -> None:
+def find_best(folder: Path, measure: str) -> tuple[Path | None, float]:
+    """The first of the checkpoints with the highest value of a measure, by their manifests; None where none has it."""
+    best, highest = None, -math.inf
+    for path in list_checkpoints(folder) if measure else ():
+        try:
+            value = read_json(path / MANIFEST_FILE, Manifest, "it is passed over").get("measured", {}).get(measure)
+        except (OSError, ValueError):
+            continue
+        if value is not None and value > highest:
+            best, highest = path, value
+    return best, highest
+
+
+def _write_manifest(folder: Path, step: int, measured: Mapping[str, float] | None = None) -> None:
     """Beside a state, what it is known by."""
     path = folder / STATE_FILE
-    manifest = {"step": step, "size": path.stat().st_size, "sha256": _sha256(path)}
+    manifest: dict[str, Any] = {"step": step, "size": path.stat().st_size, "sha256": _sha256(path)}
+    if measured:
+        manifest["measured"] = dict(measured)
     write_text(folder / MANIFEST_FILE, json.dumps(manifest))
 
 
@@ -96,6 +122,7 @@ class Manifest(TypedDict):
 
     size: int
     sha256: str
+    measured: NotRequired[dict[str, float]]
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from border.documents import read_json
 from dataprep.beton.contract import IMAGE_RAW
 from dataprep.beton.jpeg_check import BadImage
+from dataprep.writing.channel_images import read_channels
 from dataprep.writing.images import ImageOptions, store_image
 from vicreg import methods
 from vicreg.config import PretrainConfig
@@ -37,8 +38,9 @@ from vicreg.views.resample import resize_centre_into
 CONFIG_FILE = "config.json"
 AHEAD = 2  # batches that are read while one passes the encoder
 
-ImageLike = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
-"""A file, a picture of Pillow's, or pixels (H, W, 3)."""
+ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any]
+"""A file, a picture of Pillow's, or pixels: uint8 (H, W, 3); (H, W, C), uint8 or uint16, where the encoder takes C
+channels that are no RGB."""
 
 _AS_WRITTEN = ImageOptions(write_mode="passthrough", max_resolution=None, quality=90, max_pixels=1 << 26)
 _pillow = threading.Lock()  # whose check for bombs is one for all threads
@@ -57,7 +59,7 @@ class TrainedModel:
 
     run: Path
     encoder: nn.Module
-    """In eval mode on `device`: normalised images (B, 3, S, S) in, features (B, encoder.num_features) out."""
+    """In eval mode on `device`: normalised images (B, C, S, S) in, features (B, encoder.num_features) out."""
     config: PretrainConfig
     """All that the run was told."""
     device: torch.device
@@ -71,14 +73,21 @@ class TrainedModel:
         return self.config.data.image_size
 
     def transform(self, image: ImageLike) -> Tensor:
-        """An image as the encoder takes it, float32 (3, S, S) on the CPU; ValueError, naming it, for what is none."""
-        pixels = torch.empty((self.image_size, self.image_size, 3), dtype=torch.uint8)
-        self._frame(pixels, image)
-        return self._splits("", torch.device("cpu"), 1).normalise(pixels.permute(2, 0, 1)[None])[0]
+        """An image as the encoder takes it, float32 (C, S, S) on the CPU; ValueError, naming it, for what is none."""
+        pixels = self._frames(1)
+        self._frame(pixels[0], image)
+        return self._splits("", torch.device("cpu"), 1).normalise(pixels.permute(0, 3, 1, 2))[0]
 
-    def pixels(self, image: ImageLike) -> NDArray[np.uint8]:
-        """An image as it is before it is framed, (H, W, 3)."""
-        return _pixels_of(image)
+    def pixels(self, image: ImageLike) -> NDArray[Any]:
+        """An image as it is before it is framed, (H, W, C)."""
+        channels = self.config.model.channels
+        return _channels_of(image, channels) if channels else _pixels_of(image)
+
+    def _frames(self, count: int) -> Tensor:
+        """Room for what the encoder sees of so many images (count, S, S, C)."""
+        model = self.config.model
+        dtype = torch.float32 if model.channels else torch.uint8
+        return torch.empty((count, self.image_size, self.image_size, model.in_channels), dtype=dtype)
 
     @torch.no_grad()
     def embed(
@@ -122,12 +131,12 @@ class TrainedModel:
         return Splits(data, 0, device, workers)
 
     def _frame(self, out: Tensor, image: ImageLike) -> None:
-        resize_centre_into(out, _pixels_of(image), self.config.data.eval_resize)
+        resize_centre_into(out, self.pixels(image), self.config.data.eval_resize)
 
     def _jobs(self, images: Iterable[ImageLike], batch: int) -> Iterator[tuple[Tensor, list[Task]]]:
         rest = iter(images)
         while part := tuple(islice(rest, batch)):
-            pixels = torch.empty((len(part), self.image_size, self.image_size, 3), dtype=torch.uint8)
+            pixels = self._frames(len(part))
 
             def fill(number: int, part: tuple[ImageLike, ...] = part, pixels: Tensor = pixels) -> None:
                 self._frame(pixels[number], part[number])
@@ -149,6 +158,22 @@ def load(run: str | os.PathLike[str], encoder: str = "", device: str | torch.dev
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = open_network(run, config, run / CHECKPOINTS, encoder=encoder)
     return TrainedModel(run, network.to(where).eval(), config, where, encoder)
+
+
+def _channels_of(image: ImageLike, channels: int) -> NDArray[Any]:
+    """Values (H, W, channels) of an image that is no RGB, uint8 or uint16."""
+    if isinstance(image, str | os.PathLike):
+        try:
+            with _pillow:
+                return read_channels(Path(image).read_bytes(), channels, _AS_WRITTEN.max_pixels)
+        except BadImage as error:
+            raise ValueError(f"{os.fspath(image)}: {error}") from error
+    values = np.asarray(image)
+    values = values[..., None] if values.ndim == 2 else values
+    if values.dtype not in (np.uint8, np.uint16) or values.ndim != 3 or values.shape[2] != channels:
+        allowed = f"uint8 or uint16 (H, W, {channels})"
+        raise ValueError(f"an image is {values.dtype} of shape {values.shape}, allowed: {allowed}")
+    return np.ascontiguousarray(values)
 
 
 def _pixels_of(image: ImageLike) -> NDArray[np.uint8]:

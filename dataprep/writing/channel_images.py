@@ -47,6 +47,17 @@ def store_channels(content: bytes | NDArray[np.uint8], options: ImageOptions) ->
         return StoredImage(IMAGE_RAW, values.shape[1], values.shape[0], stored.tobytes())
 
 
+def read_channels(content: bytes, channels: int, max_pixels: int) -> NDArray[Any]:
+    """The values of a file, height x width x `channels`, of as many bits as it has; BadImage says why not."""
+    options = ImageOptions("raw", None, 90, max_pixels, channels_format(channels, 8))
+    with decoding(options):
+        values = _read(content, options)
+        values = _grey(values) if channels == 1 else values
+        if values.shape[2] != channels:
+            raise BadImage(f"{_say(values.shape[2], values.dtype)}, not {channels}")
+        return values
+
+
 def format_of(contents: Iterable[bytes | NDArray[np.uint8]], channels: int | None) -> tuple[PixelFormat, str]:
     """What a data set's images are, by the first of these that can be told, and what that one loses.
 

@@ -177,9 +177,12 @@ def _views(choices: _Choices, size: int, facts: ImageFacts) -> tuple[ViewConfig,
     asymmetry = f"the mean of {NUM_IMAGES} images differs from its mirror image by {facts.mirror_asymmetry:.1%} of what"
     sides = f"{asymmetry} single ones do: left and right {'mean nothing' if mirrors else 'are not alike'}"
     changes: dict[str, Any] = {"hflip_p": choices.make("views.hflip_p", 0.5 if mirrors else 0.0, sides)}
+    if not mirrors:
+        why = "left and right are not alike, so places matter: large crops, as in recipe digits"
+        changes["crop_scale"] = choices.make("views.crop_scale", (0.5, 1.0), why)
+    elif size <= SMALL_BLUR_PX:
+        changes["crop_scale"] = choices.make("views.crop_scale", (0.2, 1.0), "small images, as on CIFAR")
     if size <= SMALL_BLUR_PX:
-        why = "small images: larger crops"
-        changes["crop_scale"] = choices.make("views.crop_scale", (0.2, 1.0), why)
         changes["blur_p"] = choices.make("views.blur_p", 0.0, f"up to {SMALL_BLUR_PX} px detail is scarce")
     if facts.is_grey:
         grey = {"saturation": 0.0, "hue": 0.0, "grayscale_p": 0.0, "solarize_p": 0.0}

@@ -14,7 +14,7 @@ from typing import Any
 from dataprep.beton.contract import BetonError, manifest_path
 from dataprep.console import show_progress
 from dataprep.sources import anywhere
-from dataprep.writing.raw_source import Source, SourceError
+from dataprep.writing.raw_source import Source, SourceError, first_format
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import WriteError, already_written, write_beton
 
@@ -32,6 +32,8 @@ class ImageSet:
     """Where a beton is written of what is none."""
     split: str = ""
     unlabelled: bool = False
+    channels: int = 0
+    """That the run's encoder takes, where they are no RGB."""
 
     @property
     def is_beton(self) -> bool:
@@ -46,9 +48,9 @@ class ImageSet:
         return Path(self.work_folder) / f"{digest(self.given, self.split, self.unlabelled)}{BETON}"
 
     @classmethod
-    def of(cls, images: Path, run: Path, split: str = "", unlabelled: bool = False) -> ImageSet:
+    def of(cls, images: Path, run: Path, split: str = "", unlabelled: bool = False, channels: int = 0) -> ImageSet:
         """ValueError where there are none."""
-        given = cls(str(images.absolute()), str(run / WORK_FOLDER), split, unlabelled)
+        given = cls(str(images.absolute()), str(run / WORK_FOLDER), split, unlabelled, channels)
         if not given.is_beton:
             given.source()
         elif not images.is_file():
@@ -71,6 +73,9 @@ class ImageSet:
         """Make the beton, unless it is there of the same files. ValueError where it cannot be made."""
         source = self.source()
         plan = WritePlan(write_mode=source.default_write_mode)
+        pixels, _ = first_format(source, self.channels or None, plan.max_pixels)
+        if not pixels.is_rgb:
+            plan = WritePlan(write_mode="raw", channels=pixels.channels, bits=pixels.bits)
         try:
             if already_written(source, self.beton, plan):
                 return

@@ -82,7 +82,7 @@ class Choice:
     @classmethod
     def read(cls, values: dict[str, Any]) -> Choice:
         """A choice from its JSON form."""
-        return cls(**{**values, "names": tuple(values["names"]), "baselines": tuple(values["baselines"])})
+        return cls(**{**values, "names": tuple(values["names"]), "baselines": tuple(values.get("baselines", ()))})
 
 
 def plan(run: Path, recipe: str, data: DataConfig, choice: Choice, keeps_options: bool = True) -> list[Piece]:

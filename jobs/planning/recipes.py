@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from border.text import did_you_mean
+from slurm.cluster import Cluster
 from vicreg import methods
 from vicreg.config import PretrainConfig
 from vicreg.evals.protocols import PRESETS
@@ -151,3 +152,12 @@ def evaluation(recipe_name: str, name: str) -> Evaluation:
         f"evals is {name}, allowed for recipe {recipe_name}: {', '.join(known)}; or as published: {others}"
         f"{did_you_mean(name, {*known, *PRESETS})}"
     )
+
+
+def at_home(config: PretrainConfig, cluster: Cluster) -> PretrainConfig:
+    """The configuration with the data where the cluster's profile has them; data/NAME/ is a data set's usual place."""
+    folder = cluster.data.get(Path(config.data.train).parent.name)
+    if not folder:
+        return config
+    train, val = (str(Path(folder) / Path(path).name) for path in (config.data.train, config.data.val))
+    return replace(config, data=replace(config.data, train=train, val=val))

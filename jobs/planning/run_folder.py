@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from border.documents import Unreadable, parse_json
+from border.terminal import complain
 from disk.whole_files import publish, write_text
 from jobs.planning import hints, provenance
 from jobs.planning.cli import CONFIG_FILE, RunFile
@@ -41,6 +42,15 @@ def read_run(run: Path) -> tuple[PretrainConfig, str]:
         raise ValueError(f"{run} is no run folder (it has no {CONFIG_FILE}); make one with  {hints.pretrain(run)}")
     content = read_content(run)
     return _config_of(content, path), str(content["recipe"])
+
+
+def config_if_there(run: Path) -> tuple[PretrainConfig | None, str]:
+    """Configuration and recipe of a run that is there; nothing where none is, or what it holds is damaged."""
+    try:
+        return read_run(run) if (run / CONFIG_FILE).is_file() else (None, "")
+    except ConfigDamaged as error:
+        complain(str(error))
+        return None, ""
 
 
 def read_content(run: Path) -> dict[str, Any]:

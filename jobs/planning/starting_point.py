@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from rich.console import Console
+from rich.text import Text
 
-from border.terminal import complain
 from dataprep.beton.contract import BetonError, open_beton
 from dataprep.beton.manifest import has_labels
 from jobs.planning import auto_recipe, recipes
 from jobs.planning.auto_recipe import Machine
-from jobs.planning.cli import CONFIG_FILE
 from jobs.planning.image_facts import look_at
-from jobs.planning.run_folder import ConfigDamaged, read_run
+from jobs.planning.run_folder import config_if_there
 from slurm.cluster import Cluster
 from slurm.cluster import load as load_profile
 from vicreg import methods
 from vicreg.config import DataConfig, PretrainConfig, official_views, paper_views
+from vicreg.config_json import flat, to_json
 from vicreg.data.channels import fitted_to_channels
 from vicreg.data.loaders import default_workers
 
@@ -52,7 +53,7 @@ def find(arguments: Sequence[str], default_recipe: str) -> StartingPoint:
     run = Path(early.run) if early.run else None
     if early.recipe == recipes.AUTO and run is None:
         run = Path(load_profile(early.cluster).shared_folder) / "runs" / recipes.AUTO
-    own, name = own_config(run) if run and early.recipe in ("", recipes.AUTO) else (None, "")
+    own, name = config_if_there(run) if run and early.recipe in ("", recipes.AUTO) else (None, "")
     if early.recipe == recipes.AUTO and name != recipes.AUTO:
         own = None
     recipe = recipes.recipe(early.recipe or name or default_recipe)
@@ -62,7 +63,7 @@ def find(arguments: Sequence[str], default_recipe: str) -> StartingPoint:
     elif recipe.name == recipes.AUTO:
         config, notes = _chosen(early, fields, recipe.pretrain)
     else:
-        config, notes = derived(at_home(recipe.pretrain, load_profile(early.cluster)), fields)
+        config, notes = derived(recipes.at_home(recipe.pretrain, load_profile(early.cluster)), fields)
     if early.views in VIEWS:
         config = replace(config, views=VIEWS[early.views]())
     if not own:
@@ -186,19 +187,14 @@ def _can_measure(train: Path, val: Path) -> bool:
         return False
 
 
-def own_config(run: Path) -> tuple[PretrainConfig | None, str]:
-    """Configuration and recipe of a run that is there; nothing where none is, or what it holds is damaged."""
-    try:
-        return read_run(run) if (run / CONFIG_FILE).is_file() else (None, "")
-    except ConfigDamaged as error:
-        complain(str(error))
-        return None, ""
+def notes_that_hold(start: StartingPoint, config: PretrainConfig) -> Notes:
+    """What was chosen and why, with what the command line has changed of it."""
+    chosen, final = flat(to_json(start.config)), flat(to_json(config))
+    given = {name: f"{final[name]}: given" for name in start.notes if chosen.get(name) != final.get(name)}
+    return start.notes | given
 
 
-def at_home(config: PretrainConfig, cluster: Cluster) -> PretrainConfig:
-    """The configuration with the data where the cluster's profile has them; data/NAME/ is a data set's usual place."""
-    folder = cluster.data.get(Path(config.data.train).parent.name)
-    if not folder:
-        return config
-    train, val = (str(Path(folder) / Path(path).name) for path in (config.data.train, config.data.val))
-    return replace(config, data=replace(config.data, train=train, val=val))
+def show_notes(notes: Notes, console: Console) -> None:
+    """What was decided without being told, a line each."""
+    for name, said in notes.items():
+        console.print(Text.assemble((name, "bold"), "  ", said), soft_wrap=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import statistics
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,15 @@ class Bar:
     name: str
     value: float
     others: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Several values at each place of an axis."""
+
+    values: Sequence[Sequence[float]]
+    number: int = 0
+    """Of its colour and dashes."""
 
 
 def thinned(curve: Curve, at_most: int = MAX_POINTS) -> tuple[Curve, int]:
@@ -140,6 +150,36 @@ def bar_chart(name: str, bars: Sequence[Bar], x_label: str) -> str:
         axes.set_xlabel(x_label)
 
     return _svg(name, draw, 0.7 + 0.19 * len(bars))
+
+
+def spread_chart(name: str, places: Sequence[str], series: Sequence[Spread], x_label: str) -> str:
+    """Values at named places: a dot for each, a line through the means, a bar of a standard deviation up and down."""
+
+    def draw(axes: Axes) -> None:
+        for spread in series:
+            color, dashes = SERIES[spread.number % len(SERIES)], DASHES[spread.number % len(DASHES)]
+            known = [(place, list(values)) for place, values in enumerate(spread.values) if values]
+            means = [statistics.fmean(values) for _, values in known]
+            deviations = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in known]
+            axes.errorbar(
+                [place for place, _ in known],
+                means,
+                deviations,
+                color=color,
+                linewidth=LINE_WIDTH,
+                linestyle=(0, dashes) if dashes else "-",
+                elinewidth=0.8,
+                capsize=3,
+            )
+            dots = [(place - 0.07, value) for place, values in known for value in values]
+            axes.plot(*zip(*dots, strict=True), "o", color=color, markersize=3) if dots else None
+        axes.set_xticks(range(len(places)), [shortened(place, 12) for place in places])
+        axes.set_xlim(-0.4, len(places) - 0.6)
+        axes.grid(axis="y", color=GRID, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.set_xlabel(shortened(x_label, 40))
+
+    return _svg(name, draw, HEIGHT_IN)
 
 
 def line_key(number: int) -> str:

@@ -17,14 +17,18 @@ import pytest
 import torch
 from PIL import Image
 
-from dataprep.beton.manifest import channel_statistics
-from jobs import pretrain
+import vicreg
+from dataprep.beton.contract import open_beton
+from dataprep.beton.manifest import channel_statistics, manifest_samples
+from jobs import pretrain, search
 from tests import five_channels
+from tests.jobs.run_folders import digits_config, write_run
 from vicreg import checkpoint
-from vicreg.config import PretrainConfig, without_colours
+from vicreg.config import DataConfig, PretrainConfig, without_colours
 from vicreg.cost.estimate import estimate
 from vicreg.cost.flops import step_flops
-from vicreg.evals.gallery import _visible
+from vicreg.data.channels import fitted_to_channels
+from vicreg.evals.gallery import as_picture
 from vicreg.training.metrics import TIMING, read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -83,17 +87,54 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_pictures_show_what_normalisation_sees() -> None:
-    data = _Data()
-    values = np.stack([np.full((2, 2), mean) for mean in data.mean], axis=2)
-    assert (_visible(values, data) == 128).all()  # type: ignore[arg-type]
-    bright = _visible(values + 2 * np.asarray(data.std), data)  # type: ignore[arg-type]
-    assert (bright == 255).all()
-    assert (_visible(values - 5, data) == 0).all()  # type: ignore[arg-type]
-    assert _visible(values[..., :2], data).shape == (2, 2, 3)  # type: ignore[arg-type]
+    data = DataConfig(mean=(0.1, 0.2, 0.3, 0.4), std=(0.01, 0.02, 0.03, 0.04))
+    for deviations, shown in ((0, 128), (2, 255), (-2, 0), (5, 255)):
+        values = 65535 * (np.asarray(data.mean) + deviations * np.asarray(data.std))
+        image = np.rint(np.broadcast_to(values, (2, 2, 4))).astype(np.uint16)
+        for channels in (4, 2):
+            picture = np.asarray(as_picture(image[..., :channels], data, is_rgb=False))
+            assert picture.shape == (2, 2, 3)
+            assert np.abs(picture.astype(int) - shown).max() <= 1
 
 
-class _Data:
-    mean, std = (0.1, 0.2, 0.3, 0.4), (0.01, 0.02, 0.03, 0.04)
+@pytest.fixture(scope="module")
+def run(five: Path) -> Path:
+    """A finished run whose encoder of five channels has random weights."""
+    config = fitted_to_channels(digits_config(five))
+    write_run(five / "run", config, "digits")
+    return five / "run"
+
+
+def test_files_and_arrays_are_embedded_as_the_beton_of_them_is(five: Path, run: Path, tmp_path: Path) -> None:
+    model, beton = vicreg.load(run), open_beton(five / "val.beton")
+    files = [five / "images" / name for name, _ in manifest_samples(beton.path)]
+    features = model.embed_beton(beton.path)
+    assert features.std() > 0
+    np.testing.assert_array_equal(model.embed(files), features)
+    np.testing.assert_array_equal(model.embed([np.load(file) for file in files]), features)
+    assert model.transform(files[0]).shape == (5, 16, 16)
+    np.save(tmp_path / "three.npy", np.load(files[0])[..., :3])
+    with pytest.raises(ValueError, match=r"three.npy: shape \d+ x \d+ x 3 has no axis of 5 channels"):
+        model.embed(tmp_path / "three.npy")
+    with pytest.raises(ValueError, match=r"uint8 of shape \(9, 9, 3\), allowed: uint8 or uint16 \(H, W, 5\)"):
+        model.embed(np.zeros((9, 9, 3), np.uint8))
+
+
+def test_images_are_searched_with_pictures(five: Path, run: Path, tmp_path: Path) -> None:
+    query = next((five / "images").glob("*/*.npy"))
+    arguments = [
+        str(run),
+        "--gallery",
+        str(five / "images"),
+        "--query",
+        str(query),
+        "--out",
+        str(tmp_path / "page.html"),
+    ]
+    assert search.main(arguments) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert query.name in page
+    assert page.count("data:image/jpeg;base64,") >= 1
 
 
 def _command(folder: Path, run: Path) -> list[str]:

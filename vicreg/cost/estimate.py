@@ -1,7 +1,7 @@
 """What a pretraining run will take in memory, disk and network, computed from its configuration before anything runs.
 
 The method's networks are built without storage and run once on fake tensors, which have shapes and no values. So every
-is that of the model as it is, takes a second or two, and needs neither the memory nor the GPU.
+number is that of the model as it is, takes a second or two, and needs neither the memory nor the GPU.
 """
 
 from __future__ import annotations
@@ -287,9 +287,7 @@ def _batch_norm_traffic(method: Method, ranks: int, size: int, on_gpu: bool, num
     torch's batch norm on GPUs gathers the former with a count, ours on CPUs without. In an encoder whose images pass in
     several parts for each of these, and forward twice.
     """
-    in_parts = (
-        {layer for encoder in method.encoders.values() for layer in encoder.modules()} if num_parts > 1 else set()
-    )
+    in_parts = {layer for encoder in method.encoders.values() for layer in encoder.modules()}
     sent = 0.0
     for way in method.passes():
         for layer in way.network.modules():

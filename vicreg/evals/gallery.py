@@ -174,20 +174,22 @@ def _place(rows: NDArray[np.float64], config: Config) -> NDArray[np.float64]:
 
 def picture_of(beton: Beton, data: DataConfig, sample: np.int64, side: int) -> Image.Image:
     """The middle square of a sample's image."""
-    values = beton.decode(int(sample))
-    shown = values if beton.pixels.is_rgb else _visible(values / beton.pixels.largest, data)
-    return ImageOps.fit(Image.fromarray(shown), (side, side), Image.Resampling.BICUBIC)
+    picture = as_picture(beton.decode(int(sample)), data, beton.pixels.is_rgb)
+    return ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
 
 
-def _visible(values: NDArray[np.float64], data: DataConfig) -> NDArray[np.uint8]:
-    """The first three channels as red, green and blue, or the first as grey, of height x width x C from 0 to 1.
+def as_picture(values: NDArray[Any], data: DataConfig, is_rgb: bool) -> Image.Image:
+    """Pixels (H, W, C) as they are shown: of what is no RGB the first three channels as colours, or the first as grey.
 
     All pictures of a data set alike: black is two deviations below a channel's mean, white two above.
     """
+    if is_rgb:
+        return Image.fromarray(values)
     count = 3 if values.shape[2] >= 3 else 1
     mean, std = np.asarray(data.mean[:count]), np.asarray(data.std[:count])
-    shares = np.clip((values[..., :count] - mean) / (4 * std) + 0.5, 0, 1)
-    return np.broadcast_to(np.rint(shares * 255).astype(np.uint8), (*values.shape[:2], 3)).copy()
+    shares = np.clip((values[..., :count] / np.iinfo(values.dtype).max - mean) / (4 * std) + 0.5, 0, 1)
+    shown = np.broadcast_to(np.rint(shares * 255).astype(np.uint8), (*values.shape[:2], 3))
+    return Image.fromarray(np.ascontiguousarray(shown))
 
 
 def contact_sheet(pictures: list[Image.Image], columns: int = 0) -> dict[str, Any]:

@@ -128,7 +128,7 @@ class Patchwork(nn.Module):
         settings = self.settings
         mirrored, dropped, kept = (draws[:, number, None, None, None] for number in range(3))
         patches = torch.where(mirrored < settings.flip_p, patches.flip(3), patches)
-        channels = torch.arange(3, device=patches.device).view(1, 3, 1, 1)
+        channels = torch.arange(patches.shape[1], device=patches.device).view(1, -1, 1, 1)
         lost = (dropped < settings.colour_drop_p) & (channels != (kept * 3).long())
         return torch.where(lost, 0.0, patches)  # 0 is the mean
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Thread, get_native_id
 from typing import Any
@@ -27,6 +28,7 @@ from vicreg.training.oversight import Oversight
 
 log = logging.getLogger(__name__)
 
+UNMEASURED: Mapping[str, float] = {}
 LOWEST_PRIORITY = 19
 """Of the thread that writes: checksums must not take a core from training (setpriority, man 2)."""
 
@@ -58,22 +60,31 @@ class Saver:
         self._thread: Thread | None = None
         self._failure: Exception | None = None
 
-    def save_if_due(self, step: int) -> None:
+    def save_if_due(self, step: int, measured: Mapping[str, float] = UNMEASURED) -> None:
         """Begin to save the state after `step` steps if it is time to; raises OSError when the last one failed.
 
+        `measured`: what the state is worth, where that is known; if it is the best so far and to be kept, it is time.
         None is taken while steps are being left out: the last good one stays the newest.
         """
         self._raise_failure()
         minutes = (time.monotonic() - self._saved_at) / 60
         due = step % self._every_steps == 0 or minutes >= self._config.train.checkpoint_every_min
+        due = due or self._is_best(measured)
         if due and self._leads and not self._learner.guard.in_a_row:
-            self._begin(step)
+            self._begin(step, measured)
 
-    def finish(self, step: int) -> None:
+    def _is_best(self, measured: Mapping[str, float]) -> bool:
+        by = self._config.online.keep_best
+        if not (self._leads and by in measured):
+            return False
+        self.wait()  # the best so far may be the one that is being written
+        return measured[by] > checkpoint.find_best(self._folder, by)[1]
+
+    def finish(self, step: int, measured: Mapping[str, float] = UNMEASURED) -> None:
         """Return when the state after `step` steps is on disk; raises OSError when it, or the last one, failed."""
         self.wait()
         self._raise_failure()
-        self._begin(step)
+        self._begin(step, measured)
         self.wait()
         self._raise_failure()
 
@@ -83,7 +94,7 @@ class Saver:
             self._thread.join()
             self._thread = None
 
-    def _begin(self, step: int) -> None:
+    def _begin(self, step: int, measured: Mapping[str, float]) -> None:
         if not self._leads or step == self._saved_step:
             return
         if self._thread is not None and self._thread.is_alive():
@@ -100,18 +111,20 @@ class Saver:
         done = torch.cuda.Event() if self._learner.device.type == "cuda" else None
         if done is not None:
             done.record()
-        self._thread = Thread(target=self._write, args=(step, copied, done), name="vicreg-checkpoint")
+        self._thread = Thread(target=self._write, args=(step, copied, done, measured), name="vicreg-checkpoint")
         self._thread.start()
         self._saved_step, self._saved_at = step, time.monotonic()
 
-    def _write(self, step: int, state: dict[str, Any], copied: torch.cuda.Event | None) -> None:
+    def _write(
+        self, step: int, state: dict[str, Any], copied: torch.cuda.Event | None, measured: Mapping[str, float]
+    ) -> None:
         if hasattr(os, "sched_getaffinity"):  # on Linux a thread may be the only one to step back
             os.setpriority(os.PRIO_PROCESS, get_native_id(), LOWEST_PRIORITY)
         if copied is not None:
             copied.synchronize()
         try:
-            keep = self._config.train.keep_checkpoints
-            checkpoint.save(self._folder, step, state, keep, self._oversight.require_owner)
+            keep, best = self._config.train.keep_checkpoints, self._config.online.keep_best
+            checkpoint.save(self._folder, step, state, keep, self._oversight.require_owner, measured, best)
         except Exception as error:  # torch says RuntimeError where a file cannot grow
             self._failure = error
 

@@ -26,6 +26,7 @@ from vicreg.model import branch
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
 from vicreg.training.clock import Clock
+from vicreg.training.early_end import EarlyEnd
 from vicreg.training.guards import TrainingDiverged
 from vicreg.training.learner import Learner
 from vicreg.training.metrics import Metrics
@@ -130,13 +131,18 @@ def _train(
     clock = Clock(config, data, step, placement, device)
     learner.view_events = clock.view_events
     metrics = _metrics(config, run, step, num_steps, steps_per_epoch, console) if leads else None
-    stopped = False
+    early_end = EarlyEnd(config.online, run, steps_per_epoch, oversight)
+    # A run that was killed between a checkpoint and what follows from its measurement measures again.
+    with oversight.phase("a measurement"):
+        measured = probe.measure_if_due(step, learner) if step and early_end.asks else {}
+    stopped, ended = False, early_end.is_due(step, measured)
     with ExitStack() as stack:
         stack.callback(loader.close)
         stack.callback(saver.wait)
         if metrics:
             stack.callback(metrics.close)
-        batches = stack.enter_context(closing(_stream(loader, step + offset, num_steps + offset)))
+        end = step if ended else num_steps
+        batches = stack.enter_context(closing(_stream(loader, step + offset, end + offset)))
         for batch in clock.timed(batches):
             progress = Progress(step, num_steps, steps_per_epoch)
             is_due = step % config.train.log_every_steps == 0 or step + 1 == num_steps
@@ -158,13 +164,15 @@ def _train(
             if metrics:
                 metrics.advance(step)
             step += 1
-            saver.save_if_due(step)
+            saver.save_if_due(step, measured)
             wants_to_stop = oversight.should_stop(step)
+            if early_end.is_due(step, measured):
+                break
             if step % config.train.stop_check_every_steps == 0 and distributed.any_rank(wants_to_stop):
                 stopped = step < num_steps
                 break
     with oversight.phase("the end"):
-        saver.finish(step)
+        saver.finish(step, measured)
         if leads and not stopped:
             oversight.require_owner()
             _save_encoders(run, learner, config, step)

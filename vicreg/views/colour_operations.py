@@ -31,7 +31,7 @@ class Operation(IntEnum):
     GRAYSCALE = 5
     BLUR = 6
     SOLARIZE = 7
-    CHANNEL_CONTRAST = 8
+    CHANNEL_CONTRAST = 20  # RandAugment's operations lie between (view_parameters.Rand)
 
 
 def _brightness(images: Tensor, factors: Tensor) -> None:

@@ -268,7 +268,7 @@ def test_what_is_no_image_file_is_named_and_left_out(tree: Path, tmp_path: Path)
     (tree / "ant" / "zz_pipe.jpg").symlink_to(tmp_path / "pipe")
     done = write_beton(sources.folder(tree), tmp_path / "x.beton", WritePlan("passthrough"), num_workers=1)
     assert done.rejected == [
-        ("ant/huge.jpg", f"file of {1 << 40:,} bytes, allowed: {1 << 30:,} (16 for each of --max-pixels)"),
+        ("ant/huge.jpg", f"file of {1 << 40:,} bytes, allowed: {1 << 31:,} (32 for each of --max-pixels)"),
         ("ant/itself.jpg", "link to itself"),
         ("ant/zeros.jpg", "no regular file"),
         ("ant/zz_pipe.jpg", "no regular file"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataprep import write_ffcv
 from jobs import pretrain
 from jobs.planning import recipes, starting_point
 from jobs.planning.auto_recipe import Machine, choose
@@ -31,6 +32,22 @@ def test_what_is_seen_of_digits(digits_folder: Path) -> None:
     assert (facts.num_images, facts.shorter_side_px, facts.is_grey) == (1437, 8, True)
     assert facts.mirror_asymmetry > 0.02  # a 3 has its back on the right
     assert facts == look_at(digits_folder / "train.beton")
+
+
+def test_images_of_five_channels_of_16_bits_are_looked_at_and_chosen_for(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for number in range(20):
+        path = tmp_path / "raw" / f"class_{number % 2}" / f"{number}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, (draw.random((40, 48, 5)) * [65535, 30000, 9000, 65535, 0]).astype(np.uint16))
+    assert (
+        write_ffcv.main(["folder", "--root", str(tmp_path / "raw"), "--out", str(tmp_path), "--num-workers", "0"]) == 0
+    )
+    facts = look_at(tmp_path / "train.beton")
+    assert (facts.num_images, facts.shorter_side_px, facts.is_grey, len(facts.mean)) == (20, 40, False, 5)
+    assert facts.mean[:3] == pytest.approx((0.5, 0.23, 0.069), abs=0.01)
+    config = pretrain.parse(["--recipe", "auto", "--data.train", str(tmp_path / "train.beton")]).config
+    assert (config.model.channels, len(config.data.mean), config.views[0].hue) == (5, 5, 0.0)
 
 
 def test_mirror_asymmetry_is_that_of_a_plain_loop_and_near_nothing_for_noise() -> None:
@@ -90,6 +107,8 @@ def test_what_is_given_decides_what_depends_on_it() -> None:
 def test_sides_and_colours_decide_the_views() -> None:
     assert {view.hflip_p for view in _chosen(PHOTOS, GPU).views} == {0.5}
     digits = replace(PHOTOS, is_grey=True, mirror_asymmetry=0.04)
+    assert [view.crop_scale[0] for view in _chosen(digits, GPU).views] == [0.5, 0.5]
+    assert [view.crop_scale[0] for view in _chosen(PHOTOS, LAPTOP).views] == [0.2, 0.2]
     for view in _chosen(digits, GPU).views:
         assert (view.hflip_p, view.hue, view.saturation, view.grayscale_p, view.solarize_p) == (0, 0, 0, 0, 0)
 

@@ -14,7 +14,7 @@ import pytest
 from jobs import eval_all
 from jobs.planning import recipes
 from jobs.planning.cli import INTERRUPTED_EXIT_CODE
-from jobs.planning.pieces import PERCENT
+from jobs.planning.measurement import PERCENT
 from jobs.planning.recipes import Evaluation
 from slurm.attempts import Pulse, read_heartbeat
 from tests.jobs.run_folders import digits_config, write_run

@@ -175,14 +175,14 @@ def run_here(run: Path, members: Sequence[Member], cluster: Cluster) -> bool:
         except SystemExit as error:
             if len(members) == 1 or error.code != 1:
                 raise
-            failures.append(_said(name, _reason(run, name)))
+            failures.append(_said(name, _noted(run, name)))
             finished = False
         except Exception as error:  # whatever it is: what does not need this job's output still runs
             if not isinstance(error, JobFailed):
                 if len(members) == 1:
                     raise
                 log.exception("%s failed", name)
-            failures.append(_said(name, _reason(run, name) or str(error)))
+            failures.append(f"{name}: {error}")
             finished = False
         if not finished:
             unfinished.add(name)
@@ -195,7 +195,8 @@ def _said(name: str, reason: str) -> str:
     return f"{name}: {reason}" if reason else name
 
 
-def _reason(run: Path, name: str) -> str:
-    """Why the last attempt of a job ended, as it was noted."""
+def _noted(run: Path, name: str) -> str:
+    """Why the last attempt of a job ended, as a rank has noted it; empty where none has."""
     past = attempts.read(job_folder(run, name))
-    return past[-1].reason.removeprefix("rank 0: ") if past else ""
+    before, _, said = past[-1].reason.partition(": ") if past else ("", "", "")
+    return said if before.startswith("rank ") else ""

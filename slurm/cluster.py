@@ -48,13 +48,13 @@ class Cluster:
     scheduler: Literal["slurm", "local"] = "slurm"
     """slurm: jobs are submitted. local: they run on this machine."""
     partition: str = ""
-    cpu_partition: str = ""
-    """Partition of jobs without GPUs, such as the report's; empty: the same."""
     account: str = ""
     qos: str = ""
     constraint: str = ""
     exclude: str = ""
     reservation: str = ""
+    cpu_partition: str = ""
+    """Partition of jobs without GPUs, such as the report's; empty: the same."""
     gpus_per_node: int = 8
     """Default of --gpus."""
     cpus_per_gpu: int = 10

@@ -18,7 +18,14 @@ ANYTHING = {"utils", "util", "misc", "common", "core", "helpers", "helper", "bas
 
 MAY_IMPORT = {
     "jobs": {"jobs", "vicreg", "dataprep", "slurm", "disk", "border"},
-    "vicreg": {"vicreg", "dataprep.beton", "dataprep.writing.images", "disk", "border"},
+    "vicreg": {
+        "vicreg",
+        "dataprep.beton",
+        "dataprep.writing.images",
+        "dataprep.writing.channel_images",
+        "disk",
+        "border",
+    },
     "dataprep": {"dataprep", "disk", "border"},
     "slurm": {"slurm", "disk", "border"},
     "disk": {"disk"},

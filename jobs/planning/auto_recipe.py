@@ -20,13 +20,15 @@ from vicreg.config import (
     TrainConfig,
     ViewConfig,
     official_views,
+    without_colours,
 )
 from vicreg.methods import vicreg
 from vicreg.model import NARROW
 
 SIZES_PX = (32, 64, 96, 128, 160, 224)
 LARGEST_ON_CPU_PX = 64
-MIRRORED_ABOVE = 0.02
+MIRRORED_ABOVE, CHANCE = 0.02, 4.0
+"""An asymmetry from which on images are not mirrored; of n images chance alone makes about 1 / n."""
 MANY_IMAGES = 100_000
 """From here on the published settings for ImageNet hold: ResNet-50 and LARS."""
 SMALL_DATA_LARS_RATE = 4.0
@@ -78,7 +80,7 @@ def choose(
     data = _data(choices, data, size, facts)
     batch, epochs = _length(choices, facts, machine)
     many = facts.num_images >= MANY_IMAGES and machine.has_gpus
-    model = _model(choices, size, many, machine)
+    model = replace(_model(choices, size, many, machine), channels=facts.channels)
     optimizer = _optimizer(choices, epochs, many, model)
     online = 0
     if measures_online and facts.num_images < MANY_IMAGES:
@@ -173,8 +175,9 @@ def _optimizer(choices: _Choices, epochs: int, many: bool, model: ModelConfig) -
 
 
 def _views(choices: _Choices, size: int, facts: ImageFacts) -> tuple[ViewConfig, ViewConfig]:
-    mirrors = facts.mirror_asymmetry < MIRRORED_ABOVE
-    asymmetry = f"the mean of {NUM_IMAGES} images differs from its mirror image by {facts.mirror_asymmetry:.1%} of what"
+    num_seen = min(NUM_IMAGES, facts.num_images)
+    mirrors = facts.mirror_asymmetry < max(MIRRORED_ABOVE, CHANCE / num_seen)
+    asymmetry = f"the mean of {num_seen} images differs from its mirror image by {facts.mirror_asymmetry:.1%} of what"
     sides = f"{asymmetry} single ones do: left and right {'mean nothing' if mirrors else 'are not alike'}"
     changes: dict[str, Any] = {"hflip_p": choices.make("views.hflip_p", 0.5 if mirrors else 0.0, sides)}
     if not mirrors:
@@ -189,6 +192,9 @@ def _views(choices: _Choices, size: int, facts: ImageFacts) -> tuple[ViewConfig,
         choices.make("views.colours", "brightness and contrast alone", "the images are grey")
         changes |= grey
     first, second = (replace(view, **changes) for view in official_views())
+    if facts.channels:
+        choices.make("views.colours", "brightness and contrast of each channel", "the channels are no colours")
+        return without_colours(first), without_colours(second)
     return first, second
 
 

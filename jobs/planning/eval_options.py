@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from border.text import did_you_mean
 from jobs.planning.recipes import Evaluation, evaluation_module
 from vicreg.config_json import from_json, to_json
 
@@ -28,14 +28,15 @@ def read_options(texts: Iterable[str], evaluations: Mapping[str, Evaluation]) ->
         if not (equals and dot):
             raise ValueError(f"--set {text}: allowed: EVALUATION.SETTING=VALUE, such as linear.epochs=20")
         if name not in evaluations:
-            allowed = f"{guess(name, evaluations)}{', '.join(evaluations)}"
-            raise ValueError(f"--set {text}: there is no evaluation {name!r} to be measured, allowed: {allowed}")
+            meant = did_you_mean(name, evaluations)
+            allowed = ", ".join(evaluations)
+            raise ValueError(f"--set {text}: there is no evaluation {name!r} to be measured{meant}, allowed: {allowed}")
         kind = evaluation_module(evaluations[name].module).Config
         hints = typing.get_type_hints(kind)
         if setting not in hints:
             described = ", ".join(f"{field} ({_say(default)})" for field, default in to_json(kind()).items())
             raise ValueError(
-                f"--set {text}: {name} has no setting {setting!r}, allowed: {guess(setting, hints)}{described}"
+                f"--set {text}: {name} has no setting {setting!r}{did_you_mean(setting, hints)}, allowed: {described}"
             )
         found.setdefault(name, {})[setting] = _value(text, value, hints[setting])
     for name, options in found.items():
@@ -69,9 +70,3 @@ def _value(text: str, value: str, hint: Any) -> Any:
 
 def _say(default: Any) -> str:
     return ",".join(map(str, default)) if isinstance(default, list) else str(default)
-
-
-def guess(word: str, known: Iterable[str]) -> str:
-    """The known word that is most like another, as a hint; empty where none is."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"(did you mean {close[0]}?) " if close else ""

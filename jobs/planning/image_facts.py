@@ -36,6 +36,8 @@ class ImageFacts:
     mean: tuple[float, ...]
     """Per channel, for values from 0 to 1."""
     std: tuple[float, ...]
+    channels: int = 0
+    """Of images whose channels are no colours; 0: RGB."""
 
 
 def look_at(beton: Path) -> ImageFacts:
@@ -52,6 +54,7 @@ def look_at(beton: Path) -> ImageFacts:
         mirror_asymmetry=mirror_asymmetry(small.mean(-1)),
         mean=mean,
         std=std,
+        channels=0 if opened.pixels.is_rgb else opened.pixels.channels,
     )
 
 

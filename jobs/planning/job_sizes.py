@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from border.text import did_you_mean
 from dataprep.beton.contract import open_beton
-from jobs.planning.eval_options import guess
 from jobs.planning.pieces import Piece
 from slurm.cluster import Cluster
 from slurm.job_size import JobSize, read_size
@@ -43,9 +43,8 @@ def read_sizes(texts: Iterable[str], names: Sequence[str]) -> dict[str, JobSize]
         if not (equals and dot):
             raise ValueError(f"--jobs {text}: allowed: JOB.KEY=VALUE, such as knn.time=0:30:00 or linear.gpus=4")
         if name not in names:
-            raise ValueError(
-                f"--jobs {text}: there is no job {name!r}, allowed: {guess(name, names)}{', '.join(names)}"
-            )
+            meant, allowed = did_you_mean(name, names), ", ".join(names)
+            raise ValueError(f"--jobs {text}: there is no job {name!r}{meant}, allowed: {allowed}")
         is_number = key in ("nodes", "gpus") and value.isascii() and value.isdecimal()
         found.setdefault(name, {})[key] = int(value) if is_number else value
     return {name: read_size(f"--jobs {name}", values) for name, values in found.items()}
@@ -88,7 +87,7 @@ def _seconds(piece: Piece, config: PretrainConfig, cluster: Cluster) -> float:
         num_train, num_val = (open_beton(Path(path)).num_samples for path in (piece.train, piece.val))
     except (OSError, ValueError):
         return LONG_S  # it is written while the job waits
-    images = images_passed(piece.module, piece.settings, num_train, num_val)
+    images = images_passed(piece.module, piece.settings, num_train, num_val, config.data.image_size)
     tflops = cluster.gpu_tflops or DEFAULT_SPEEDS["cuda"].tflops
     arithmetic_s = images * forward_flops(config.model, config.data.image_size) / (tflops * 1e12)
     return max(arithmetic_s, images / (DECODED_PER_S * cluster.cpus_per_gpu)) + seconds_beside(piece.module)

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from border.text import suite_command
 from dataprep.beton.contract import BetonError, open_beton
 from dataprep.beton.manifest import has_labels
 from jobs.planning import auto_recipe, recipes
@@ -158,9 +159,10 @@ def _chosen(
     if "data.train" not in fields:
         if early.help:
             return otherwise, {}
+        words = ("folder", "--root", "IMAGES", "--out", "FOLDER", "--val-fraction", "0.1")
         raise ValueError(
             "recipe auto looks at your images: name their beton with --data.train FOLDER/train.beton; to write one:  "
-            "python dataprep/write_ffcv.py folder --root IMAGES --out FOLDER --val-fraction 0.1"
+            + suite_command("dataprep/write_ffcv.py", *words)
         )
     train = Path(fields["data.train"])
     val = Path(fields.get("data.val", _beside(train)))

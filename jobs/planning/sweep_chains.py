@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from border.terminal import Terminal
-from border.text import shell_command, visible
+from border.text import suite_command, visible
 from jobs.planning.plan import Plan, show_dry_run
 from jobs.planning.sweeps import Sweep, Trial, arguments_of, without_sweep
 from slurm import chain, scheduler
@@ -107,7 +107,7 @@ def submit_all(
         submitted += chain.submit(folder, [report_of(folder)], cluster, behind=ends)
     new = sum(job.is_new for job in submitted)
     console.print(f"{new} jobs submitted, {len(submitted) - new} were in the queue already", highlight=False)
-    console.print(f"watch them with  {shell_command('python', 'jobs/status.py', folder, '--watch')}", soft_wrap=True)
+    console.print(f"watch them with  {suite_command('jobs/status.py', folder, '--watch')}", soft_wrap=True)
 
 
 def run_all(folder: Path, runs: Sequence[Prepared], cluster: Cluster, with_report: bool, console: Console) -> bool:
@@ -132,7 +132,7 @@ def run_all(folder: Path, runs: Sequence[Prepared], cluster: Cluster, with_repor
     if with_report:
         chain.run_here(folder, [report_of(folder)], cluster)
     else:
-        console.print(f"see  {shell_command('python', 'jobs/report.py', folder)}", soft_wrap=True)
+        console.print(f"see  {suite_command('jobs/report.py', folder)}", soft_wrap=True)
     if failures:
         raise JobFailed(f"{len(failures)} of {len(runs)} runs failed, the others are done: {'; '.join(failures)}")
     return True

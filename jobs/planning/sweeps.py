@@ -20,10 +20,11 @@ from typing import Any
 import tyro
 
 from border.documents import read_json
-from border.text import shell_command
+from border.text import suite_command
 from disk.whole_files import write_text
 from jobs.planning.cli import CONFIG_FILE
-from vicreg.config_json import differing_fields
+from vicreg.config_json import differing_fields, to_json
+from vicreg.schema import SCHEMA
 
 SWEEP_FILE = "sweep.json"
 SEED = "train.seed"
@@ -80,6 +81,8 @@ class Sweep:
     """The configuration from which all depart, in JSON form."""
     command: tuple[str, ...]
     """What was typed behind jobs/pretrain.py."""
+    schema: int = SCHEMA
+    """Of `base`."""
 
     def combinations(self) -> dict[tuple[str, ...], list[Trial]]:
         """The runs of each combination of values, which differ in their seeds, in the order of their first."""
@@ -193,7 +196,10 @@ def sweep_of(
             f"{folder} is a sweep of {', '.join(there.options) or 'seeds'}, not of "
             f"{', '.join(asked.options) or 'seeds'}; choose another folder with --run"
         )
-    differing = [line for line in differing_fields(there.base, base) if not line.startswith(f"{SEED}:")]
+    from vicreg import methods  # torch takes two seconds to import, and who looks at a sweep needs it for nothing
+
+    before = to_json(methods.read_config(there.base, there.schema))
+    differing = [line for line in differing_fields(before, base) if not line.startswith(f"{SEED}:")]
     if differing:
         raise ValueError(
             f"{folder} was started with another configuration; go on with the same, or choose another folder with "
@@ -211,5 +217,5 @@ def write_sweep(folder: Path, sweep: Sweep) -> None:
 def require_no_sweep(folder: Path) -> None:
     """ValueError where one run was asked for in the folder of a sweep."""
     if is_sweep(folder):
-        again = shell_command("python", "jobs/pretrain.py", *read_sweep(folder).command)
+        again = suite_command("jobs/pretrain.py", *read_sweep(folder).command)
         raise ValueError(f"{folder} is a sweep, whose runs are the folders in it; go on with all of it by  {again}")

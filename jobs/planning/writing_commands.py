@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from border.text import shell_command
+from border.text import suite_command
 from dataprep.beton.contract import BetonError, read_manifest
 
 TRAIN = "train.beton"
@@ -43,4 +43,4 @@ def _options(manifest: dict[str, Any]) -> list[object]:
 
 
 def _command(*parts: object) -> str:
-    return shell_command("python", "dataprep/write_ffcv.py", *parts)
+    return suite_command("dataprep/write_ffcv.py", *parts)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from border.text import shell_command
+from border.text import suite_command
+from jobs.planning import hints
 from jobs.planning.sweeps import Sweep, Trial, read_sweep
 from jobs.reporting import page
 from jobs.reporting.document import Block, Code, Heading, Table, Text
@@ -160,12 +161,12 @@ def what_is_missing(swept: SweptRuns) -> list[Block]:
     blocks: list[Block] = [Text(f"Ended early: {'; '.join(early)}.")] if early else []
     if swept.undone:
         said = "; ".join(f"{name} ({why})" for name, why in swept.undone.items())
-        again = shell_command("python", "jobs/pretrain.py", *swept.sweep.command)
+        again = suite_command("jobs/pretrain.py", *swept.sweep.command)
         blocks += [Text(f"Not finished: {said}. Go on with"), Code(again)]
     unmeasured = [name for name, run in swept.runs.items() if not run.trained()]
     if unmeasured:
         blocks += [Text("Finished and not measured: " + ", ".join(unmeasured) + ". Measure each with")]
-        blocks += [Code(shell_command("python", "jobs/eval_all.py", swept.folder / unmeasured[0]))]
+        blocks += [Code(hints.eval_all(swept.folder / unmeasured[0]))]
     return blocks
 
 

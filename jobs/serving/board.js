@@ -102,7 +102,7 @@ function row(id, run, shown) {
   const progress = make("td", { className: "progress" });
   if (run.total) {
     progress.append(make("progress", { max: run.total, value: run.done, ariaLabel: `progress of ${run.name}` }), " ",
-      run.epochs ? `${run.epoch}/${run.epochs}` : `${Math.floor(100 * run.done / run.total)} %`);
+      run.epochs ? `${kind(run.state) === "busy" ? run.epoch : Math.floor(run.epochs * run.done / run.total)}/${run.epochs}` : `${Math.floor(100 * run.done / run.total)} %`);
   }
   cells.push(progress);
   for (const column of shown.slice(3)) {

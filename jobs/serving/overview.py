@@ -165,12 +165,12 @@ class Overview:
 
 
 def differing(runs: dict[str, Known]) -> dict[str, dict[str, str]]:
-    """The settings in which runs differ, each with its value by run."""
+    """The settings in which runs differ, each with its value by run; what an older version did not have is no other."""
     names = dict.fromkeys(name for run in runs.values() for name in run.settings)
     found: dict[str, dict[str, str]] = {}
     for name in names:
         values = {run_id: said(run.settings[name]) for run_id, run in runs.items() if name in run.settings}
-        if len(set(values.values())) > 1 or 0 < len(values) < len(runs):
+        if len(set(values.values())) > 1:
             found[name] = values
     return found
 

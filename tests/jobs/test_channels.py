@@ -58,6 +58,14 @@ def test_a_configuration_fits_itself_to_the_data(five: Path) -> None:
     assert ours.data.std == config.data.std
 
 
+def test_recipe_auto_fits_itself_too(five: Path) -> None:
+    data = [f"--data.{split}={five / f'{split}.beton'}" for split in ("train", "val")]
+    config = pretrain.parse(["--recipe", "auto", *data]).config
+    assert config.model.channels == 5
+    assert (config.data.mean, config.data.std) == channel_statistics(five / "train.beton")
+    assert config.views == tuple(map(without_colours, config.views))
+
+
 def test_the_cost_is_that_of_the_channels(five: Path) -> None:
     config, rgb = _config(five), pretrain.parse(["--recipe", "cifar10"]).config
     values = 256 * 2 * 32 * 32  # of a channel in all views

@@ -57,6 +57,7 @@ def _data(num_train: int, num_val: int) -> dict[str, Any]:
     }
 
 
+ROOT = Path(__file__).parents[2]
 FEW = {"top1_10_labels": 72.44, "top1_10_labels_std": 4.1, "top1_1437_labels": 98.06}
 
 
@@ -116,7 +117,7 @@ def test_says_what_the_run_is(digits: Path) -> None:
 def test_says_what_is_missing_and_how_to_get_it(digits: Path) -> None:
     text = _print(digits)
     assert "Missing: knn (trained), linear (trained), semisup-1 (trained)" in text
-    assert "    python jobs/eval_all.py digits\n" in text
+    assert f"    python {ROOT / 'jobs/eval_all.py'} digits\n" in text
 
 
 def test_other_settings_than_the_defaults_are_named(digits: Path) -> None:
@@ -142,7 +143,7 @@ def test_an_unfinished_run_is_said(digits: Path) -> None:
     text = _print(digits)
     assert "now in epoch 3" in text
     assert "Not finished. Nothing is measured. Go on with" in text
-    assert "    python jobs/pretrain.py --run digits\n" in text
+    assert f"    python {ROOT / 'jobs/pretrain.py'} --run digits\n" in text
     assert "|" not in text
 
 

@@ -100,7 +100,6 @@ def estimate(
     weights_bytes = sum(t.nbytes for t in [*method.parameters(), *method.buffers()])
     optimizer_bytes = MOMENTA[config.optimizer.name] * learned_bytes
     values_per_image = sum(config.model.in_channels * view.image_size**2 for view in config.each_view)
-    made_of = torch.float32 if config.model.channels else torch.uint8
     return Cost(
         num_parameters=sum(p.numel() for p in learned_parameters(method)),
         weights_bytes=weights_bytes,
@@ -109,7 +108,7 @@ def estimate(
         activations_bytes=kept.peak_bytes(rows, config.train.micro_batch),
         loss_form=form_of(config, world_size, speeds),
         loss_bytes=round(loss.held_bytes + form.memory_bytes),
-        batch_bytes=rows * values_per_image * (size + made_of.itemsize),
+        batch_bytes=rows * values_per_image * (size + (4 if config.model.channels else 1)),
         checkpoint_bytes=weights_bytes + optimizer_bytes,
         gradient_traffic_bytes=round(ring_sum_bytes(learned_bytes, world_size)),
         embedding_traffic_bytes=round(loss.sent_bytes + form.sent_bytes),

@@ -19,8 +19,24 @@ BESIDE_S = {"few_labels": 600.0, "gallery": 300.0, "knn": 300.0, "svm": 3600.0}
 """Work that is not the encoder's: regressions, t-SNE, comparisons."""
 
 
-def images_passed(module: str, settings: Mapping[str, Any], num_train: int, num_val: int) -> float:
-    """Forward passes of one image that an evaluation with these settings makes; a backward pass counts as two."""
+DETECTOR = 2.0
+"""Arithmetic of a detector over that of its encoder, roughly: regions and pyramid cost as much again."""
+LONG_OVER_SHORT = 4 / 3  # of a usual photo
+
+
+def images_passed(
+    module: str, settings: Mapping[str, Any], num_train: int, num_val: int, image_size: int = 224
+) -> float:
+    """Forward passes of one image that an evaluation with these settings makes; a backward pass counts as two.
+
+    image_size: side in pixels of such an image; larger ones, which detectors look at, count by their area.
+    """
+    if module == "detection":
+        learned = (1 + BACKWARD) * settings["steps"] * settings["batch"]
+        sides = (learned, settings["short_sides"][1]), (num_val, settings["test_short_side"])
+        return DETECTOR * sum(images * LONG_OVER_SHORT * side**2 / image_size**2 for images, side in sides)
+    if module == "linear_segmentation":
+        return float((settings["steps"] * settings["batch"] + num_val) * settings["crop"] ** 2 / image_size**2)
     epochs = settings.get("epochs", 0)
     if module == "linear":
         return float(epochs * num_train + num_val)

@@ -116,6 +116,7 @@ class SceneLoader:
 def open_with_objects(path: Path, with_masks: bool) -> Beton:
     """A beton that has objects, and masks if these are wanted; ValueError where it has not."""
     beton = open_beton(path)
+    require_rgb(beton)
     needed = (OBJECTS, MASKS) if with_masks else (OBJECTS,)
     missing = [name for name in needed if name not in beton.more]
     if missing or beton.labels.ndim != 2:
@@ -124,6 +125,12 @@ def open_with_objects(path: Path, with_masks: bool) -> Beton:
             f"{path} has no field {' or '.join(missing) or 'of label vectors'}, needed for detection; {cure}"
         )
     return beton
+
+
+def require_rgb(beton: Beton) -> None:
+    """ValueError for images of other channels than RGB of 8 bits, of which scenes are made."""
+    if not beton.pixels.is_rgb:
+        raise ValueError(f"{beton.path} has images of {beton.pixels}, allowed here: RGB of 8 bits; write it so")
 
 
 def scene_size(height: int, width: int, short_side: int, longest_side: int) -> tuple[int, int]:

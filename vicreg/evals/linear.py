@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 RESUMES = True  # it keeps its state and leaves by itself when it is asked to
 TOP = 5
-MIN_STEPS = 4  # of an epoch: a batch that leaves fewer becomes smaller
+MIN_STEPS = 4  # of an epoch: the usual batch becomes smaller where it leaves fewer
 LOSS, FIRST, AMONG = range(3)  # columns of a head's curve: mean loss, images right at first, and among the first 5
 
 
@@ -111,7 +111,9 @@ def epoch_rate(epoch: int, epochs: int, milestones: tuple[int, ...] = ()) -> flo
 def fitted(config: Config, splits: Splits, given: Collection[str]) -> tuple[Config, list[str]]:
     """Settings that the data allow, but for those `given`, and what was changed."""
     num, ranks = len(splits.labels("train")), distributed.world_size()
-    batch = config.batch if num >= MIN_STEPS * config.batch else 1 << max(num // MIN_STEPS, 1).bit_length() - 1
+    is_usual = config.batch == Config.batch
+    fits = num >= (MIN_STEPS if is_usual else 1) * config.batch
+    batch = config.batch if fits else 1 << max(num // MIN_STEPS, 1).bit_length() - 1
     batch = max(ranks, batch - batch % ranks)
     if "batch" in given or batch == config.batch:
         return config, []

@@ -29,7 +29,7 @@ from dataprep.beton.segments import SEGMENTS, VOID, decode_segments
 from vicreg.config import require
 from vicreg.detection.crops import CropLoader, CropSettings
 from vicreg.detection.encoder_maps import map_sizes, maps_of
-from vicreg.detection.scenes import Scenes, as_input, whole_scenes
+from vicreg.detection.scenes import Scenes, as_input, require_rgb, whole_scenes
 from vicreg.evals.features import Splits
 from vicreg.evals.results import Measured
 from vicreg.evals.work import Work
@@ -110,6 +110,7 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config, work: Work | No
 
 def _opened(path: Path) -> Beton:
     beton = open_beton(path)
+    require_rgb(beton)
     if SEGMENTS not in beton.more:
         cure = "write it with dataprep/write_ffcv.py voc-segmentation or ade20k"
         raise ValueError(f"{path} has no field {SEGMENTS}, needed for linear_segmentation; {cure}")

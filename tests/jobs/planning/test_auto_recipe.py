@@ -106,6 +106,8 @@ def test_what_is_given_decides_what_depends_on_it() -> None:
 
 def test_sides_and_colours_decide_the_views() -> None:
     assert {view.hflip_p for view in _chosen(PHOTOS, GPU).views} == {0.5}
+    few = replace(PHOTOS, num_images=20, mirror_asymmetry=0.06)  # as chance makes it: 1 / 20
+    assert {view.hflip_p for view in _chosen(few, GPU).views} == {0.5}
     digits = replace(PHOTOS, is_grey=True, mirror_asymmetry=0.04)
     assert [view.crop_scale[0] for view in _chosen(digits, GPU).views] == [0.5, 0.5]
     assert [view.crop_scale[0] for view in _chosen(PHOTOS, LAPTOP).views] == [0.2, 0.2]

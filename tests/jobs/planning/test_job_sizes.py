@@ -76,6 +76,10 @@ def test_a_time_is_never_more_than_the_profile_s_or_less_than_a_stop_needs() -> 
 def test_images_that_pass_are_counted() -> None:
     assert images_passed("linear", {"epochs": 100}, 1000, 50) == 100 * 1000 + 50
     assert images_passed("knn", {}, 1000, 50) == 1050
+    detection = {"steps": 10, "batch": 16, "short_sides": [480, 800, 32], "test_short_side": 448}
+    large = 2 * 4 / 3 * (3 * 160 * 800**2 + 50 * 448**2) / 224**2  # twice the encoder's, of images that are 4 to 3
+    assert images_passed("detection", detection, 1000, 50, 224) == pytest.approx(large)
+    assert images_passed("linear_segmentation", {"steps": 10, "batch": 16, "crop": 448}, 1000, 40, 224) == 800
     assert images_passed("semisup", {"epochs": 20, "fraction": 0.1, "subset": ""}, 1000, 50) == pytest.approx(7000)
 
 
@@ -107,7 +111,7 @@ def test_a_chain_asks_for_little_where_little_is_to_do(digits_folder: Path, tmp_
     assert chain["report"].partition == "cpu"
     assert "--partition=cpu" in sbatch_script(chain["report"], tmp_path / "run" / "jobs" / "report", SITE)
     assert "--time=10" in sbatch_script(chain["knn"], tmp_path / "run" / "jobs" / "knn", SITE)
-    with pytest.raises(ValueError, match=r"no job 'kn', allowed: \(did you mean knn\?\)"):
+    with pytest.raises(ValueError, match=r"no job 'kn' \(did you mean knn\?\), allowed: knn"):
         eval_all.members(run, "digits", pieces, Choice(), replace(sizes, given=("kn.gpus=1",)), 8)
 
 

@@ -111,7 +111,7 @@ WRONG = [
     ),
     (
         ["--data.train", "nowhere/train.beton"],
-        "nowhere/train.beton: no such file; write it with python dataprep/write_ffcv.py folder --root IMAGES",
+        "dataprep/write_ffcv.py folder --root IMAGES --out nowhere --split train",
     ),
     (["--data.val", "nowhere/val.beton", "--then-eval"], "nowhere/val.beton: no such file"),
     (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +49,10 @@ def test_each_run_has_the_command_line_that_would_start_it_alone(tmp_path: Path)
     assert plain == ["--recipe", "digits", "--train.epochs", "3"]
     trial = Trial("x", {"optimizer.base-lr": "0.2", "recipe": "barlow-twins", "views.0.crop-scale": "0.2 0.9"}, 5)
     own = pretrain.parse(sweeps.arguments_of(trial, plain, tmp_path))
-    expected = recipe("barlow-twins").pretrain
-    first = replace(expected.views[0], crop_scale=(0.2, 0.9))
-    expected = replace(
-        expected,
-        views=(first, *expected.views[1:]),
-        optimizer=replace(expected.optimizer, base_lr=0.2),
-        train=replace(expected.train, epochs=3, seed=5),
-    )
-    assert (own.recipe, own.config, own.run) == ("barlow-twins", expected, str(tmp_path))
+    alone = ["--recipe", "barlow-twins", "--train.epochs", "3", "--train.seed", "5", "--optimizer.base-lr", "0.2"]
+    expected = pretrain.parse([*alone, "--views.0.crop-scale", "0.2", "0.9", "--run", str(tmp_path)])
+    assert (own.recipe, own.config, own.run) == (expected.recipe, expected.config, expected.run)
+    assert (own.config.optimizer.base_lr, own.config.views[0].crop_scale) == (0.2, (0.2, 0.9))
     assert not own.several.is_asked
 
 
@@ -100,6 +94,13 @@ def test_the_same_command_adds_values_and_seeds_and_forgets_none(tmp_path: Path)
     assert len(there.trials) == 5
     assert [len(trials) for trials in there.combinations().values()] == [1, 2, 2]
     assert sweeps.run_folders(tmp_path) == []
+
+
+def test_a_sweep_of_an_older_version_goes_on(tmp_path: Path) -> None:
+    without = {name: value for name, value in BASE["online"].items() if name not in ("stop_if", "keep_best")}
+    _sweep(tmp_path, "optimizer.base-lr=0.1", base=BASE | {"online": without})
+    _sweep(tmp_path, "optimizer.base-lr=0.2")
+    assert len(sweeps.read_sweep(tmp_path).trials) == 2
 
 
 def _another_option(folder: Path) -> None:

@@ -52,7 +52,7 @@ def test_the_command_writes_what_is_missing(layout: str, digits_folder: Path, tm
 
 def test_a_data_set_is_known_by_its_folder_and_the_rest_stands_in_capitals() -> None:
     command = writing_command(Path("data/imagenet/val.beton"))
-    assert command == "python dataprep/write_ffcv.py imagenet --root RAW --out data/imagenet --split val"
+    assert command.endswith("dataprep/write_ffcv.py imagenet --root RAW --out data/imagenet --split val")
     assert "folder --root IMAGES --out photos --split train" in writing_command(Path("photos/train.beton"))
 
 

@@ -26,7 +26,10 @@ def test_runs_are_found_at_any_depth_and_none_in_a_run(tmp_path: Path) -> None:
 
 
 def test_what_differs_is_said_with_its_values(tmp_path: Path) -> None:
-    write_runs(tmp_path, 4, 10)
+    runs = write_runs(tmp_path, 4, 10)
+    older = json.loads((runs[0] / "config.json").read_text())
+    del older["pretrain"]["online"]["stop_if"]
+    (runs[0] / "config.json").write_text(json.dumps(older))
     found = Overview(tmp_path).look()
     assert set(found["settings"]) == {"optimizer.base_lr", "train.seed"}
     rates = {found["runs"][run_id]["name"]: value for run_id, value in found["settings"]["optimizer.base_lr"].items()}

@@ -11,13 +11,22 @@ import torch
 
 from dataprep.beton.contract import open_beton
 from dataprep.beton.objects import CROWD, OBJECTS, decode_objects
+from dataprep.beton.pixel_format import PixelFormat
 from dataprep.sources import coco_detection
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import write_beton
 from tests.dataprep.raw_detection import write_coco
 from tests.vicreg.detection.small_detection import FPN, coco_data, voc_data
 from vicreg.config import DataConfig
-from vicreg.detection.scenes import SceneLoader, Scenes, as_input, padded, scene_size, whole_scenes
+from vicreg.detection.scenes import (
+    SceneLoader,
+    Scenes,
+    as_input,
+    open_with_objects,
+    padded,
+    scene_size,
+    whole_scenes,
+)
 from vicreg.detection.settings import Settings
 
 
@@ -112,6 +121,15 @@ def test_sizes_are_detectron2s() -> None:
     assert scene_size(500, 375, 480, 1333) == (640, 480)
     assert scene_size(200, 600, 800, 1333) == (444, 1333)
     assert padded([(10, 65), (33, 20)]) == (64, 96)
+
+
+def test_channels_that_are_no_colours_are_refused(tmp_path: Path) -> None:
+    write_coco(tmp_path, {"train": 2})
+    plan = WritePlan("raw", pixels=PixelFormat(is_rgb=False))
+    write_beton(coco_detection.open_split(tmp_path, "train"), tmp_path / "a.beton", plan, num_workers=0)
+    assert OBJECTS in open_beton(tmp_path / "a.beton").more
+    with pytest.raises(ValueError, match=r"a.beton has images of .*, allowed here: RGB of 8 bits"):
+        open_with_objects(tmp_path / "a.beton", False)
 
 
 def test_what_cannot_be_learned_is_said(data: DataConfig, tmp_path: Path) -> None:

@@ -7,13 +7,16 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests import five_channels
-from tests.vicreg.methods.test_every_method import BATCH, CPU, METHODS, small
+from tests.vicreg.methods.small_runs import BATCH, METHODS, small
 from vicreg.data.channels import fitted_to_channels
 from vicreg.data.loaders import open_views
 from vicreg.method import Progress, TrainingData
 from vicreg.training.learner import Learner
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ class Setting:
 
 SETTINGS = {
     # Of 3,000 prototypes most would have no image of a batch and queue. Embeddings lie close together in a short run:
-    # the sharpest assignment that float32 allows tells them apart. The prototypes rest for an epoch; the queue begins as
+    # the sharpest assignment that float32 allows tells them apart. Prototypes rest for an epoch; the queue begins as
     # early in the run as in solo-learn's.
     "swav": Setting({"num_prototypes": 100, "epsilon": 0.02, "rest_steps": 39, "queue_from_epoch": 1.5}),
     "simsiam": Setting({"predictor_width": WIDTH // 4}),  # a quarter of the embedding's width, as published

@@ -30,18 +30,21 @@ from vicreg.ranks.distributed import Placement
 from vicreg.training.metrics import read_metrics
 from vicreg.training.train import train
 
-TERM = "embedding_std"
+TERM, DIMS = "embedding_std", 256
 KINDS: dict[str, dict[str, Any]] = {
     "SimSiam": {},
     "without predictor and batch norm": {"predictor_width": 0},
 }
+TERM_OF_DIRECTIONS = {"spread_of": "normalised", "variance_weight": DIMS**0.5}
+"""Of directions, as the spread that is drawn: raw embeddings could each vary by 1 about a distant mean. The
+hinge stands at 1 / sqrt(D), so this weight is the paper's 1 for a hinge at 1."""
 BLUE, ORANGE = "#0072b2", "#d55e00"  # told apart by most eyes, on white
 
 
-def config_of(kind: str, variance_weight: float, data: DataConfig, epochs: int) -> PretrainConfig:
-    """A run of SimSiam; the term has the paper's weight, 1, where it has one."""
+def config_of(kind: str, has_term: bool, data: DataConfig, epochs: int) -> PretrainConfig:
+    """A run of SimSiam, with the variance term or without."""
     config = small("simsiam", data, epochs)
-    settings = KINDS[kind] | {"variance_weight": variance_weight}
+    settings = KINDS[kind] | (TERM_OF_DIRECTIONS if has_term else {})
     bare = dataclasses.replace(config.model, expander_norm="none", expander_bias="all")
     return dataclasses.replace(
         config,
@@ -61,14 +64,14 @@ def spread(config: PretrainConfig, run: Path) -> tuple[list[float], list[float]]
     return [line["step"] / steps_per_epoch for line in lines], [line[TERM] for line in lines]
 
 
-def draw(curves: dict[tuple[str, float], tuple[list[float], list[float]]], file: Path) -> None:
+def draw(curves: dict[tuple[str, bool], tuple[list[float], list[float]]], file: Path) -> None:
     """A panel for each kind; on white, so that it can be read on a dark page too."""
     with mpl.rc_context({"svg.hashsalt": "collapse", "font.size": 9, "axes.spines.top": False}):
         figure = Figure(figsize=(7, 2.6), layout="constrained", facecolor="white")
         panels = figure.subplots(1, len(KINDS), sharey=True)
         for panel, kind in zip(panels, KINDS, strict=True):
-            for weight, colour, label in ((1.0, BLUE, "with the variance term"), (0.0, ORANGE, "without")):
-                panel.plot(*curves[kind, weight], color=colour, label=label)
+            for has_term, colour, label in ((True, BLUE, "with the variance term"), (False, ORANGE, "without")):
+                panel.plot(*curves[kind, has_term], color=colour, label=label)
             panel.set(title=kind, xlabel="epoch", ylim=(0, 1.05))
             panel.spines["right"].set_visible(False)
         panels[0].set_ylabel("spread of the embeddings")
@@ -89,12 +92,12 @@ def main(arguments: list[str]) -> int:
     try:
         data = betons(options.images, options.run / "data", is_small=True)
         for number, kind in enumerate(KINDS):
-            for weight in (1.0, 0.0):
-                run = options.run / f"{number}-{'with' if weight else 'without'}"
-                epochs, values = curves[kind, weight] = spread(config_of(kind, weight, data, options.epochs), run)
+            for has_term in (True, False):
+                run = options.run / f"{number}-{'with' if has_term else 'without'}"
+                epochs, values = curves[kind, has_term] = spread(config_of(kind, has_term, data, options.epochs), run)
                 below = next((epoch for epoch, value in zip(epochs, values, strict=True) if value < limit), None)
                 said = "no" if below is None else f"in epoch {below:.1f}"
-                table.add_row(kind, "yes" if weight else "no", f"{values[-1]:.3f}", said)
+                table.add_row(kind, "yes" if has_term else "no", f"{values[-1]:.3f}", said)
         if options.figure:
             draw(curves, options.figure)
     except (BetonError, ValueError, OSError) as error:

@@ -64,7 +64,8 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/views": [
         {"blur", "colour_kernels", "crop_kernels", "keyed_random", "resample"},
         {"order", "view_parameters"},
-        {"colour_operations", "rand_augment"},
+        {"rand_augment"},
+        {"colour_operations"},
         {"augment"},
     ],
     "vicreg/data": [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.collapse import KINDS, config_of, draw
+from benchmarks.collapse import DIMS, KINDS, TERM_OF_DIRECTIONS, config_of, draw
 from benchmarks.small_methods import SIDE_PX
 from vicreg.config import DataConfig
 from vicreg.method import UNKNOWN_DATA
@@ -19,11 +19,12 @@ DATA = DataConfig(image_size=SIDE_PX, eval_resize=SIDE_PX)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_runs_of_a_kind_differ_in_the_variance_term_alone(kind: str) -> None:
-    runs = [config_of(kind, weight, DATA, 10) for weight in (0.0, 1.0)]
+    runs = [config_of(kind, has_term, DATA, 10) for has_term in (False, True)]
     settings = [run.method for run in runs]
     assert all(isinstance(each, Config) for each in settings)
     assert dataclasses.replace(runs[0], method=settings[1]) == runs[1]
-    assert dataclasses.replace(settings[0], variance_weight=1.0) == settings[1]  # type: ignore[call-arg]
+    assert dataclasses.replace(settings[0], **TERM_OF_DIRECTIONS) == settings[1]  # type: ignore[arg-type]
+    assert int(runs[0].model.expander.split("-")[-1]) == DIMS
     method = build(runs[0], UNKNOWN_DATA)
     assert isinstance(method, SimSiam)
     is_bare = kind != "SimSiam"
@@ -32,7 +33,7 @@ def test_runs_of_a_kind_differ_in_the_variance_term_alone(kind: str) -> None:
 
 
 def test_the_figure_is_the_same_each_time(tmp_path: Path) -> None:
-    curves = {(kind, weight): ([0.0, 1.0], [1.0, weight]) for kind in KINDS for weight in (0.0, 1.0)}
+    curves = {(kind, has_term): ([0.0, 1.0], [1.0, float(has_term)]) for kind in KINDS for has_term in (False, True)}
     for name in ("a.svg", "b.svg"):
         draw(curves, tmp_path / name)
     first, second = ((tmp_path / name).read_text() for name in ("a.svg", "b.svg"))

@@ -176,7 +176,7 @@ def _run(stage: Stage, images: Tensor, samples: Tensor, amounts: Tensor) -> None
     if stage.operation == Operation.BLUR:
         blur(part, amounts, stage.radius_px)
     else:
-        _OPERATIONS[stage.operation](part, amounts)
+        OPERATIONS[stage.operation](part, amounts)
     if where is not None:
         images.index_copy_(0, where, part)
 
@@ -197,8 +197,6 @@ def _columns(amounts: NDArray[np.float32], width: int) -> NDArray[np.float32]:
     """Amounts (n,) or (n, C) as (n, width)."""
     return np.broadcast_to(amounts.reshape(len(amounts), -1), (len(amounts), width))
 
-
-_OPERATIONS = {**OPERATIONS, **rand_augment.OPERATIONS}
 
 Step = tuple[Operation | Rand, NDArray[np.int64], NDArray[np.float32]]
 """An operation, the samples that it changes, and by how much each (n,), or each of its channels (n, C)."""
@@ -222,10 +220,10 @@ def _steps(colour: Colour, angle_rad: NDArray[np.float32]) -> list[Step]:
     wishes.append((Operation.GRAYSCALE, no_amount, colour.grayscale))
     wishes.append((Operation.BLUR, colour.sigma_px, colour.sigma_px > 0))
     wishes.append((Operation.SOLARIZE, no_amount, colour.solarize))
-    for operations, amounts in zip(colour.rand_operations.T, colour.rand_amounts.T, strict=True):
+    for operations, by in zip(colour.rand_operations.T, colour.rand_amounts.T, strict=True):
         for number in np.unique(operations[operations >= 0]).tolist():
             chosen = Rand(number) if number in rand_augment.OPERATIONS else Operation(number)
-            wishes.append((chosen, amounts, operations == number))
+            wishes.append((chosen, by, operations == number))
     return [(operation, np.flatnonzero(on), amounts[on]) for operation, amounts, on in wishes if on.any()]
 
 

@@ -13,7 +13,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from vicreg.views.view_parameters import Jitter
+from vicreg.views import rand_augment
+from vicreg.views.view_parameters import Jitter, Rand
 
 GRAY = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 """Weights of red, green and blue in Pillow's conversion to "L"."""
@@ -76,11 +77,7 @@ def _hue(images: Tensor, shifts: Tensor) -> None:
 
 def _rotate(images: Tensor, angles_rad: Tensor) -> None:
     """Counter-clockwise about the centre, bilinear; what comes from outside is black."""
-    cos, sin = angles_rad.cos().view(-1), angles_rad.sin().view(-1)
-    zero = torch.zeros_like(cos)
-    affine = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
-    grid = torch.nn.functional.affine_grid(affine, list(images.shape), align_corners=False)
-    images.copy_(torch.nn.functional.grid_sample(images, grid, align_corners=False))
+    rand_augment.rotate(images, angles_rad, fill=None)
 
 
 def _grayscale(images: Tensor, _: Tensor) -> None:
@@ -107,7 +104,7 @@ def by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
-OPERATIONS: dict[Operation, Callable[[Tensor, Tensor], None]] = {
+OPERATIONS: dict[Operation | Rand, Callable[[Tensor, Tensor], None]] = {
     Operation.BRIGHTNESS: _brightness,
     Operation.CONTRAST: _contrast,
     Operation.SATURATION: _saturation,
@@ -116,4 +113,5 @@ OPERATIONS: dict[Operation, Callable[[Tensor, Tensor], None]] = {
     Operation.GRAYSCALE: _grayscale,
     Operation.SOLARIZE: _solarize,
     Operation.CHANNEL_CONTRAST: _channel_contrast,
+    **rand_augment.OPERATIONS,
 }

@@ -19,15 +19,15 @@ FILL = (124 / 255, 116 / 255, 104 / 255)
 """What comes from outside of an image: ImageNet's mean colour, in whole 8-bit numbers."""
 
 
-def warp(images: Tensor, rows: list[list[Tensor]], fill: tuple[float, float, float]) -> None:
-    """Take each pixel from where 2 rows of 3 numbers (n,) say, sides going from -1 to 1; bilinear."""
+def warp(images: Tensor, rows: list[list[Tensor]], fill: tuple[float, float, float] | None) -> None:
+    """Take each pixel from where 2 rows of 3 numbers (n,) say, sides going from -1 to 1; bilinear. No fill: black."""
     affine = torch.stack([torch.stack(row, 1) for row in rows], 1)
     grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
-    outside = images.new_tensor(fill).view(3, 1, 1) if any(fill) else 0.0
-    images.copy_(functional.grid_sample(images - outside, grid, align_corners=False).add_(outside))
+    outside = images.new_tensor(fill).view(3, 1, 1) if fill else 0.0
+    images.copy_(functional.grid_sample(images - outside, grid, align_corners=False).add_(outside).clamp_(0, 1))
 
 
-def rotate(images: Tensor, angles_rad: Tensor, fill: tuple[float, float, float] = FILL) -> None:
+def rotate(images: Tensor, angles_rad: Tensor, fill: tuple[float, float, float] | None = FILL) -> None:
     """Counter-clockwise about the centre."""
     cos, sin = angles_rad.cos().view(-1), angles_rad.sin().view(-1)
     zero = torch.zeros_like(cos)

@@ -36,20 +36,20 @@ JITTER_ORDERS: NDArray[np.uint8] = np.array(list(itertools.permutations(range(le
 
 
 class Rand(IntEnum):
-    """What RandAugment can do beside the jitter's changes; numbered on from `colour_operations.Operation`."""
+    """What RandAugment can do beside the jitter's changes; numbers that no `colour_operations.Operation` has."""
 
-    AUTOCONTRAST = 8
-    EQUALIZE = 9
-    INVERT = 10
-    ROTATE = 11
-    POSTERIZE = 12
-    SOLARIZE = 13
-    SOLARIZE_ADD = 14
-    SHARPNESS = 15
-    SHEAR_X = 16
-    SHEAR_Y = 17
-    TRANSLATE_X = 18
-    TRANSLATE_Y = 19
+    AUTOCONTRAST = 32
+    EQUALIZE = 33
+    INVERT = 34
+    ROTATE = 35
+    POSTERIZE = 36
+    SOLARIZE = 37
+    SOLARIZE_ADD = 38
+    SHARPNESS = 39
+    SHEAR_X = 40
+    SHEAR_Y = 41
+    TRANSLATE_X = 42
+    TRANSLATE_Y = 43
 
 
 RAND_CHOICES: NDArray[np.int8] = np.array([*Rand, Jitter.SATURATION, Jitter.CONTRAST, Jitter.BRIGHTNESS], dtype=np.int8)
@@ -76,8 +76,8 @@ class Draw(IntEnum):
     CROP_TOP = 12
     CROP_LEFT = 13
     CROP_TRIES = 16  # this and the following 2 * NUM_CROP_TRIES: area and aspect ratio of each try
-    RAND_AUGMENT = 40  # this and the following 5 for each of its operations
     CHANNELS = 64  # this and the following, two for each channel that is no colour: brightness and contrast
+    RAND_AUGMENT = 128  # this and the following 5 for each of its operations
 
 
 class Key(NamedTuple):

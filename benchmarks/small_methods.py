@@ -40,8 +40,8 @@ SETTINGS = {
     # want of batch norm, the bank's entries could hardly be told apart in that time.
     "pirl": Setting({"num_negatives": QUEUE}, {"expander_norm": "plain"}, base_lr=0.3),
     "cmc": Setting({"num_negatives": QUEUE}, {"expander_norm": "plain"}, base_lr=0.3),
-    # Patches of 8 px as in the recipe; of smaller ones its network sees nothing.
-    "cpc_v2": Setting(base_lr=1e-3, view_px=32),
+    # Patches of 8 px as in the recipe, 4 x 4 of them: predictions and patches of 7 x 7 are 25 times as many products.
+    "cpc_v2": Setting({"grid": 4, "first_ahead": 2, "last_ahead": 3}, base_lr=1e-3, view_px=20),
 }
 
 

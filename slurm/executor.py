@@ -109,6 +109,9 @@ def _parameters(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str) 
         "kill-on-invalid-dep": "yes",  # a job whose chain is dead is removed instead of waiting for ever
         "reservation": cluster.reservation or None,
     }
+    for flag in cluster.extra_sbatch_flags:
+        name, _, value = flag.removeprefix("--").partition("=")
+        more[name] = value or True
     parameters: dict[str, Any] = {
         "job_name": f"{folder.parents[1].name}-{spec.name}",
         "nodes": spec.num_nodes + spec.spare_nodes,
@@ -126,9 +129,6 @@ def _parameters(spec: JobSpec, folder: Path, cluster: Cluster, dependency: str) 
         "dependency": dependency or None,
         "additional_parameters": {name: value for name, value in more.items() if value is not None},
     }
-    for flag in cluster.extra_sbatch_flags:
-        name, _, value = flag.removeprefix("--").partition("=")
-        more[name] = value or True
     flags = ("partition", "account", "qos", "constraint", "exclude")
     parameters |= {f"{flag}": getattr(cluster, flag) or None for flag in flags}
     return {name: value for name, value in parameters.items() if value is not None or name == "wckey"}

@@ -190,7 +190,10 @@ def test_a_damaged_checkpoint_is_told_and_passed_over(digits_folder: Path, tmp_p
     [
         (["--data.train", "missing/train.beton"], "missing/train.beton: no such file; write it with"),
         (["--train.global-batch", "255", "--gpus", "2"], "global_batch is 255, allowed: a multiple of the 2 ranks"),
-        (["--train.global-batch", "2048"], "global_batch is 2048, allowed: 1 to the number of samples, 1437"),
+        (
+            ["--train.global-batch", "2048"],
+            "train.beton has 1,437 images; allowed: 2 to 1437, and enough for several steps an epoch: ",
+        ),
         (["--train.precision", "fp16"], "precision is 'fp16', allowed: auto, float32, float64 on a CPU"),
         (["--model.encoder", "resnet51"], "encoder is 'resnet51', allowed:"),
         (["--recipe", "digit"], "recipe is 'digit', allowed: imagenet-1000ep, imagenet-100ep, "),

@@ -112,6 +112,7 @@ def test_ranks_know_who_they_are_from_slurm_s_variables(tmp_path: Path) -> None:
             "interconnect_gb_s": 25,
             "interconnect_latency_us": 9,
             "claim": job.claim,
+            "is_given": False,
             "has_terminal": False,
             "copies": {"train_beton": "the data"},
         }

@@ -133,8 +133,10 @@ def _train(
     metrics = _metrics(config, run, step, num_steps, steps_per_epoch, console) if leads else None
     early_end = EarlyEnd(config.online, run, steps_per_epoch, oversight)
     # A run that was killed between a checkpoint and what follows from its measurement measures again.
-    with oversight.phase("a measurement"):
-        measured = probe.measure_if_due(step, learner) if step and early_end.asks else {}
+    measured: dict[str, float] = {}
+    if step and early_end.asks:
+        with oversight.phase("a measurement"):
+            measured = probe.measure_if_due(step, learner)
     stopped, ended = False, early_end.is_due(step, measured)
     with ExitStack() as stack:
         stack.callback(loader.close)

@@ -11,7 +11,6 @@ import torch
 
 from dataprep.beton.contract import open_beton
 from dataprep.beton.objects import CROWD, OBJECTS, decode_objects
-from dataprep.beton.pixel_format import PixelFormat
 from dataprep.sources import coco_detection
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import write_beton
@@ -125,7 +124,7 @@ def test_sizes_are_detectron2s() -> None:
 
 def test_channels_that_are_no_colours_are_refused(tmp_path: Path) -> None:
     write_coco(tmp_path, {"train": 2})
-    plan = WritePlan("raw", pixels=PixelFormat(is_rgb=False))
+    plan = WritePlan("raw", channels=3)
     write_beton(coco_detection.open_split(tmp_path, "train"), tmp_path / "a.beton", plan, num_workers=0)
     assert OBJECTS in open_beton(tmp_path / "a.beton").more
     with pytest.raises(ValueError, match=r"a.beton has images of .*, allowed here: RGB of 8 bits"):

@@ -33,7 +33,14 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "semisup-1-swav": {**TUNED, "subset": ONE, "lr_encoder": 0.02, "lr_head": 5.0},
     "semisup-10-swav": {**TUNED, "subset": TEN, "lr_encoder": 0.01, "lr_head": 0.2},
 }
-DATA = {"places205": protocols.PLACES205, "inat18": protocols.INAT18, "voc07": protocols.VOC07, "": protocols.IMAGENET}
+DATA = {
+    "": protocols.IMAGENET,
+    "places205": protocols.PLACES205,
+    "inat18": protocols.INAT18,
+    "voc07": protocols.VOC07,
+    "voc-detection": "VOC07+12",
+    "coco-detection": "COCO 2017",
+}
 
 
 @pytest.mark.parametrize("name", EXPECTED)

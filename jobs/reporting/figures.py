@@ -13,14 +13,12 @@ import statistics
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from typing import TYPE_CHECKING, Any
 
 from border.text import visible
+
+if TYPE_CHECKING:  # it is imported where charts are drawn: not every command that could draw does
+    from matplotlib.axes import Axes
 
 MAX_POINTS = 500
 WIDTH_IN, HEIGHT_IN = 3.7, 2.3  # at the page's column width a point is a little more than a CSS pixel
@@ -99,6 +97,8 @@ def thinned(curve: Curve, at_most: int = MAX_POINTS) -> tuple[Curve, int]:
 
 def line_chart(name: str, curves: Sequence[Curve], x_label: str, may_be_log: bool = False) -> str:
     """Curves over each other; `name` makes the ids of the figure differ from those of others on the page."""
+
+    from matplotlib.ticker import MaxNLocator, NullFormatter
 
     def draw(axes: Axes) -> None:
         for curve in sorted(curves, key=lambda curve: curve.number):
@@ -212,6 +212,9 @@ def _spans_decades(values: list[float]) -> bool:
 
 
 def _svg(name: str, draw: Callable[[Axes], None], height_in: float) -> str:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()  # whatever the user's matplotlibrc says
         mpl.rcParams.update(_STYLE)

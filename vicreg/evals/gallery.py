@@ -18,8 +18,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
@@ -160,6 +158,9 @@ def _place(rows: NDArray[np.float64], config: Config) -> NDArray[np.float64]:
 
     One thread: scikit-learn's sums over threads depend on their number. Features without any spread lie in one point.
     """
+    from sklearn.decomposition import PCA  # a second that whoever only asks for neighbours does not wait
+    from sklearn.manifold import TSNE
+
     if not rows.std(axis=0).any():
         return np.full((len(rows), 2), 0.5)
     with threadpool_limits(1):

@@ -34,7 +34,7 @@ from vicreg import checkpoint
 from vicreg.config import ModelConfig, PretrainConfig
 from vicreg.data.decode import ImageReader
 from vicreg.ranks.distributed import Placement
-from vicreg.training.metrics import METRICS_FILE, read_metrics
+from vicreg.run_files import METRICS_FILE, read_metrics
 from vicreg.training.train import CHECKPOINTS, Outcome, train
 
 PIECE_BYTES = 15 * 2**20

@@ -27,7 +27,7 @@ from dataprep.beton.contract import BetonError
 from vicreg import methods
 from vicreg.config import DataConfig, PretrainConfig
 from vicreg.ranks.distributed import Placement
-from vicreg.training.metrics import read_metrics
+from vicreg.run_files import read_metrics
 from vicreg.training.train import train
 
 TERM, DIMS = "embedding_std", 256

@@ -30,10 +30,10 @@ from vicreg.config import DataConfig, PretrainConfig
 from vicreg.config_json import differing_fields, to_json
 from vicreg.evals import knn
 from vicreg.evals.features import Pixels, Splits, open_splits
-from vicreg.exchange.encoder_file import ENCODER_FILE, load_encoder, untrained_encoder
+from vicreg.exchange.encoder_file import load_encoder, untrained_encoder
 from vicreg.losses.directions import spread_of_directions
 from vicreg.ranks.distributed import Placement
-from vicreg.training.metrics import read_metrics
+from vicreg.run_files import ENCODER_FILE, read_metrics
 from vicreg.training.train import Outcome, train
 
 IMAGES_OF_A_CLASS = {"train": 500, "test": 200}

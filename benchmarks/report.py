@@ -27,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.ratios import Ratio, print_ratios
 from jobs.reporting import training_lines
-from vicreg.training.metrics import METRICS_FILE, read_metrics
+from vicreg.run_files import METRICS_FILE, read_metrics
 
 MAX_S, MAX_MB = 5.0, 200.0
 FIELDS = ["loss", "invariance", "variance", "covariance", "embedding_std", "effective_rank", "learning_rate"]

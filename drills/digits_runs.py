@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from vicreg import checkpoint
-from vicreg.training.metrics import TIMING, read_metrics
+from vicreg.run_files import TIMING, read_metrics
 
 ROOT = Path(__file__).parents[1]
 STEPS = 20  # 4 epochs of 5 steps

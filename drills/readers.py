@@ -38,9 +38,9 @@ from vicreg.exchange.encoder_file import save_encoder, untrained_encoder
 from vicreg.ranks import rendezvous
 from vicreg.ranks.distributed import Placement
 from vicreg.ranks.rendezvous import RendezvousError
+from vicreg.run_files import read_metrics
 from vicreg.schema import SCHEMA
 from vicreg.stop_rule import early_end_of
-from vicreg.training.metrics import read_metrics
 
 DEEP = 100_000
 STRANGE: tuple[bytes, ...] = (

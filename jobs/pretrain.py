@@ -51,9 +51,9 @@ from slurm.watchdog import Watchdog
 from vicreg import methods
 from vicreg.config import PretrainConfig
 from vicreg.config_json import to_json
-from vicreg.exchange.encoder_file import ENCODER_FILE
 from vicreg.ranks.meeting import require_agreement
 from vicreg.ranks.rendezvous import connected
+from vicreg.run_files import ENCODER_FILE
 from vicreg.stop_rule import early_end_of
 from vicreg.training.oversight import Oversight
 from vicreg.training.train import Outcome, train

@@ -35,7 +35,7 @@ FLOORS: dict[str, list[set[str]]] = {
     # From the ground up: a room or a wing of a folder imports only from lower floors of that folder.
     "border": [{"documents", "private_folder", "text"}, {"terminal"}],
     "vicreg": [
-        {"checked", "kernels", "ranks", "stem"},
+        {"checked", "kernels", "ranks", "run_files", "stem"},
         {"stop_rule", "view_config"},
         {"config"},
         {"checkpoint", "config_json", "presets", "joint_views", "lab_colours", "losses", "patches", "schema", "views"},

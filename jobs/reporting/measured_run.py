@@ -23,8 +23,8 @@ from slurm.task import JobSpec
 from vicreg.config import PretrainConfig
 from vicreg.evals import results
 from vicreg.evals.results import TRAINED, Result, say_subject
-from vicreg.exchange.encoder_file import ENCODER_FILE, checksum, load_encoder
-from vicreg.training.metrics import METRICS_FILE
+from vicreg.exchange.encoder_file import checksum, load_encoder
+from vicreg.run_files import ENCODER_FILE, METRICS_FILE
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vicreg.training.metrics import METRICS_FILE, parse
+from vicreg.run_files import METRICS_FILE, parse
 
 MAX_LINES = 10_000
 """That are understood of a long file, but for those with other fields than most."""

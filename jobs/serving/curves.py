@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.watching.followed_files import MEASURED, FollowedFile, finite
-from vicreg.training.metrics import METRICS_FILE, parse
+from vicreg.run_files import METRICS_FILE, parse
 
 POINTS = 400
 """At least so many of a long file, at most twice as many."""

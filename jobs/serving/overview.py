@@ -25,8 +25,8 @@ from slurm.attempts import ATTEMPTS_FILE, HEARTBEAT_FILE
 from slurm.chain import JOBS_FILE, JOBS_FOLDER
 from vicreg.config_json import flat
 from vicreg.evals.results import EVALS, RESULT_FILE
+from vicreg.run_files import METRICS_FILE
 from vicreg.stop_rule import EARLY_END_FILE
-from vicreg.training.metrics import METRICS_FILE
 
 DEPTH = 4
 """Folders below the one that was asked for in which runs are looked for; none is looked for in a run."""

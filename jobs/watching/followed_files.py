@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vicreg.run_files import METRICS_FILE, parse
 from vicreg.stop_rule import MEASURES
-from vicreg.training.metrics import METRICS_FILE, parse
 
 BLOCK_BYTES = 1 << 20
 MARK_BYTES = 64

@@ -23,7 +23,7 @@ from slurm.attempts import ATTEMPTS_FILE, RUNNING, Attempt
 from slurm.chain import Submitted
 from slurm.requeue import failures_in_a_row
 from slurm.task import JobSpec
-from vicreg.training.metrics import METRICS_FILE
+from vicreg.run_files import METRICS_FILE
 
 MAIN_LOG, BATCH_LOGS = "rank_0.log", "batch_*.log"
 TAIL_BYTES = 1 << 16

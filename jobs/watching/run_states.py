@@ -9,7 +9,7 @@ from pathlib import Path
 from jobs.watching.job_states import ACTIVE, JobState
 from jobs.watching.job_traces import Progress
 from slurm.attempts import FINISHED, STOPPED
-from vicreg.exchange.encoder_file import ENCODER_FILE
+from vicreg.run_files import ENCODER_FILE
 from vicreg.stop_rule import early_end_of
 
 NOT_STARTED = "not started"

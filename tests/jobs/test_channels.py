@@ -29,7 +29,7 @@ from vicreg.cost.estimate import estimate
 from vicreg.cost.flops import step_flops
 from vicreg.data.channels import fitted_to_channels
 from vicreg.evals.gallery import as_picture
-from vicreg.training.metrics import TIMING, read_metrics
+from vicreg.run_files import TIMING, read_metrics
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12  # 3 epochs of 4

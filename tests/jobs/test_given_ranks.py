@@ -17,7 +17,7 @@ import torch
 from drills.faults import descendants
 from slurm.given_place import Place, place
 from tests.jobs.test_pretrain import ROOT, STEPS, _command, _run
-from vicreg.training.metrics import TIMING, read_metrics
+from vicreg.run_files import TIMING, read_metrics
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 

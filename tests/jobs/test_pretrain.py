@@ -25,7 +25,7 @@ from slurm.requeue import StopFlag
 from slurm.task import Task
 from tests.jobs.run_folders import digits_config
 from vicreg import checkpoint
-from vicreg.training.metrics import TIMING, read_metrics
+from vicreg.run_files import TIMING, read_metrics
 from vicreg.training.train import Outcome
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from jobs.planning.run_folder import is_finished, read_run
 from jobs.pretrain import main
 from tests.jobs.run_folders import digits_config, write_run
 from vicreg import checkpoint
-from vicreg.training.metrics import METRICS_FILE, TIMING, read_metrics
+from vicreg.run_files import METRICS_FILE, TIMING, read_metrics
 
 CONFIG, ENCODER = "config.json", "encoder.pt"
 STEPS = 10

@@ -31,7 +31,8 @@ def test_a_command_imports_late_what_takes_long(module: str) -> None:
     assert done.stdout.split() == []
 
 
-def test_writing_needs_no_torch() -> None:
-    code = "import dataprep.write_ffcv, sys; print('torch' in sys.modules)"
+@pytest.mark.parametrize("module", ["dataprep.write_ffcv", "jobs.status"])
+def test_writing_and_watching_need_no_torch(module: str) -> None:
+    code = f"import {module}, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -24,8 +24,8 @@ from vicreg.exchange.encoder_file import load_encoder
 from vicreg.exchange.foreign_checkpoints import read
 from vicreg.methods import vicreg
 from vicreg.ranks.distributed import Placement
+from vicreg.run_files import read_metrics
 from vicreg.schema import SCHEMA, upgraded
-from vicreg.training.metrics import read_metrics
 from vicreg.training.train import Outcome, train
 
 ARCHIVE = Path(__file__).parents[1] / "golden" / "run_before_methods.tar.xz"

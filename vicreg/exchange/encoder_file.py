@@ -17,9 +17,9 @@ from vicreg import checkpoint
 from vicreg.config import ModelConfig
 from vicreg.config_json import from_json, to_json
 from vicreg.model import encoder_by_config
+from vicreg.run_files import ENCODER_FILE
 from vicreg.schema import SCHEMA
 
-ENCODER_FILE = "encoder.pt"  # in a run folder, once the run is finished
 NUM_NAMES_SHOWN = 10
 _ALLOWED = "encoder.pt of a run folder"
 

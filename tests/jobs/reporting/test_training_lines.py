@@ -12,7 +12,7 @@ import pytest
 from benchmarks import report
 from jobs.reporting import training_lines
 from jobs.reporting.training_lines import RARE_SHARE
-from vicreg.training.metrics import METRICS_FILE, read_metrics
+from vicreg.run_files import METRICS_FILE, read_metrics
 
 NUM_LINES, AT_MOST = 5000, 100
 

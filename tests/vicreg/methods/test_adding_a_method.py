@@ -25,7 +25,7 @@ from vicreg.cost.flops import step_flops
 from vicreg.method import TrainingData
 from vicreg.presets import DIGITS
 from vicreg.ranks.distributed import Placement
-from vicreg.training.metrics import TIMING, read_metrics
+from vicreg.run_files import TIMING, read_metrics
 from vicreg.training.train import CHECKPOINTS, Outcome, train
 
 TOY = '''"""A toy: views agree with a slow teacher's, and with a queue of what it said before."""

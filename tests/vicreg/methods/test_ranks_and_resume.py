@@ -24,8 +24,8 @@ from vicreg.exchange.encoder_file import encoder_path, load_encoder
 from vicreg.method import UNKNOWN_DATA, Inputs, Progress
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
+from vicreg.run_files import read_metrics
 from vicreg.training.learner import Learner
-from vicreg.training.metrics import read_metrics
 from vicreg.training.train import CHECKPOINTS, Outcome, train
 
 pytestmark = pytest.mark.timeout(900)  # the first of the tests on ranks has the work of all

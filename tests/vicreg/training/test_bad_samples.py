@@ -23,7 +23,7 @@ from vicreg.config import PretrainConfig
 from vicreg.data.decode import ImageReader
 from vicreg.data.loaders import ViewLoader, centre_batches, open_views
 from vicreg.ranks.distributed import Placement
-from vicreg.training.metrics import read_metrics
+from vicreg.run_files import read_metrics
 from vicreg.training.train import CHECKPOINTS, Outcome, train
 
 CPU = torch.device("cpu")

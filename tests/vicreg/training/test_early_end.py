@@ -17,8 +17,8 @@ from vicreg.config import OnlineConfig, PretrainConfig
 from vicreg.exchange.encoder_file import load_encoder
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
+from vicreg.run_files import read_metrics
 from vicreg.stop_rule import StopRule, early_end_of
-from vicreg.training.metrics import read_metrics
 from vicreg.training.train import CHECKPOINTS, Outcome, train
 
 STEPS_PER_EPOCH = 1437 // 480

@@ -13,9 +13,11 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from vicreg import run_files
 from vicreg.methods import vicreg
+from vicreg.run_files import METRICS_FILE, cut_behind, read_lines, read_metrics
 from vicreg.training import metrics as metrics_module
-from vicreg.training.metrics import METRICS_FILE, Metrics, Sink, cut_behind, read_lines, read_metrics
+from vicreg.training.metrics import Metrics, Sink
 
 TERMS = {"loss": 30.0, "invariance": 0.1, "variance": 0.9, "covariance": 2.0}
 TIMING = {"images_per_s": 1234.0, "data_wait_share": 0.02}
@@ -92,7 +94,7 @@ def test_lines_are_json(tmp_path: Path) -> None:
 def test_whatever_a_power_cut_left_at_the_end_is_cut_off(
     tmp_path: Path, tail: bytes, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics_module, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(run_files, "BLOCK_BYTES", block_bytes)
     lines = [json.dumps({"step": step, "epoch": 0, "elapsed_s": step / 2}).encode() + b"\n" for step in range(5)]
     (tmp_path / METRICS_FILE).write_bytes(b"".join(lines) + tail)
     assert cut_behind(tmp_path, 4) == 1.5

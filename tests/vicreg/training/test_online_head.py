@@ -20,7 +20,7 @@ from vicreg import checkpoint
 from vicreg.config import ModelConfig, OnlineConfig, OptimizerConfig, PretrainConfig
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
-from vicreg.training.metrics import read_metrics
+from vicreg.run_files import read_metrics
 from vicreg.training.online_head import OnlineHead, head_rate
 from vicreg.training.train import CHECKPOINTS, Outcome, train
 

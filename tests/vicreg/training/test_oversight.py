@@ -12,7 +12,7 @@ from rich.console import Console
 from tests.vicreg.methods.small_runs import small
 from vicreg import checkpoint
 from vicreg.ranks.distributed import Placement
-from vicreg.training.metrics import read_metrics
+from vicreg.run_files import read_metrics
 from vicreg.training.oversight import Oversight, Phase
 from vicreg.training.train import Outcome, train
 

@@ -18,9 +18,9 @@ from vicreg.config import PretrainConfig
 from vicreg.data.batches import Batch
 from vicreg.data.loaders import open_views
 from vicreg.ranks.distributed import Placement
+from vicreg.run_files import read_metrics
 from vicreg.training.guards import TrainingDiverged
 from vicreg.training.learner import Learner
-from vicreg.training.metrics import read_metrics
 from vicreg.training.train import CHECKPOINTS, Outcome, train
 
 CPU = torch.device("cpu")

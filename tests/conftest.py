@@ -16,6 +16,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "tests" / "cluster"
+MINUTES_LONG = ("test_end_to_end.py", "test_cifar10.py", "test_branches.py")  # one or few tests, each of minutes
 torch.set_num_threads(1)  # what is small takes longer on several, a hundred times where cores are busy
 os.environ["VICREG_CLUSTER"] = "local"  # whatever is installed here; the tests of SLURM name their cluster
 
@@ -24,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The order in which several processes take tests: a file as a whole, all of a cluster, the longest first."""
     groups = {item: "cluster" if CLUSTER in item.path.parents else str(item.path) for item in items}
     slow = Counter(groups[item] for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: (groups[item] != "cluster", -slow[groups[item]]))
+    items.sort(key=lambda item: (groups[item] != "cluster", item.path.name not in MINUTES_LONG, -slow[groups[item]]))
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
 

@@ -32,7 +32,7 @@ def test_torchrun_gives_the_same_bits_and_starts_a_killed_rank_anew(digits_folde
     assert _run(_command(digits_folder, tmp_path / "here", "--gpus", "2", "--cluster", "local")).returncode == 0
     command = _command(digits_folder, tmp_path / "given")
     process = subprocess.Popen(
-        [*TORCHRUN, "--max-restarts=1", *command[1:]], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [*TORCHRUN, "--max-restarts=1", "--", *command[1:]], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     while process.poll() is None and not any(line["step"] >= 5 for line in read_metrics(tmp_path / "given")):
         time.sleep(0.01)

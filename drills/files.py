@@ -58,7 +58,8 @@ def _damage_and_go_on(runs: DigitsRuns, folder: Path, damage: Callable[[Path], N
     runs.require_same_bits(run)
     if damage in (_cut, _flip):
         assert (run / "checkpoints" / f"damaged_{newest.name}").is_dir(), "what was damaged has not been set aside"
-    else:
+    else:  # by whichever rank came first
+        said += "".join(log.read_text() for log in run.glob("jobs/pretrain/rank_*.log"))
         assert f"{STATE_FILE} is whole" in " ".join(said.split()), "the manifest has not been made again"
 
 

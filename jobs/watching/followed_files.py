@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +22,7 @@ LARGEST = 1e300  # whole numbers of JSON may be larger than any that can be draw
 MEASURED = b'_top1":'  # in the lines that have one of MEASURES
 
 
-class FollowedFile:
+class FollowedFile(ABC):
     """Hands whole lines to `take`, each once; `forget` is called where all that was taken holds no more."""
 
     def __init__(self, path: Path) -> None:
@@ -29,13 +30,13 @@ class FollowedFile:
         self.offset = 0
         self._mark = b""  # what stands before the offset, by which the file is known again
 
+    @abstractmethod
     def take(self, block: bytes) -> None:
         """Some lines with their newlines."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forget(self) -> None:
         """Begin anew."""
-        raise NotImplementedError
 
     def read_on(self, deadline: float = math.inf) -> bool:
         """Read what is new, by time.monotonic() until the deadline; whether that was all."""

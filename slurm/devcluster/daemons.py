@@ -152,7 +152,7 @@ class DevCluster:
             private_folder(self.folder)
         self.num_nodes, self.gpus_per_node, self.ports = num_nodes, gpus_per_node, _free_ports(num_nodes)
         spools = [f"spool/{node}" for node in self.nodes]
-        for name in ("munge", "log", "state", "gpus", "database/files", *spools):
+        for name in ("munge", "log", "state", "gpus", "database/files", "database/tmp", *spools):
             (self.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         for number in range(gpus_per_node):
             (self.folder / "gpus" / f"nvidia{number}").touch()
@@ -168,6 +168,8 @@ class DevCluster:
 
     def _start_services(self) -> None:
         munge, database = self.folder / "munge", self.folder / "database"
+        # A starting mariadbd deletes all temporary tables of its folder, also those of one at work beside it.
+        own_temporary_files = f"--tmpdir={database}/tmp"
         command = ["munged", "--foreground", "--force", f"--socket={munge}/socket", f"--key-file={munge}/key"]
         command += [f"--pid-file={munge}/pid", f"--seed-file={munge}/seed", f"--log-file={self.folder}/log/munged.log"]
         self._start("munged", command)
@@ -175,14 +177,14 @@ class DevCluster:
         if not (database / "mysql").exists():
             install = ["mariadb-install-db", "--no-defaults", f"--datadir={database}", f"--user={settings.RUN_AS}"]
             install += ["--auth-root-authentication-method=socket", f"--auth-root-socket-user={settings.RUN_AS}"]
-            install += ["--skip-test-db", "--skip-name-resolve"]
+            install += ["--skip-test-db", "--skip-name-resolve", own_temporary_files]
             done = subprocess.run(install, capture_output=True, text=True, env=os.environ | {"PATH": _path()})
             if done.returncode:
                 raise DevClusterError(f"the accounting database cannot be made: {done.stdout}{done.stderr}")
         command = ["mariadbd", "--no-defaults", f"--datadir={database}", f"--socket={database}/socket"]
         command += ["--skip-networking", f"--secure-file-priv={database}/files", f"--user={settings.RUN_AS}"]
         command += [f"--pid-file={database}/pid", f"--init-file={self.folder}/database.sql", "--skip-name-resolve"]
-        command += ["--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0"]
+        command += ["--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0", own_temporary_files]
         self._start("mariadbd", command)
         self._await("the database", lambda: (database / "socket").exists(), "mariadbd")
         self._start("slurmdbd", ["slurmdbd", "-D"])

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from drills.cluster_runs import Runs
 from drills.faults import silent_controller
 from slurm import scheduler
+from slurm.devcluster.daemons import DevCluster
 
 pytestmark = pytest.mark.slow
+
+
+def test_clusters_that_start_at_once_are_in_nobodys_way(cluster: DevCluster, tmp_path: Path) -> None:
+    clusters = [DevCluster(tmp_path / str(number)) for number in range(3)]
+    try:
+        with ThreadPoolExecutor(len(clusters)) as pool:
+            list(pool.map(lambda new: new.up(1, 0), clusters))
+        for each in (cluster, *clusters):
+            assert "idle" in each.call("sinfo", "--noheader")
+    finally:
+        for new in clusters:
+            new.down()
 
 
 def test_variables_in_the_environment_do_not_beat_the_plan(

@@ -80,7 +80,12 @@ FLOORS: dict[str, list[set[str]]] = {
         | {"supcon", "supervised", "swav", "vicreg"},
         {"infomin"},
     ],
-    "vicreg/cost": [{"evaluations", "loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
+    "vicreg/cost": [
+        {"live_bytes", "loss_form", "weightless"},
+        {"estimate", "evaluations"},
+        {"fitting", "flops"},
+        {"prediction"},
+    ],
     "vicreg/exchange": [
         {"detectron2_names", "encoder_file"},
         {"foreign_formats", "foreign_names"},
@@ -97,9 +102,9 @@ FLOORS: dict[str, list[set[str]]] = {
         {"data_identity", "kept_parts", "published"},
         {"detection_protocols", "results"},
         {"features", "heads", "layers", "one_vs_rest", "protocols", "work"},
-        {"few_labels", "gallery", "knn", "linear", "linear_segmentation", "svm"},
-        {"detector_training", "semisup"},
-        {"detection"},
+        {"few_labels", "gallery", "knn", "linear", "step_training", "svm"},
+        {"detector_training", "linear_segmentation", "semisup"},
+        {"detection", "memory"},
     ],
     "vicreg/training": [
         {"clock", "guards", "metrics", "oversight", "running_statistics"},

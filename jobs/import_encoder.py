@@ -27,6 +27,7 @@ from jobs.planning.subjects import open_residuals
 from slurm.cluster import load as load_profile
 from vicreg.config import DataConfig, ModelConfig, PretrainConfig, without_colours
 from vicreg.config_json import to_json
+from vicreg.data.channels import normalised_for_channels
 from vicreg.exchange import foreign_checkpoints
 from vicreg.exchange.encoder_file import listed, save_encoder, untrained_encoder
 from vicreg.exchange.given_weights import PADDED, fit, is_padded, other_input, sha256_of
@@ -55,6 +56,9 @@ class Command:
     """Padding of that stem: 1, or 2 as solo-learn has it, which no shape tells; if None as the file says or looks."""
     part: str = ""
     """Which network, where the file holds several: a word of its name (student, teacher, ema) or the whole of it."""
+    channels: int | None = None
+    """Channels of the images, where these are no colours; weights for another number become their mean for each, times
+    their number over the images', which keeps the sum. If None as the file says, else RGB."""
     random: bool = False
     """Without SOURCE: the encoder with random weights, as a baseline."""
     cluster: str = ""
@@ -100,9 +104,13 @@ def parse(arguments: list[str]) -> Command:
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--recipe", default=Command.recipe)
     early.add_argument("--cluster", default="")
+    early.add_argument("--channels", type=int, default=0)
+    early.add_argument("--data.train", dest="train", default="")
     chosen, _ = early.parse_known_args(arguments)
     recipe = recipes.recipe(chosen.recipe)
     data = recipes.at_home(recipe.pretrain, load_profile(chosen.cluster)).data
+    if chosen.channels:
+        data = normalised_for_channels(replace(data, train=chosen.train or data.train), chosen.channels)
     command = tyro.cli(
         Command,
         args=arguments,
@@ -129,7 +137,9 @@ def trained(command: Command, config: PretrainConfig) -> Import:
     model = chosen_model(command, config, weights.model)
     is_open = weights.model is None and command.small_images is None
     try:
-        encoder, model, filled = fit(weights, model, str(command.source), command.part, any_stem=is_open)
+        encoder, model, filled = fit(
+            weights, model, str(command.source), command.part, is_open, any_channels=command.channels is not None
+        )
     except ValueError as error:
         cure = "--part chooses" if "choose one" in str(error) else "--encoder names the network that it was made with"
         raise ValueError(f"{error}\n{cure}") from error
@@ -147,9 +157,14 @@ def trained(command: Command, config: PretrainConfig) -> Import:
         said.append(("note", f"{filled.taken.note}; --part chooses"))
     if weights.model is None and command.stem_padding is None and is_padded(filled.taken, model):
         model = replace(model, stem_padding=2)
-        encoder, model, filled = fit(weights, model, str(command.source), command.part)
+        encoder, model, filled = fit(
+            weights, model, str(command.source), command.part, any_channels=command.channels is not None
+        )
         said.append(("note", PADDED.format(option="--stem-padding 1")))
     origin = {"source": str(command.source.absolute()), "sha256": sha256_of(command.source), "form": weights.form}
+    if filled.channels:
+        said.append(("note", filled.channels))
+        origin["channels"] = filled.channels
     said += [("note", note) for note in other_input(weights, model, command.data)]
     return Import(encoder, model, origin, said)
 
@@ -169,6 +184,8 @@ def chosen_model(command: Command, config: PretrainConfig, said_by_file: ModelCo
         changed["small_images"] = command.small_images
     if command.stem_padding is not None:
         changed["stem_padding"] = command.stem_padding
+    if command.channels is not None:
+        changed["channels"] = command.channels
     chosen = replace(model, **changed)
     if said_by_file and any(getattr(chosen, name) != getattr(said_by_file, name) for name in STEM):
         here, there = (", ".join(f"{name} {getattr(one, name)}" for name in STEM) for one in (chosen, said_by_file))

@@ -96,6 +96,9 @@ class ModelConfig:
     one that fits), or torchvision or timm for those that these publish of the encoder. Empty: random ones."""
     weights_part: str = ""
     """Which network, where that file holds several: a word of its name (student, teacher, ema) or the whole of it."""
+    weights_channels: Literal["refuse", "mean"] = "refuse"
+    """What becomes of weights for another number of channels than the images have: refused, or the first layer has
+    their mean for each channel, times their number over the images', which keeps the sum."""
     channels: int = 0
     """Channels of images that are not RGB, 1 to 16, which the first layer takes; 0: RGB. Follows the training data."""
 
@@ -110,6 +113,8 @@ class ModelConfig:
         both = bool(self.weights and self.encoder_b)
         require(not both, "weights", self.weights, "none with encoder_b: they are one network's")
         require(bool(self.weights) or not self.weights_part, "weights_part", self.weights_part, "with weights")
+        alone = bool(self.weights) or self.weights_channels == "refuse"
+        require(alone, "weights_channels", self.weights_channels, "refuse without weights")
 
     @property
     def is_plain(self) -> bool:

@@ -64,14 +64,15 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/views": [
         {"blur", "colour_kernels", "crop_kernels", "keyed_random", "resample"},
         {"order", "view_parameters"},
-        {"rand_augment"},
+        {"drawn_in_torch", "rand_augment"},
         {"colour_operations"},
         {"augment"},
     ],
     "vicreg/data": [
         {"channels", "decode", "plane_kernels", "planes"},
         {"batches"},
-        {"array_views", "block_reads", "device_views"},
+        {"block_reads", "device_images", "device_views"},
+        {"array_views"},
         {"beton_views"},
         {"loaders"},
     ],

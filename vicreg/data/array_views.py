@@ -68,12 +68,13 @@ class ArrayViews:
         self._reader = ImageReader(beton, config.on_bad)
         images = _load_array(self._reader, self._held, config, device, workers)
         self._pixels = beton.pixels
-        self._images = images if device.type == "cpu" else images.permute(0, 3, 1, 2).contiguous().to(device)
+        self._in_threads = crops_in_threads(device)
+        self._images = images if self._in_threads else images.permute(0, 3, 1, 2).contiguous().to(device)
         self._widths = np.full(beton.num_samples, images.shape[2], np.int64)
         self._heights = np.full(beton.num_samples, images.shape[1], np.int64)
         self._buffers = Buffers(pinned=False)
         self._running: WeakSet[Generator[Batch, None, None]] = WeakSet()
-        self.reason_for_host = "there is no GPU" if device.type == "cpu" else self._reason_for_host()
+        self.reason_for_host = "there is no GPU" if self._in_threads else self._reason_for_host()
         """Why the host draws the views' parameters; empty where the device does."""
         self._source = None if self.reason_for_host else self._device_images()
 
@@ -84,7 +85,7 @@ class ArrayViews:
             self._running.add(running)
             return running
         drawn = self._sampling.draw(epoch, self._sampling.places(epoch, first_batch), self._widths, self._heights)
-        if self._device.type == "cpu":
+        if self._in_threads:
             images = self._images.numpy()
 
             def read(sample: int) -> NDArray[Any]:
@@ -132,6 +133,11 @@ class ArrayViews:
         for running in list(self._running):
             running.close()
         self._images, self._source = torch.empty(0), None
+
+
+def crops_in_threads(device: torch.device) -> bool:
+    """Whether views are cut out one by one, and not as products over a batch."""
+    return device.type == "cpu"
 
 
 def _load_array(

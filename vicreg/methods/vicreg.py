@@ -35,6 +35,8 @@ class Config(LossConfig, MethodConfig):
 class Vicreg(Branches):
     """Both views through their branches, then the three terms."""
 
+    follows_progress = False
+
     def __init__(self, config: PretrainConfig, settings: Config) -> None:
         super().__init__(config)
         self.settings = settings

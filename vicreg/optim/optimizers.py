@@ -71,11 +71,15 @@ def rate_at(settings: OptimizerConfig, global_batch: int, step: int, num_steps: 
 def set_rates(optimizer: torch.optim.Optimizer, rate: float, peak: float) -> None:
     """Every group's rate where the schedule is at `rate`."""
     for group in optimizer.param_groups:
-        own = group["rate_factor"] * (rate if group["follows_schedule"] else peak)
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(own)
-        else:
-            group["lr"] = own
+        set_rate(group, group["rate_factor"] * (rate if group["follows_schedule"] else peak))
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """One group's rate, where it lies."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 @contextmanager

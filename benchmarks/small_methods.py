@@ -13,7 +13,7 @@ from typing import Any
 
 from vicreg import methods
 from vicreg.config import DataConfig, PretrainConfig
-from vicreg.method import Published
+from vicreg.method_file import Published
 
 NARROW, SIDE_PX, WIDTH, BATCH, QUEUE = "resnet10-narrow", 24, 256, 128, 1024
 

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vicreg import kernels, methods
+from vicreg import kernels, methods, networks
 from vicreg.config import (
     DataConfig,
     ModelConfig,
@@ -164,7 +164,7 @@ def test_a_step_on_what_lies_on_the_gpu_takes_nothing_from_the_host(
 
 @pytest.mark.parametrize("method", sorted(UNRECORDABLE))
 def test_methods_that_are_told_their_step_say_so(method: str) -> None:
-    file = methods.load(method)
+    file = networks.load(method)
     (network,) = (
         kind
         for kind in vars(file).values()

@@ -66,6 +66,7 @@ class CapturedStep:
         self._samples: Tensor | None = None
         self._epoch = torch.zeros((), dtype=torch.int64, device=learner.device)
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._beside: torch.cuda.Stream | None = None
         self._terms: dict[str, Tensor] = {}
         self._unrecorded = UNRECORDED_STEPS if learner.device.type == "cuda" else -1  # a CPU never comes to 0
 
@@ -91,8 +92,10 @@ class CapturedStep:
         return self._learner.take(chosen.source.batch(self._samples, self._epoch), progress)
 
     def _take_beside(self, chosen: Chosen, progress: Progress) -> dict[str, Tensor]:
-        """On a stream of its own, as CUDA wants of what is to be recorded."""
-        stream, here = torch.cuda.Stream(self._learner.device), torch.cuda.current_stream(self._learner.device)
+        """On a stream of its own, as CUDA wants of what is to be recorded; memory belongs to streams, so on one."""
+        if self._beside is None:
+            self._beside = torch.cuda.Stream(self._learner.device)
+        stream, here = self._beside, torch.cuda.current_stream(self._learner.device)
         stream.wait_stream(here)
         with torch.cuda.stream(stream):
             terms = self._take(chosen, progress)

@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import gpu_augmentation, gpu_step, lars, loss
+from benchmarks import gpu_augmentation, gpu_small_images, gpu_step, lars, loss
 from benchmarks.gpu_step import FORMS, Sizes
 from benchmarks.ratios import Ratio, print_ratios
 
@@ -143,8 +143,37 @@ def _determinism(sizes: Sizes, console: Console, _: Found) -> Found:
     return found | {"ratios": [Ratio("deterministic: a resumed run has the same bits", found["same_bits"], 1.0)]}
 
 
+def _small(sizes: Sizes, console: Console, _: Found) -> Found:
+    rows = gpu_small_images.measure(sizes, _device())
+    title = f"recipe cifar10, {sizes.small_encoder}, {sizes.small_batch} images"
+    table = Table("step", "ms", "host ms", "s an epoch", "images/s", title=title)
+    for row in rows:
+        said = [f"{1000 * row[name]:,.2f}" for name in ("seconds", "host_seconds")] if "seconds" in row else []
+        said += [f"{row['epoch_seconds']:,.2f}", f"{row['images_s']:,.0f}"] if said else ["[red]failed[/]"]
+        table.add_row(row["name"], *said)
+    console.print(table)
+    console.print("host: how long it is busy with a step; an epoch: of 50,000 images", style="dim")
+    ratios = [
+        Ratio(
+            "small images: a recorded run has the bits of one drawn by the host",
+            float(gpu_small_images.same_bits(sizes, _device())),
+            1.0,
+        )
+    ]
+    recorded = [row for row in rows if row["name"].startswith(gpu_small_images.RECORDED) and "seconds" in row]
+    if recorded:
+        best = min(recorded, key=lambda row: float(row["seconds"]))
+        what = f"small images ({best['name']})"
+        ratios += [
+            Ratio(f"{what}: seconds an epoch of 50,000", best["epoch_seconds"], 1.5, at_least=False),
+            Ratio(f"{what}: host ms a step", 1000 * best["host_seconds"], 1.0, at_least=False),
+        ]
+    return {"rows": rows, "ratios": ratios}
+
+
 PARTS: dict[str, Callable[[Sizes, Console, Found], Found]] = {
     "step": _step,
+    "small": _small,
     "augmentation": _augmentation,
     "loss": _loss,
     "lars": _lars,

@@ -50,6 +50,11 @@ class Sizes:
     rounds: int = 10
     loss_rows: int = 2048
     loss_dims: int = 8192
+    small_encoder: str = "resnet18"
+    small_expander: str = "2048-2048-2048"
+    small_batch: int = 256
+    """Images of 32 px of a step."""
+    small_rounds: int = 100
 
     def config(self, batch: int, **train: Any) -> PretrainConfig:
         """The run whose steps are measured."""
@@ -61,7 +66,7 @@ class Sizes:
         )
 
 
-SMALL = Sizes("resnet10-narrow", "64-64-64", 32, 48, (8, 16), 2, 64, 128)
+SMALL = Sizes("resnet10-narrow", "64-64-64", 32, 48, (8, 16), 2, 64, 128, "resnet10-narrow", "64-64-64", 8, 2)
 """For trying the program out: on a CPU its figures mean nothing."""
 FORMS: dict[str, dict[str, Any]] = {
     "ours, eager": {},

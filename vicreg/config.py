@@ -189,6 +189,9 @@ class TrainConfig:
     """Pass all views through the network at once, with batch statistics of each alone: fewer, larger kernels."""
     compile: bool = False
     """Pass the method's networks through torch.compile."""
+    capture: Literal["auto", "off"] = "auto"
+    """auto: steps on one GPU that holds the data set (data.loader array) are recorded once and replayed, as a CUDA
+    graph, with the same result; where that cannot be, the log says why. off: never."""
     deterministic: bool = False
     """Bit-identical resume on GPUs too, at a cost in speed; on CPUs it always is."""
     seed: int = 0

@@ -19,6 +19,7 @@ from vicreg.config import DataConfig
 from vicreg.data.batches import Batch, Buffers, Drawn, Sampling, T, Task, crop_job, in_order, num_classes, split_tasks
 from vicreg.data.block_reads import read_ahead
 from vicreg.data.decode import ImageReader
+from vicreg.data.device_images import Chosen
 from vicreg.data.device_views import views_on_device
 from vicreg.data.planes import Planes
 from vicreg.views.resample import Interpolation
@@ -59,7 +60,7 @@ class BetonViews:
         self._running.add(running)
         return running
 
-    def num_stand_ins(self, batch: Batch) -> int:
+    def num_stand_ins(self, batch: Batch | Chosen) -> int:
         """See `ViewLoader`."""
         return self._reader.num_stand_ins(batch.samples.tolist()) if self._reader.stand_ins else 0
 

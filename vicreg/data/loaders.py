@@ -19,9 +19,19 @@ from vicreg.data.batches import Batch, Buffers, Sampling, Task, in_order, split_
 from vicreg.data.beton_views import BetonViews
 from vicreg.data.channels import require_channels
 from vicreg.data.decode import ImageReader
+from vicreg.data.device_images import Chosen
 from vicreg.views.resample import Framing, Interpolation, resize_centre_into, squash_into
 
-__all__ = ["ArrayViews", "Batch", "BetonViews", "ViewLoader", "centre_batches", "default_workers", "open_views"]
+__all__ = [
+    "ArrayViews",
+    "Batch",
+    "BetonViews",
+    "Chosen",
+    "ViewLoader",
+    "centre_batches",
+    "default_workers",
+    "open_views",
+]
 
 MAX_SHIPPED_BYTES = 1 << 30
 """A rank's batch of decoded images above this is cropped before it is sent to a GPU."""
@@ -52,7 +62,7 @@ class ViewLoader(Protocol):
         """
         ...
 
-    def num_stand_ins(self, batch: Batch) -> int:
+    def num_stand_ins(self, batch: Batch | Chosen) -> int:
         """For how many samples of a batch that was handed out others stand in, because they cannot be decoded."""
         ...
 

@@ -35,10 +35,11 @@ FLOORS: dict[str, list[set[str]]] = {
     # From the ground up: a room or a wing of a folder imports only from lower floors of that folder.
     "border": [{"documents", "private_folder", "text"}, {"terminal"}],
     "vicreg": [
-        {"checked", "kernels", "ranks", "run_files", "stem"},
+        {"branch_kinds", "checked", "kernels", "ranks", "run_files", "stem"},
         {"stop_rule", "view_config"},
         {"config"},
         {"checkpoint", "config_json", "presets", "joint_views", "lab_colours", "losses", "patches", "schema", "views"},
+        {"text_encoder"},
         {"model"},
         {"data", "key_queue", "method"},
         {"branches", "loss_costs", "memory_bank", "moving_average", "one_network", "optim", "shared_terms"},
@@ -63,14 +64,14 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/optim": [{"lars_kernels", "schedule"}, {"lars"}, {"optimizers"}],
     "vicreg/views": [
         {"blur", "colour_kernels", "crop_kernels", "keyed_random", "resample"},
-        {"order", "view_parameters"},
+        {"captions", "order", "view_parameters"},
         {"rand_augment"},
         {"colour_operations"},
         {"augment"},
     ],
     "vicreg/data": [
-        {"channels", "decode", "plane_kernels", "planes"},
-        {"batches"},
+        {"channels", "decode", "other_views", "plane_kernels", "planes"},
+        {"batches", "captions"},
         {"array_views", "block_reads", "device_views"},
         {"beton_views"},
         {"loaders"},
@@ -80,7 +81,7 @@ FLOORS: dict[str, list[set[str]]] = {
         | {"supcon", "supervised", "swav", "vicreg"},
         {"infomin"},
     ],
-    "vicreg/cost": [{"evaluations", "loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
+    "vicreg/cost": [{"empty_views", "evaluations", "loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
     "vicreg/exchange": [
         {"detectron2_names", "encoder_file"},
         {"foreign_formats", "foreign_names"},
@@ -110,7 +111,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "dataprep": [{"beton"}, {"writing"}, {"sources"}, {"console"}, {"write_ffcv"}],
     "dataprep/beton": [
-        {"bytes", "keyed_choice", "objects", "pixel_format", "segments", "turbojpeg"},
+        {"bytes", "captions", "keyed_choice", "objects", "pixel_format", "segments", "turbojpeg"},
         {"jpeg_check", "layout", "manifest"},
         {"tables"},
         {"contract"},

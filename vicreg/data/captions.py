@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from dataprep.beton.captions import CAPTIONS, BadCaptions, decode_captions
-from dataprep.beton.contract import BadSample, Beton, read_manifest
+from dataprep.beton.contract import BadSample, Beton, BetonError, read_manifest
+from vicreg.config import PretrainConfig
 from vicreg.data.other_views import OtherView, Task
 from vicreg.views.captions import MAX_WORDS, drawn_captions, word_number, write_words
 
@@ -50,6 +52,17 @@ def known_words(beton: Path, min_count: int) -> tuple[int, ...]:
             "dataprep/write_ffcv.py captions wrote, with its manifest, or a lower --model.min-word-count"
         )
     return tuple(words)
+
+
+def fitted_to_captions(config: PretrainConfig) -> PretrainConfig:
+    """The configuration whose encoder of captions knows the words of the training data; as it is where it has none."""
+    if "text" not in config.other_kinds:
+        return config
+    try:
+        words = known_words(Path(config.data.train), config.model.min_word_count)
+    except BetonError:  # said when the data are asked for
+        return config
+    return replace(config, model=replace(config.model, num_words=len(words)))
 
 
 class CaptionReader:

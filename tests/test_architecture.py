@@ -175,6 +175,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"document", "feature_file", "figures", "training_lines"},
         {"measured_run", "page"},
         {"detection_pictures", "pictures", "result_tables"},
+        {"retrieval_pictures"},
         {"published_tables", "search_page", "sweep_report", "training_charts"},
         {"html_report"},
     ],

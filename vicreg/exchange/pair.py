@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vicreg import checkpoint, methods
+from vicreg import checkpoint, networks
 from vicreg.branches import Branches
 from vicreg.config import PretrainConfig
 from vicreg.method import UNKNOWN_DATA
@@ -49,7 +49,7 @@ def pair_of(path: Path, config: PretrainConfig, is_random: bool = False) -> Pair
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        method = methods.build(config, UNKNOWN_DATA)
+        method = networks.build(config, UNKNOWN_DATA)
     if not isinstance(method, Branches):
         raise ValueError(f"method.name is {config.method.name!r}, allowed for retrieval: one of two branches")
     weights: dict[str, Tensor] = checkpoint.load(path)["method"]

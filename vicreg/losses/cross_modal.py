@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vicreg.losses.contrastive import at_least_float32, require_temperature
+from vicreg.losses.contrastive import at_least_float32
 from vicreg.losses.forms import FormCost
+from vicreg.losses.settings import require_temperature
 from vicreg.ranks import distributed
 
 

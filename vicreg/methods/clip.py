@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from vicreg.branches import Branches, say_branches
-from vicreg.config import MethodConfig, PretrainConfig
-from vicreg.loss_costs import cross_modal_loss_cost
-from vicreg.losses.contrastive import require_temperature
-from vicreg.losses.cross_modal import both_ways_loss
-from vicreg.losses.directions import spread_of_directions
-from vicreg.method import Inputs, LossCost, Progress, Published, Term, TrainingData
+from vicreg.config import MethodConfig
+from vicreg.losses.settings import require_temperature
+from vicreg.method_file import Published, Term
 from vicreg.presets import coco_captions, digit_captions
 from vicreg.shared_terms import SPREAD
 
@@ -29,23 +23,6 @@ class Config(MethodConfig):
         require_temperature(self.temperature)
 
 
-class Clip(Branches):
-    """Both views through their branches, then InfoNCE both ways."""
-
-    def __init__(self, config: PretrainConfig, settings: Config) -> None:
-        super().__init__(config)
-        self.settings = settings
-
-    def forward(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
-        """See `Method`; the terms are `TERMS`."""
-        embedded = self.embed(inputs.views)
-        terms = both_ways_loss(embedded.a, embedded.b, self.settings.temperature)
-        return terms | {
-            "embedding_std": spread_of_directions(embedded.a, embedded.b),
-            "features": embedded.features,
-        }
-
-
 TERMS = {
     "loss": Term("Loss", "Cross-entropy of finding the other branch's row in the global batch.", "loss", 3),
     "positive_similarity": Term(
@@ -53,22 +30,6 @@ TERMS = {
     ),
     **SPREAD,
 }
-
-
-def build(config: PretrainConfig, data: TrainingData) -> Clip:
-    """See `MethodFile`."""
-    assert isinstance(config.method, Config)
-    return Clip(config, config.method)
-
-
-def networks(config: PretrainConfig) -> str:
-    """See `MethodFile`."""
-    return say_branches(config)
-
-
-def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
-    """See `MethodFile`."""
-    return cross_modal_loss_cost(config, ranks, size)
 
 
 RECIPES = {

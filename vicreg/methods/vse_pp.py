@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from vicreg.branches import Branches, say_branches
-from vicreg.config import MethodConfig, PretrainConfig, require
-from vicreg.loss_costs import cross_modal_loss_cost
-from vicreg.losses.cross_modal import hardest_negative_loss
-from vicreg.losses.directions import spread_of_directions
-from vicreg.method import Inputs, LossCost, Progress, Published, Term, TrainingData
+from vicreg.config import MethodConfig, require
+from vicreg.method_file import Published, Term
 from vicreg.presets import coco_captions, digit_captions
 from vicreg.shared_terms import SPREAD
 
@@ -28,23 +22,6 @@ class Config(MethodConfig):
         require(self.margin > 0, "margin", self.margin, "above 0")
 
 
-class VsePp(Branches):
-    """Both views through their branches, then the hinge on the hardest negatives."""
-
-    def __init__(self, config: PretrainConfig, settings: Config) -> None:
-        super().__init__(config)
-        self.settings = settings
-
-    def forward(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
-        """See `Method`; the terms are `TERMS`."""
-        embedded = self.embed(inputs.views)
-        terms = hardest_negative_loss(embedded.a, embedded.b, self.settings.margin)
-        return terms | {
-            "embedding_std": spread_of_directions(embedded.a, embedded.b),
-            "features": embedded.features,
-        }
-
-
 TERMS = {
     "loss": Term("Loss", "Hinges on the hardest negatives, both ways, summed over the global batch.", "loss", 3),
     "positive_similarity": Term(
@@ -53,22 +30,6 @@ TERMS = {
     "violations": Term("Open hinges", "Share of the rows whose hardest negative is within the margin.", "open", 3),
     **SPREAD,
 }
-
-
-def build(config: PretrainConfig, data: TrainingData) -> VsePp:
-    """See `MethodFile`."""
-    assert isinstance(config.method, Config)
-    return VsePp(config, config.method)
-
-
-def networks(config: PretrainConfig) -> str:
-    """See `MethodFile`."""
-    return say_branches(config)
-
-
-def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
-    """See `MethodFile`."""
-    return cross_modal_loss_cost(config, ranks, size)
 
 
 RECIPES = {

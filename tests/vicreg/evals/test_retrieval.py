@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dataprep import write_ffcv
 from tests.ranks import run_ranks
-from vicreg import methods
+from vicreg import networks
 from vicreg.branches import Branches
 from vicreg.config import DataConfig, ModelConfig, PretrainConfig
 from vicreg.evals import protocols, retrieval
@@ -79,7 +79,7 @@ def _pair(data: DataConfig) -> Pair:
     model = ModelConfig("resnet10-narrow", True, "16", encoder_b="gru-8-12", num_words=len(WORDS))
     config = PretrainConfig(vicreg.Config(), data=data, views=(CAPTION_VIEW,), model=model)
     torch.manual_seed(2)
-    method = methods.build(config, TrainingData(30, 0, WORDS))
+    method = networks.build(config, TrainingData(30, 0, WORDS))
     assert isinstance(method, Branches)
     return Pair(method)
 

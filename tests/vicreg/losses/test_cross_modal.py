@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.ranks import run_ranks
-from vicreg.losses.barlow_twins import LossConfig as BarlowConfig
 from vicreg.losses.barlow_twins import barlow_twins_loss
 from vicreg.losses.cross_modal import both_ways_loss, hardest_negative_loss
-from vicreg.losses.vicreg import LossConfig, vicreg_loss
+from vicreg.losses.settings import BarlowTwinsLossConfig as BarlowConfig
+from vicreg.losses.settings import VicregLossConfig as LossConfig
+from vicreg.losses.vicreg import vicreg_loss
 from vicreg.ranks import distributed
 
 Array = NDArray[np.float64]

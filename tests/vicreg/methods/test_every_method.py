@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.vicreg.methods.small_runs import CASES, METHODS, assert_same, data_for, random_views, small
-from vicreg import methods
+from vicreg import methods, networks
 from vicreg.config import PretrainConfig
 from vicreg.config_json import to_json
 from vicreg.cost.estimate import estimate
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 def _build(config: PretrainConfig) -> Method:
     torch.manual_seed(0)
-    return methods.build(config, data_for(config))
+    return networks.build(config, data_for(config))
 
 
 @pytest.mark.parametrize("method", CASES)

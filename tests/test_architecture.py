@@ -115,8 +115,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"data_identity", "kept_parts", "published"},
         {"detection_protocols", "results"},
         {"features", "heads", "layers", "one_vs_rest", "protocols", "work"},
-        {"few_labels", "gallery", "knn", "linear", "linear_segmentation", "retrieval", "svm"},
-        {"detector_training", "semisup"},
+        {"few_labels", "gallery", "knn", "linear", "linear_segmentation", "svm"},
+        {"detector_training", "retrieval", "semisup"},
         {"detection"},
     ],
     "vicreg/training": [

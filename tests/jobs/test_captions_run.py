@@ -15,6 +15,7 @@ import torch
 
 from dataprep.write_ffcv import main as write
 from jobs import pretrain
+from jobs.options.pretrain import parse
 from vicreg import checkpoint
 from vicreg.cost.estimate import estimate
 from vicreg.run_files import TIMING, read_metrics
@@ -39,11 +40,11 @@ def _data(folder: Path) -> list[str]:
 
 
 def test_a_configuration_knows_the_words_of_the_data(numbers: Path) -> None:
-    config = pretrain.parse(["--recipe", "digit-captions", *_data(numbers)]).config
+    config = parse(["--recipe", "digit-captions", *_data(numbers)]).config
     assert (config.model.num_words, config.other_kinds) == (WORDS, ("text",))
-    rarer = pretrain.parse(["--recipe", "digit-captions", *_data(numbers), "--model.min-word-count", "400"]).config
+    rarer = parse(["--recipe", "digit-captions", *_data(numbers), "--model.min-word-count", "400"]).config
     assert rarer.model.num_words == 2  # the, number
-    wider = pretrain.parse(["--recipe", "digit-captions", *_data(numbers), "--model.encoder-b", "gru-32-128"]).config
+    wider = parse(["--recipe", "digit-captions", *_data(numbers), "--model.encoder-b", "gru-32-128"]).config
     gru = 3 * 128 * (32 + 128 + 2) - 3 * 64 * (32 + 64 + 2) + (128 - 64) * 128  # and the expander's first layer
     assert estimate(wider, 1, False).num_parameters - estimate(config, 1, False).num_parameters == gru
 

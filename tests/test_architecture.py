@@ -35,7 +35,7 @@ FLOORS: dict[str, list[set[str]]] = {
     # From the ground up: a room or a wing of a folder imports only from lower floors of that folder.
     "border": [{"documents", "private_folder", "text"}, {"terminal"}],
     "vicreg": [
-        {"checked", "kernels", "ranks", "run_files", "stem"},
+        {"branch_kinds", "checked", "kernels", "ranks", "run_files", "stem"},
         {"stop_rule", "view_config"},
         {"config"},
         {
@@ -50,6 +50,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "schema",
         }
         | {"views"},
+        {"text_encoder"},
         {"model"},
         {"data", "key_queue", "method"},
         {"branches", "loss_costs", "memory_bank", "moving_average", "one_network", "optim", "shared_terms"},
@@ -69,44 +70,44 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/losses": [
         {"forms", "settings", "written_gradient"},
         {"contrastive", "correlation", "covariance"},
-        {"barlow_twins", "directions", "prediction", "prototypes", "sigreg", "variance_covariance"},
+        {"barlow_twins", "cross_modal", "directions", "prediction", "prototypes", "sigreg", "variance_covariance"},
         {"vicreg"},
     ],
     "vicreg/optim": [{"lars_kernels", "schedule"}, {"lars"}, {"optimizers"}],
     "vicreg/views": [
         {"blur", "colour_kernels", "crop_kernels", "keyed_random", "resample"},
-        {"order", "view_parameters"},
+        {"captions", "order", "view_parameters"},
         {"drawn_in_torch", "rand_augment"},
         {"colour_operations"},
         {"augment"},
     ],
     "vicreg/data": [
-        {"channels", "decode", "plane_kernels", "planes"},
-        {"batches"},
+        {"channels", "decode", "other_views", "plane_kernels", "planes", "vocabulary"},
+        {"batches", "captions"},
         {"block_reads", "device_images", "device_views"},
         {"array_views"},
         {"beton_views"},
         {"loaders"},
     ],
     "vicreg/methods": [
-        {"barlow_twins", "byol", "cmc", "cpc_v2", "moco_v2", "pirl", "sigreg", "simclr", "simsiam"}
-        | {"supcon", "supervised", "swav", "vicreg"},
+        {"barlow_twins", "byol", "clip", "cmc", "cpc_v2", "moco_v2", "pirl", "sigreg", "simclr", "simsiam"}
+        | {"supcon", "supervised", "swav", "vicreg", "vse_pp"},
         {"infomin"},
     ],
     "vicreg/cost": [
-        {"live_bytes", "loss_form", "weightless"},
+        {"empty_views", "live_bytes", "loss_form", "weightless"},
         {"estimate", "evaluations"},
         {"fitting", "flops"},
         {"prediction"},
     ],
     "vicreg/networks": [
-        {"barlow_twins", "byol", "cmc", "cpc_v2", "moco_v2", "pirl", "sigreg", "simclr", "simsiam"}
-        | {"supcon", "supervised", "swav", "vicreg"},
+        {"barlow_twins", "byol", "clip", "cmc", "cpc_v2", "moco_v2", "pirl", "sigreg", "simclr", "simsiam"}
+        | {"supcon", "supervised", "swav", "vicreg", "vse_pp"},
         {"infomin"},
     ],
     "vicreg/exchange": [
         {"detectron2_names", "encoder_file"},
-        {"foreign_formats", "foreign_names"},
+        {"foreign_formats", "foreign_names", "pair"},
         {"foreign_checkpoints"},
         {"given_weights"},
     ],
@@ -121,7 +122,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"detection_protocols", "results"},
         {"features", "heads", "layers", "one_vs_rest", "protocols", "work"},
         {"few_labels", "gallery", "knn", "linear", "step_training", "svm"},
-        {"detector_training", "linear_segmentation", "semisup"},
+        {"detector_training", "linear_segmentation", "retrieval", "semisup"},
         {"detection", "memory"},
     ],
     "vicreg/training": [
@@ -133,7 +134,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "dataprep": [{"beton"}, {"writing"}, {"sources"}, {"console"}, {"write_ffcv"}],
     "dataprep/beton": [
-        {"bytes", "keyed_choice", "objects", "pixel_format", "segments", "turbojpeg"},
+        {"bytes", "captions", "keyed_choice", "objects", "pixel_format", "segments", "turbojpeg"},
         {"jpeg_check", "layout", "manifest"},
         {"tables"},
         {"contract"},
@@ -144,6 +145,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"images"},
         {"channel_images"},
         {"raw_objects", "sample_encoding"},
+        {"raw_captions"},
         {"beton_file", "channel_statistics", "encoder_pool", "encoder_process", "raw_source"},
         {"write_plan"},
         {"manifest"},
@@ -153,7 +155,17 @@ FLOORS: dict[str, list[set[str]]] = {
     "dataprep/sources": [
         {"published"},
         {"own_images", "tar_members"},
-        {"cifar10_batches", "coco_detection", "digits", "imagenet_tars", "inat18", "places205", "voc07"},
+        {
+            "cifar10_batches",
+            "captions",
+            "coco_detection",
+            "digit_captions",
+            "digits",
+            "imagenet_tars",
+            "inat18",
+            "places205",
+            "voc07",
+        },
         {"class_folders", "file_list", "parquet_table", "segmentation", "tar_shards", "voc_detection"},
         {"anywhere"},
         {"options"},
@@ -192,6 +204,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"document", "feature_file", "figures", "training_lines"},
         {"measured_run", "page"},
         {"detection_pictures", "pictures", "result_tables"},
+        {"retrieval_pictures"},
         {"published_tables", "search_page", "sweep_report", "training_charts"},
         {"html_report"},
     ],
@@ -220,7 +233,7 @@ READS_DOCUMENTS = {
     "json.loads": set(),
     "tomllib": set(),
     "yaml": set(),
-    "csv": {"dataprep/sources/file_list.py"},
+    "csv": {"dataprep/sources/captions.py", "dataprep/sources/file_list.py"},
     "xml": {"dataprep/sources/voc_detection.py"},
     "pickle": {"dataprep/sources/cifar10_batches.py", "vicreg/exchange/encoder_file.py"},
     "torch.load": {"vicreg/checkpoint.py", "vicreg/exchange/encoder_file.py", "vicreg/exchange/foreign_formats.py"},

@@ -102,7 +102,15 @@ OWN = (
 )
 """What is measured of own images."""
 
-EVALUATIONS = {"imagenet": IMAGENET, "cifar10": CIFAR10, "digits": DIGITS}
+CAPTIONS = (Evaluation("retrieval", "retrieval", baselines=("random",)),)
+
+EVALUATIONS = {
+    "imagenet": IMAGENET,
+    "cifar10": CIFAR10,
+    "digits": DIGITS,
+    "coco-captions": CAPTIONS,
+    "digit-captions": CAPTIONS,
+}
 """What is measured of a run, by the folder of its training data."""
 ELSEWHERE = CIFAR10
 """What is measured on other data."""

@@ -6,7 +6,6 @@ Used for data of CIFAR's size, and on GPU machines without FFCV.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -23,6 +22,7 @@ from vicreg.data.batches import (
     Batch,
     Buffers,
     Drawn,
+    ReadImage,
     Sampling,
     crop_job,
     crop_on_device,
@@ -30,9 +30,11 @@ from vicreg.data.batches import (
     num_classes,
     split_tasks,
     view_dtype,
+    with_others,
 )
 from vicreg.data.decode import ImageReader
 from vicreg.data.device_images import Chosen, DeviceImages
+from vicreg.data.other_views import Task
 from vicreg.views.drawn_in_torch import reason_against
 from vicreg.views.resample import Interpolation, as_fractions, resize_centre_into
 
@@ -92,8 +94,7 @@ class ArrayViews:
                 image: NDArray[Any] = images[np.searchsorted(self._held, sample)]
                 return image
 
-            cut = partial(crop_job, read, self._buffers, self._interpolation)
-            jobs = (cut(batch, self._labels, self._pixels) for batch in drawn)
+            jobs = (self._crop_job(read, batch) for batch in drawn)
             running = in_order(jobs, self._workers, self._config.batches_ahead)
         else:
             running = self._cropped_on_device(drawn)
@@ -108,6 +109,11 @@ class ArrayViews:
         for batch, sent in zip(samples, pinned.to(self._device, non_blocking=True), strict=True):
             yield Chosen(self._source, batch, sent, epoch)
 
+    def _crop_job(self, read: ReadImage, drawn: Drawn) -> tuple[Batch, list[Task]]:
+        drawn, tasks = with_others(drawn, self._sampling.others)
+        batch, cuts = crop_job(read, self._buffers, self._interpolation, drawn, self._labels, self._pixels)
+        return batch, cuts + tasks
+
     def num_stand_ins(self, batch: Batch | Chosen) -> int:
         """See `ViewLoader`."""
         return self._reader.num_stand_ins(batch.samples.tolist()) if self._reader.stand_ins else 0
@@ -115,6 +121,8 @@ class ArrayViews:
     def _reason_for_host(self) -> str:
         if not self._pixels.is_rgb:
             return "the images are not RGB"
+        if self._sampling.others:
+            return "a branch takes other things than images"
         return next(filter(None, map(reason_against, self._sampling.views)), "")
 
     def _device_images(self) -> DeviceImages:
@@ -124,6 +132,9 @@ class ArrayViews:
 
     def _cropped_on_device(self, drawn: Iterator[Drawn]) -> Generator[Batch, None, None]:
         for batch in drawn:
+            batch, tasks = with_others(batch, self._sampling.others)
+            for task in tasks:
+                task()
             rows = torch.from_numpy(np.searchsorted(self._held, batch.samples)).to(self._device, non_blocking=True)
             views = crop_on_device(self._images[rows], batch, self._interpolation)
             yield batch.batch(views, self._labels).to(self._device)

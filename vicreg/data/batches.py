@@ -12,7 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +26,7 @@ from dataprep.beton.manifest import has_labels
 from dataprep.beton.pixel_format import PixelFormat
 from vicreg.config import ViewConfig, require
 from vicreg.data.decode import StoredBytes
+from vicreg.data.other_views import OtherReader, OtherView, Task
 from vicreg.views.augment import ONE_BY_ONE_MIN_PX, ColourPlan
 from vicreg.views.order import batches_per_epoch, block_size, blocks_order, epoch_order, rank_batch
 from vicreg.views.resample import Interpolation, crop_resize, crop_resize_into
@@ -37,7 +38,6 @@ TASK_SAMPLES = 16
 NUMPY_TYPES = {torch.uint8: np.uint8, torch.float32: np.float32}
 
 T = TypeVar("T")
-Task = Callable[[], None]
 ReadImage = Callable[[int], NDArray[Any]]
 """A sample's image (H, W, C), good until the same thread reads the next."""
 
@@ -55,6 +55,8 @@ class Batch:
     """int64 (B,)."""
     samples: Tensor
     """int64 (B,): places in the beton."""
+    others: tuple[OtherView, ...] = ()
+    """The views that are no images, in the order of their numbers."""
 
     def to(self, device: torch.device, non_blocking: bool = True) -> Batch:
         """The same batch on `device`."""
@@ -63,6 +65,7 @@ class Batch:
             colour=tuple(plan.to(device, non_blocking) for plan in self.colour),
             labels=self.labels.to(device, non_blocking=non_blocking),
             samples=self.samples.to(device, non_blocking=non_blocking),
+            others=tuple(view.to(device, non_blocking) for view in self.others),
         )
 
 
@@ -75,12 +78,21 @@ class Drawn:
     """Side of each view in pixels."""
     geometry: tuple[Geometry, ...]
     colour: tuple[ColourPlan, ...]
+    epoch: int
     stored: StoredBytes | None = None
     """Where its samples are read ahead of decoding: what has been read of each."""
+    others: tuple[OtherView, ...] = ()
 
     def batch(self, views: tuple[Tensor, ...], labels: NDArray[np.int64]) -> Batch:
         """The batch with these views; `labels` are those of the whole beton."""
-        return Batch(views, self.colour, torch.from_numpy(labels[self.samples]), torch.from_numpy(self.samples))
+        samples = self.samples
+        return Batch(views, self.colour, torch.from_numpy(labels[samples]), torch.from_numpy(samples), self.others)
+
+
+def with_others(drawn: Drawn, readers: Sequence[OtherReader]) -> tuple[Drawn, list[Task]]:
+    """The batch with its views that are no images, and the tasks that fill them."""
+    made = [reader.view(drawn.epoch, drawn.samples) for reader in readers]
+    return replace(drawn, others=tuple(view for view, _ in made)), [task for _, some in made for task in some]
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,8 @@ class Sampling:
     the file; 0 for the full shuffle."""
     channels: int = 0
     """Channels of images that are not RGB, each with a brightness and contrast of its own; 0 for RGB."""
+    others: tuple[OtherReader, ...] = ()
+    """What makes the views that are no images."""
 
     def __post_init__(self) -> None:
         each = bool(self.views) and all(view.image_size and view.count == 1 for view in self.views)
@@ -149,7 +163,7 @@ class Sampling:
                 geometry.append(drawn)
                 one_by_one = self.on_cpu and view.image_size >= ONE_BY_ONE_MIN_PX
                 colour.append(ColourPlan.build(colours, drawn.angle_rad, one_by_one))
-            yield Drawn(samples, tuple(view.image_size for view in self.views), tuple(geometry), tuple(colour))
+            yield Drawn(samples, tuple(view.image_size for view in self.views), tuple(geometry), tuple(colour), epoch)
 
 
 def crop_job(

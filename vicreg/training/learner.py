@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vicreg import kernels, methods, networks
 from vicreg.config import PretrainConfig, require
 from vicreg.data.batches import Batch
+from vicreg.data.other_views import ready
 from vicreg.joint_views import separate_statistics
 from vicreg.method import UNKNOWN_DATA, Inputs, Method, Progress, TrainingData
 from vicreg.model import Beginning, begins_with, num_features
@@ -135,7 +136,7 @@ class Learner:
         """The step that is prepared, on a batch beside the networks: on a GPU nothing of it asks or tells the host."""
         if self.view_events:
             self.view_events[0].record()
-        views = [self._prepare(batch, view) for view in range(len(batch.views))]
+        views = self.views(batch)
         if self.view_events:
             self.view_events[1].record()
         return self._learn(Inputs(views, batch.labels, batch.samples), progress)
@@ -222,7 +223,11 @@ class Learner:
         if self.config.data.on_bad == "skip":
             self.stand_ins += int(distributed.sum_over_ranks(torch.tensor(number)))
 
-    def _prepare(self, batch: Batch, view: int) -> Tensor:
+    def views(self, batch: Batch) -> list[Tensor]:
+        """The views of a batch on this device, ready for the networks."""
+        return [*(self._view(batch, view) for view in range(len(batch.views))), *map(ready, batch.others)]
+
+    def _view(self, batch: Batch, view: int) -> Tensor:
         images = augment(batch.views[view], batch.colour[view], self.config.data.mean, self.config.data.std)
         if self.config.train.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)

@@ -119,7 +119,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "dataprep/writing": [
         {"array_files"},
         {"images"},
-        {"channel_images"},
+        {"channel_images", "sound_clips"},
         {"raw_objects", "sample_encoding"},
         {"beton_file", "channel_statistics", "encoder_pool", "encoder_process", "raw_source"},
         {"write_plan"},
@@ -132,7 +132,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"own_images", "tar_members"},
         {"cifar10_batches", "coco_detection", "digits", "imagenet_tars", "inat18", "places205", "voc07"},
         {"class_folders", "file_list", "parquet_table", "segmentation", "tar_shards", "voc_detection"},
-        {"anywhere"},
+        {"anywhere", "audio"},
         {"options"},
     ],
     "slurm": [

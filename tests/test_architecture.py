@@ -36,9 +36,11 @@ FLOORS: dict[str, list[set[str]]] = {
     "border": [{"documents", "private_folder", "text"}, {"terminal"}],
     "vicreg": [
         {"checked", "kernels", "ranks", "run_files", "stem"},
+        {"sound_config"},
         {"stop_rule", "view_config"},
         {"config"},
         {"checkpoint", "config_json", "presets", "joint_views", "lab_colours", "losses", "patches", "schema", "views"},
+        {"wave_resnet"},
         {"model"},
         {"data", "key_queue", "method"},
         {"branches", "loss_costs", "memory_bank", "moving_average", "one_network", "optim", "shared_terms"},
@@ -64,15 +66,15 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/views": [
         {"blur", "colour_kernels", "crop_kernels", "keyed_random", "resample"},
         {"order", "view_parameters"},
-        {"rand_augment"},
-        {"colour_operations"},
+        {"mel", "rand_augment"},
+        {"colour_operations", "sound"},
         {"augment"},
     ],
     "vicreg/data": [
         {"channels", "decode", "plane_kernels", "planes"},
         {"batches"},
         {"array_views", "block_reads", "device_views"},
-        {"beton_views"},
+        {"beton_views", "sound_views"},
         {"loaders"},
     ],
     "vicreg/methods": [
@@ -80,7 +82,7 @@ FLOORS: dict[str, list[set[str]]] = {
         | {"supcon", "supervised", "swav", "vicreg"},
         {"infomin"},
     ],
-    "vicreg/cost": [{"evaluations", "loss_form"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
+    "vicreg/cost": [{"evaluations", "loss_form", "view_shapes"}, {"estimate"}, {"fitting", "flops"}, {"prediction"}],
     "vicreg/exchange": [
         {"detectron2_names", "encoder_file"},
         {"foreign_formats", "foreign_names"},
@@ -97,9 +99,9 @@ FLOORS: dict[str, list[set[str]]] = {
         {"data_identity", "kept_parts", "published"},
         {"detection_protocols", "results"},
         {"features", "heads", "layers", "one_vs_rest", "protocols", "work"},
-        {"few_labels", "gallery", "knn", "linear", "linear_segmentation", "svm"},
+        {"clip_pool", "few_labels", "gallery", "knn", "linear", "linear_segmentation", "svm"},
         {"detector_training", "semisup"},
-        {"detection"},
+        {"detection", "sound"},
     ],
     "vicreg/training": [
         {"clock", "guards", "metrics", "oversight", "running_statistics"},

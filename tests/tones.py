@@ -54,3 +54,22 @@ def write(folder: Path, per_class: int, hold_out: str = r"/00[01]\.wav$") -> Pat
     stored = ["--rate-hz", str(RATE_HZ), "--clip-seconds", str(SECONDS), "--num-workers", "0"]
     assert main([*arguments, *stored]) == 0
     return folder
+
+
+def write_folds(
+    folder: Path, per_class: int, folds: int, held_out: int, recordings: str = r"(?P<recording>\d+)"
+) -> Path:
+    """The same with folds 1 to `folds`, of which one is val; every file is a recording of its own,
+    and pitches overlap."""
+    random = np.random.default_rng(0)
+    for place, (name, pitch_hz) in enumerate(PITCHES_HZ.items()):
+        (folder / "raw" / name).mkdir(parents=True)
+        for number in range(per_class):
+            content = encoded(0.5 * tone(pitch_hz * random.uniform(0.6, 1.7), 1000 * place + number))
+            path = folder / "raw" / name / f"{1 + number % folds}-{1000 * place + number}.wav"
+            path.write_bytes(content)
+    pattern = rf"^(?P<label>\w+)/(?P<fold>\d)-{recordings}\.wav$"
+    arguments = ["audio", "--root", str(folder / "raw"), "--out", str(folder), "--fold", str(held_out)]
+    stored = ["--rate-hz", str(RATE_HZ), "--clip-seconds", str(SECONDS), "--num-workers", "0", "--pattern", pattern]
+    assert main([*arguments, *stored]) == 0
+    return folder

@@ -11,6 +11,7 @@ from typing import Literal
 
 from dataprep.beton.pixel_format import MAX_CHANNELS
 from vicreg.checked import require as require
+from vicreg.sound_config import SoundConfig as SoundConfig
 from vicreg.stop_rule import MEASURES, stop_rules
 from vicreg.view_config import ViewConfig as ViewConfig
 from vicreg.view_config import each_view as each_view
@@ -98,6 +99,8 @@ class ModelConfig:
     """Which network, where that file holds several: a word of its name (student, teacher, ema) or the whole of it."""
     channels: int = 0
     """Channels of images that are not RGB, 1 to 16, which the first layer takes; 0: RGB. Follows the training data."""
+    sound: SoundConfig = field(default_factory=SoundConfig)
+    """Sound instead of images, and its spectrograms, which are images of one channel."""
 
     def __post_init__(self) -> None:
         require(self.stem_padding in (1, 2), "stem_padding", self.stem_padding, "1 or 2")
@@ -107,6 +110,8 @@ class ModelConfig:
         require(0 <= self.channels <= MAX_CHANNELS, "channels", self.channels, f"0 (RGB), or 1 to {MAX_CHANNELS}")
         has_colours = not self.channels or self.colours == "rgb"
         require(has_colours, "colours", self.colours, f"rgb: {self.channels} channels have none")
+        is_one = not self.sound.is_on or self.channels == 1
+        require(is_one, "channels", self.channels, "1 for sound, whose spectrograms have one")
         both = bool(self.weights and self.encoder_b)
         require(not both, "weights", self.weights, "none with encoder_b: they are one network's")
         require(bool(self.weights) or not self.weights_part, "weights_part", self.weights_part, "with weights")
@@ -265,7 +270,7 @@ class PretrainConfig:
             self.data.mean,
             f"a number for each of the encoder's {channels} channels",
         )
-        if self.model.channels:
+        if self.model.channels and not self.model.sound.is_on:
             require_no_colours(self.views)
 
     @property

@@ -94,6 +94,10 @@ DIGITS = (
     Evaluation("multi-label", "svm", {"costs": [0.1, 1.0, 10.0]}, ("random", "pixels"), "digits-multi-label"),
 )
 
+_BESIDE_SOUND = (Evaluation("knn", "knn", {}, ("random",)), Evaluation("gallery", "gallery"))
+ESC50 = (Evaluation("sound", "sound", {"tuned_epochs": 30}, ("random",)), *_BESIDE_SOUND)
+SMALL_SOUND = (Evaluation("sound", "sound", {}, ("random",)), *_BESIDE_SOUND)
+
 OWN = (
     Evaluation("knn", "knn", {}, _BASELINES),
     Evaluation("few-labels", "few_labels", {}, _BASELINES),
@@ -102,7 +106,14 @@ OWN = (
 )
 """What is measured of own images."""
 
-EVALUATIONS = {"imagenet": IMAGENET, "cifar10": CIFAR10, "digits": DIGITS}
+EVALUATIONS = {
+    "imagenet": IMAGENET,
+    "cifar10": CIFAR10,
+    "digits": DIGITS,
+    "esc50": ESC50,
+    "spoken-digits": SMALL_SOUND,
+    "tones": SMALL_SOUND,
+}
 """What is measured of a run, by the folder of its training data."""
 ELSEWHERE = CIFAR10
 """What is measured on other data."""

@@ -7,6 +7,7 @@ number is that of the model as it is, takes a second or two, and needs neither t
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from vicreg import methods
 from vicreg.config import PretrainConfig, require
 from vicreg.cost.loss_form import form_cost, form_of, loss_cost
+from vicreg.cost.view_shapes import view_shape
 from vicreg.losses.forms import DEFAULT_SPEEDS, Speeds, ring_sum_bytes
 from vicreg.method import UNKNOWN_DATA, Method, Pass, TrainingData
 from vicreg.model import num_features
@@ -99,7 +101,7 @@ def estimate(
     learned_bytes = sum(p.nbytes for p in learned_parameters(method))
     weights_bytes = sum(t.nbytes for t in [*method.parameters(), *method.buffers()])
     optimizer_bytes = MOMENTA[config.optimizer.name] * learned_bytes
-    values_per_image = sum(config.model.in_channels * view.image_size**2 for view in config.each_view)
+    values_per_image = sum(math.prod(view_shape(config, number)) for number in range(len(config.each_view)))
     return Cost(
         num_parameters=sum(p.numel() for p in learned_parameters(method)),
         weights_bytes=weights_bytes,
@@ -215,8 +217,8 @@ def _kept_bytes(
         fakes = fake_tensors(method, device)
         dtype = next(method.parameters()).dtype
         views = [
-            torch.empty(rows, config.model.in_channels, side, side, dtype=dtype, device=device, memory_format=layout)
-            for side in (view.image_size for view in config.each_view)
+            torch.empty((rows, *shape), dtype=dtype, device=device, memory_format=layout if len(shape) == 3 else None)
+            for shape in (view_shape(config, number) for number in range(len(config.each_view)))
         ]
         with torch.autograd.graph.saved_tensors_hooks(keep, _never), _autocast(device, half):
             for way in passes:

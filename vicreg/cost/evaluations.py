@@ -53,9 +53,11 @@ def seconds_beside(module: str) -> float:
 
 @functools.cache
 def forward_flops(model: ModelConfig, image_size: int) -> float:
-    """Floating-point operations of the encoder on one image of so many pixels a side."""
+    """Floating-point operations of the encoder on one image of so many pixels a side, or on a clip of sound."""
     with torch.random.fork_rng(devices=[]), FakeTensorMode(), FlopCounterMode(display=False) as counter:
         encoder = encoder_by_config(model).eval()
         with torch.no_grad():
-            encoder(torch.empty(1, 3, image_size, image_size))
+            sound = model.sound
+            shape = (1, sound.clip_samples) if sound.is_on else (model.in_channels, image_size, image_size)
+            encoder(torch.empty(1, *shape))
     return float(counter.get_total_flops())

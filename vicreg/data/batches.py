@@ -29,12 +29,13 @@ from vicreg.data.decode import StoredBytes
 from vicreg.views.augment import ONE_BY_ONE_MIN_PX, ColourPlan
 from vicreg.views.order import batches_per_epoch, block_size, blocks_order, epoch_order, rank_batch
 from vicreg.views.resample import Interpolation, crop_resize, crop_resize_into
+from vicreg.views.sound import SoundPlan
 from vicreg.views.view_parameters import Geometry, draw_colour, draw_geometry
 
 TASK_SAMPLES = 16
 """Samples that a thread takes at a time."""
 
-NUMPY_TYPES = {torch.uint8: np.uint8, torch.float32: np.float32}
+NUMPY_TYPES = {torch.uint8: np.uint8, torch.int16: np.int16, torch.float32: np.float32}
 
 T = TypeVar("T")
 Task = Callable[[], None]
@@ -48,13 +49,15 @@ class Batch:
 
     views: tuple[Tensor, ...]
     """Each (B, C, S, S) in any memory layout, of a size S of its own: cropped, resized, mirrored. RGB is uint8, other
-    channels are float32 from 0 to 1."""
+    channels are float32 from 0 to 1. Of sound int16 (B, 1, L)."""
     colour: tuple[ColourPlan, ...]
     """For each view the plan that `augment` carries out."""
     labels: Tensor
     """int64 (B,)."""
     samples: Tensor
     """int64 (B,): places in the beton."""
+    sound: tuple[SoundPlan, ...] = ()
+    """Of sound instead of `colour`: for each view the plan that `prepare_sound` carries out."""
 
     def to(self, device: torch.device, non_blocking: bool = True) -> Batch:
         """The same batch on `device`."""
@@ -63,6 +66,7 @@ class Batch:
             colour=tuple(plan.to(device, non_blocking) for plan in self.colour),
             labels=self.labels.to(device, non_blocking=non_blocking),
             samples=self.samples.to(device, non_blocking=non_blocking),
+            sound=tuple(plan.to(device, non_blocking) for plan in self.sound),
         )
 
 
@@ -72,15 +76,18 @@ class Drawn:
 
     samples: NDArray[np.int64]
     sizes: tuple[int, ...]
-    """Side of each view in pixels."""
+    """Side of each view in pixels; of sound its length."""
     geometry: tuple[Geometry, ...]
     colour: tuple[ColourPlan, ...]
     stored: StoredBytes | None = None
     """Where its samples are read ahead of decoding: what has been read of each."""
+    sound: tuple[SoundPlan, ...] = ()
+    """What sound has instead of geometry and colour."""
 
     def batch(self, views: tuple[Tensor, ...], labels: NDArray[np.int64]) -> Batch:
         """The batch with these views; `labels` are those of the whole beton."""
-        return Batch(views, self.colour, torch.from_numpy(labels[self.samples]), torch.from_numpy(self.samples))
+        samples = torch.from_numpy(self.samples)
+        return Batch(views, self.colour, torch.from_numpy(labels[self.samples]), samples, self.sound)
 
 
 @dataclass(frozen=True)
@@ -176,6 +183,8 @@ def crop_job(
 
 def view_dtype(pixels: PixelFormat) -> torch.dtype:
     """Type of the values of a view, as `Batch` has them."""
+    if pixels.is_sound:
+        return torch.int16
     return torch.uint8 if pixels.is_rgb else torch.float32
 
 

@@ -88,7 +88,7 @@ def small_sound_pretrain(method: MethodConfig, data: DataConfig, epochs: int, **
             encoder_b="resnet10-narrow-wave",
             channels=1,
             expander="512-512-512",
-            sound=SoundConfig(8_000, 8_000, window_samples=256, hop_samples=64, bands=64),
+            sound=SoundConfig(8_000, 8_000, window_samples=256, hop_samples=128, bands=40),
             **model,
         ),
         optimizer=OptimizerConfig(name="adamw", base_lr=2e-3, weight_decay=1e-4, warmup_epochs=4.0),

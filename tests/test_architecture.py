@@ -23,6 +23,7 @@ MAY_IMPORT = {
         "dataprep.beton",
         "dataprep.writing.images",
         "dataprep.writing.channel_images",
+        "dataprep.writing.sound_clips",
         "disk",
         "border",
     },
@@ -96,7 +97,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"detections"},
     ],
     "vicreg/evals": [
-        {"data_identity", "kept_parts", "published"},
+        {"clip_pictures", "data_identity", "kept_parts", "published"},
         {"detection_protocols", "results"},
         {"features", "heads", "layers", "one_vs_rest", "protocols", "work"},
         {"clip_pool", "few_labels", "gallery", "knn", "linear", "linear_segmentation", "svm"},

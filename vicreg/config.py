@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dataprep.beton.pixel_format import MAX_CHANNELS
+from vicreg.branch_kinds import Kind, kind_of
 from vicreg.checked import require as require
 from vicreg.sound_config import SoundConfig as SoundConfig
 from vicreg.stop_rule import MEASURES, stop_rules
@@ -91,7 +92,16 @@ class ModelConfig:
     stem_padding: int = 1
     """Padding of the small images' stem: 1 keeps the image's size, 2 (solo-learn, eb_jepa) makes 34 x 34 of 32 x 32."""
     encoder_b: str = ""
-    """Encoder of the second branch, which then has weights and an expander of its own; empty: both branches share."""
+    """Encoder of the second branch, which then has weights and an expander of its own; empty: both branches share.
+    gru-300-1024, or other widths of word embedding and state, is one of captions."""
+    expander_b: str = ""
+    """Widths of the second branch's expander, or none for no expander; empty: those of the first's."""
+    frozen: bool = False
+    """Whether the first encoder stays as it begins, with its running statistics; else it learns."""
+    num_words: int = 0
+    """Words that the encoder of captions knows. Follows the training data."""
+    min_word_count: int = 4
+    """Times that a word must stand in the training captions to be known."""
     weights: str = ""
     """Weights to begin with: a file that jobs/import_encoder.py reads (of the encoder, and of the expander where it has
     one that fits), or torchvision or timm for those that these publish of the encoder. Empty: random ones."""
@@ -100,20 +110,23 @@ class ModelConfig:
     channels: int = 0
     """Channels of images that are not RGB, 1 to 16, which the first layer takes; 0: RGB. Follows the training data."""
     sound: SoundConfig = field(default_factory=SoundConfig)
-    """Sound instead of images, and its spectrograms, which are images of one channel."""
+    """Sound instead of images, and its spectrograms, which have one channel."""
 
     def __post_init__(self) -> None:
         require(self.stem_padding in (1, 2), "stem_padding", self.stem_padding, "1 or 2")
-        widths = self.expander.split("-")
-        ok = all(width.isdigit() and int(width) > 0 for width in widths)
-        require(ok, "expander", self.expander, "positive widths joined by dashes, such as 8192-8192-8192")
+        for name, words in (("expander", ("none",)), ("expander_b", ("none", ""))):
+            widths = getattr(self, name)
+            ok = widths in words or all(width.isdigit() and int(width) > 0 for width in widths.split("-"))
+            require(ok, name, widths, "positive widths joined by dashes, such as 8192-8192-8192")
         require(0 <= self.channels <= MAX_CHANNELS, "channels", self.channels, f"0 (RGB), or 1 to {MAX_CHANNELS}")
         has_colours = not self.channels or self.colours == "rgb"
         require(has_colours, "colours", self.colours, f"rgb: {self.channels} channels have none")
-        is_one = not self.sound.is_on or self.channels == 1
-        require(is_one, "channels", self.channels, "1 for sound, whose spectrograms have one")
-        both = bool(self.weights and self.encoder_b)
-        require(not both, "weights", self.weights, "none with encoder_b: they are one network's")
+        require(not self.sound.is_on or self.channels == 1, "channels", self.channels, "1 for sound")
+        both = bool(self.weights and self.encoder_b) and kind_of(self.encoder_b) == kind_of(self.encoder)
+        require(not both, "weights", self.weights, "none with an encoder_b of images: they are one network's")
+        require(not self.expander_b or bool(self.encoder_b), "expander_b", self.expander_b, "with encoder_b")
+        require(self.num_words >= 0, "num_words", self.num_words, "0 or more")
+        require(self.min_word_count >= 1, "min_word_count", self.min_word_count, "1 or more")
         require(bool(self.weights) or not self.weights_part, "weights_part", self.weights_part, "with weights")
 
     @property
@@ -263,6 +276,9 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         require(len(self.each_view) > 0, "views", self.views, "at least one, with a count above 0")
+        require(self.model.expander != "none", "model.expander", "none", "widths; none is for --model.expander-b")
+        first = self.model.encoder
+        require(kind_of(first) != "text", "model.encoder", first, "one of images (of captions: --model.encoder-b)")
         channels = self.model.in_channels
         require(
             len(self.data.mean) == channels,
@@ -275,5 +291,11 @@ class PretrainConfig:
 
     @property
     def each_view(self) -> tuple[ViewConfig, ...]:
-        """One entry for each view of an image, in the order of their numbers."""
+        """One entry for each view of an image, in the order of their numbers; views of another kind follow them."""
         return each_view(self.views, self.data.image_size)
+
+    @property
+    def other_kinds(self) -> tuple[Kind, ...]:
+        """The kinds of the views that are no images, in the order of their numbers, behind those of `each_view`."""
+        kinds = (kind_of(self.model.encoder), kind_of(self.model.encoder_b or self.model.encoder))
+        return tuple(kind for kind in kinds if kind != "image")

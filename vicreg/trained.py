@@ -28,8 +28,9 @@ from dataprep.writing.channel_images import read_channels
 from dataprep.writing.images import ImageOptions, store_image
 from vicreg import methods
 from vicreg.config import PretrainConfig
-from vicreg.data.batches import Task, in_order, split_tasks
+from vicreg.data.batches import in_order, split_tasks
 from vicreg.data.loaders import default_workers
+from vicreg.data.other_views import Task
 from vicreg.evals.features import Splits, compute_features
 from vicreg.evals.layers import open_network, require_encoder
 from vicreg.training.train import CHECKPOINTS

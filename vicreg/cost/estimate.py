@@ -7,7 +7,6 @@ number is that of the model as it is, takes a second or two, and needs neither t
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from vicreg import methods
 from vicreg.config import PretrainConfig, require
+from vicreg.cost.empty_views import empty_views, fake_tensors, named
 from vicreg.cost.loss_form import form_cost, form_of, loss_cost
-from vicreg.cost.view_shapes import view_shape
 from vicreg.losses.forms import DEFAULT_SPEEDS, Speeds, ring_sum_bytes
 from vicreg.method import UNKNOWN_DATA, Method, Pass, TrainingData
 from vicreg.model import num_features
@@ -101,7 +100,9 @@ def estimate(
     learned_bytes = sum(p.nbytes for p in learned_parameters(method))
     weights_bytes = sum(t.nbytes for t in [*method.parameters(), *method.buffers()])
     optimizer_bytes = MOMENTA[config.optimizer.name] * learned_bytes
-    values_per_image = sum(math.prod(view_shape(config, number)) for number in range(len(config.each_view)))
+    views = empty_views(config, rows, weights, torch.device("meta"))
+    values_per_image = sum(view[0].numel() for view in views[: len(config.each_view)])
+    others = sum(view.nbytes for view in views[len(config.each_view) :])
     return Cost(
         num_parameters=sum(p.numel() for p in learned_parameters(method)),
         weights_bytes=weights_bytes,
@@ -110,7 +111,7 @@ def estimate(
         activations_bytes=kept.peak_bytes(rows, config.train.micro_batch),
         loss_form=form_of(config, world_size, speeds),
         loss_bytes=round(loss.held_bytes + form.memory_bytes),
-        batch_bytes=rows * values_per_image * (size + (4 if config.model.channels else 1)),
+        batch_bytes=rows * values_per_image * (size + (4 if config.model.channels else 1)) + others,
         checkpoint_bytes=weights_bytes + optimizer_bytes,
         gradient_traffic_bytes=round(ring_sum_bytes(learned_bytes, world_size)),
         embedding_traffic_bytes=round(loss.sent_bytes + form.sent_bytes),
@@ -205,8 +206,22 @@ def encoder_passes(method: Method) -> list[Pass]:
 def _kept_bytes(
     method: Method, config: PretrainConfig, rows: int, half: torch.dtype | None, on_gpu: bool, passes: list[Pass]
 ) -> int:
-    device = torch.device("cuda" if on_gpu else "cpu")
-    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    kinds = ["image"] * len(config.each_view) + list(config.other_kinds)
+    of_text = [way for way in passes if kinds[way.view] == "text"]
+    others = [way for way in passes if kinds[way.view] != "text"]
+    cpu, device = torch.device("cpu"), torch.device("cuda" if on_gpu else "cpu")
+    kept = _kept_on(device, method, config, rows, half, others)
+    return kept + _kept_on(cpu, method, config, rows, None, of_text)  # a GPU's GRU cannot be asked where there is none
+
+
+def _kept_on(
+    device: torch.device,
+    method: Method,
+    config: PretrainConfig,
+    rows: int,
+    half: torch.dtype | None,
+    passes: list[Pass],
+) -> int:
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> None:
@@ -216,10 +231,7 @@ def _kept_bytes(
     with FakeTensorMode():
         fakes = fake_tensors(method, device)
         dtype = next(method.parameters()).dtype
-        views = [
-            torch.empty((rows, *shape), dtype=dtype, device=device, memory_format=layout if len(shape) == 3 else None)
-            for shape in (view_shape(config, number) for number in range(len(config.each_view)))
-        ]
+        views = empty_views(config, rows, dtype, device)
         with torch.autograd.graph.saved_tensors_hooks(keep, _never), _autocast(device, half):
             for way in passes:
                 with torch.set_grad_enabled(way.has_gradient), _refusing_sizes(config, views[way.view].shape[-1]):
@@ -239,19 +251,6 @@ def _refusing_sizes(config: PretrainConfig, side: int) -> Iterator[None]:
             f"encoder {encoder} does not take images of {side} px ({error}); allowed: --data.image-size (and views) of "
             "the size that it is made for, or another --model.encoder (timm's ViTs take any multiple of their patches)"
         ) from error
-
-
-def fake_tensors(method: Method, device: torch.device) -> dict[int, Tensor]:
-    """A fake tensor for each parameter and buffer, by the identity of what it stands for; to be called in fake mode."""
-    return {
-        id(t): torch.empty(t.shape, dtype=t.dtype, device=device, requires_grad=t.requires_grad)
-        for t in [*method.parameters(), *method.buffers()]
-    }
-
-
-def named(network: nn.Module, fakes: dict[int, Tensor]) -> dict[str, Tensor]:
-    """The fake tensors of one network by its own names, as `functional_call` wants them."""
-    return {name: fakes[id(t)] for name, t in [*network.named_parameters(), *network.named_buffers()]}
 
 
 def _never(packed: Any) -> Tensor:

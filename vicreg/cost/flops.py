@@ -14,8 +14,8 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from vicreg.config import PretrainConfig
-from vicreg.cost.estimate import encoder_passes, fake_tensors, method_without_storage, named
-from vicreg.cost.view_shapes import view_shape
+from vicreg.cost.empty_views import empty_views, fake_tensors, named
+from vicreg.cost.estimate import encoder_passes, method_without_storage
 from vicreg.method import UNKNOWN_DATA, TrainingData
 
 PEAK_TFLOPS = {  # dense, of bf16 or fp16 with float32 sums; by NVIDIA's data sheets
@@ -49,17 +49,16 @@ def _flops_per_image(config: PretrainConfig, data: TrainingData, in_parts: bool)
     method = method_without_storage(config, torch.float32, data)
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:
         fakes = fake_tensors(method, torch.device("cpu"))
+        views = empty_views(config, probe, torch.float32, torch.device("cpu"))
         for way in method.passes():
-            shape = view_shape(config, way.view)
             with torch.set_grad_enabled(way.has_gradient):
-                embedding = functional_call(way.network, named(way.network, fakes), torch.empty(probe, *shape))
+                embedding = functional_call(way.network, named(way.network, fakes), views[way.view])
             if way.has_gradient:
                 embedding.sum().backward()
         if in_parts:
             for way in encoder_passes(method):  # whose features are computed once more, without a graph
-                shape = view_shape(config, way.view)
                 with torch.no_grad():
-                    functional_call(way.network, named(way.network, fakes), torch.empty(probe, *shape))
+                    functional_call(way.network, named(way.network, fakes), views[way.view])
     total: int = counter.get_total_flops()
     return total / probe
 

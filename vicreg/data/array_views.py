@@ -6,7 +6,6 @@ Used for data of CIFAR's size, and on GPU machines without FFCV.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -19,10 +18,9 @@ from torch import Tensor
 from dataprep.beton.contract import Beton
 from vicreg.config import DataConfig
 from vicreg.data.batches import (
-    NUMPY_TYPES,
     Batch,
-    Buffers,
     Drawn,
+    ReadImage,
     Sampling,
     crop_job,
     crop_on_device,
@@ -30,8 +28,11 @@ from vicreg.data.batches import (
     num_classes,
     split_tasks,
     view_dtype,
+    with_others,
 )
+from vicreg.data.buffers import NUMPY_TYPES, Buffers
 from vicreg.data.decode import ImageReader
+from vicreg.data.other_views import Task
 from vicreg.views.resample import Interpolation, as_fractions, resize_centre_into
 
 MAX_ARRAY_SHARE = 0.5
@@ -81,13 +82,17 @@ class ArrayViews:
                 image: NDArray[Any] = images[np.searchsorted(self._held, sample)]
                 return image
 
-            cut = partial(crop_job, read, self._buffers, self._interpolation)
-            jobs = (cut(batch, self._labels, self._pixels) for batch in drawn)
+            jobs = (self._crop_job(read, batch) for batch in drawn)
             running = in_order(jobs, self._workers, self._config.batches_ahead)
         else:
             running = self._cropped_on_device(drawn)
         self._running.add(running)
         return running
+
+    def _crop_job(self, read: ReadImage, drawn: Drawn) -> tuple[Batch, list[Task]]:
+        drawn, tasks = with_others(drawn, self._sampling.others)
+        batch, cuts = crop_job(read, self._buffers, self._interpolation, drawn, self._labels, self._pixels)
+        return batch, cuts + tasks
 
     def num_stand_ins(self, batch: Batch) -> int:
         """See `ViewLoader`."""
@@ -95,6 +100,9 @@ class ArrayViews:
 
     def _cropped_on_device(self, drawn: Iterator[Drawn]) -> Generator[Batch, None, None]:
         for batch in drawn:
+            batch, tasks = with_others(batch, self._sampling.others)
+            for task in tasks:
+                task()
             rows = torch.from_numpy(np.searchsorted(self._held, batch.samples)).to(self._device, non_blocking=True)
             views = crop_on_device(self._images[rows], batch, self._interpolation)
             yield batch.batch(views, self._labels).to(self._device)

@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dataprep.beton.contract import open_beton
+from vicreg.branch_kinds import Kind
 from vicreg.config import DataConfig, ViewConfig, each_view, require, require_no_colours
 from vicreg.data.array_views import ArrayViews
-from vicreg.data.batches import Batch, Buffers, Sampling, Task, in_order, split_tasks, view_dtype
+from vicreg.data.batches import Batch, Sampling, in_order, split_tasks, view_dtype
 from vicreg.data.beton_views import BetonViews
+from vicreg.data.buffers import Buffers
+from vicreg.data.captions import CaptionReader
 from vicreg.data.channels import clip_samples, require_channels
 from vicreg.data.decode import ImageReader
+from vicreg.data.other_views import Task
 from vicreg.data.sound_views import SoundViews
 from vicreg.views.resample import Framing, Interpolation, resize_centre_into, squash_into
 
@@ -75,11 +79,13 @@ def open_views(
     workers: int,
     interpolation: Interpolation = "bicubic",
     subset: NDArray[np.int64] | None = None,
+    others: Sequence[Kind] = (),
 ) -> ViewLoader:
     """The loader that `config.loader` names, over the samples of `subset` (places in the beton) or all.
 
-    workers: decoding threads; 0 takes `default_workers()`. BetonError when the file is damaged, ValueError when the
-    samples do not fill one global batch, or the ranks do not divide it.
+    workers: decoding threads; 0 takes `default_workers()`. others: kinds of the views that are no images
+    (`config.other_kinds`). BetonError when the file is damaged, ValueError when the samples do not fill one global
+    batch, the ranks do not divide it, or the beton lacks what a kind of view is made of.
     """
     opened = open_beton(beton)
     require_channels(config, opened)
@@ -94,9 +100,9 @@ def open_views(
     channels = 0 if pixels.is_rgb else pixels.channels
     if channels and not pixels.is_sound:
         require_no_colours(each)
-    sampling = Sampling(
-        samples, each, seed, global_batch, rank, world_size, device.type == "cpu", block_samples, channels
-    )
+    readers = tuple(CaptionReader(opened, seed, len(each) + number) for number, _ in enumerate(others))
+    on_cpu = device.type == "cpu"
+    sampling = Sampling(samples, each, seed, global_batch, rank, world_size, on_cpu, block_samples, channels, readers)
     workers = workers or default_workers()
     if pixels.is_sound:
         return SoundViews(opened, sampling, config, device=device, workers=workers)

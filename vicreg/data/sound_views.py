@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from dataprep.beton.contract import Beton
 from vicreg.config import DataConfig
-from vicreg.data.batches import Batch, Buffers, Drawn, Sampling, Task, in_order, num_classes, split_tasks
+from vicreg.data.batches import Batch, Drawn, Sampling, in_order, num_classes, split_tasks
 from vicreg.data.block_reads import read_ahead
+from vicreg.data.buffers import Buffers
 from vicreg.data.channels import clip_samples
 from vicreg.data.decode import ImageReader
+from vicreg.data.other_views import Task
 from vicreg.views.sound import SoundPlan
 from vicreg.views.view_parameters import Key
 
@@ -71,7 +73,7 @@ class SoundViews:
             for number, view in enumerate(sampling.views):
                 lengths.append(clip - round(clip * view.sound.crop))
                 plans.append(SoundPlan.draw(view.sound, Key(sampling.seed, epoch, samples, number), clip, lengths[-1]))
-            yield Drawn(samples, tuple(lengths), (), (), sound=tuple(plans))
+            yield Drawn(samples, tuple(lengths), (), (), epoch, sound=tuple(plans))
 
     def _jobs(self, drawn: Iterator[Drawn]) -> Iterator[tuple[Batch, list[Task]]]:
         for batch in drawn:

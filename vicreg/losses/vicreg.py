@@ -31,6 +31,10 @@ class LossConfig:
     """Weight of the hinge on each dimension's standard deviation."""
     covariance_weight: float = 1.0
     """Weight of the squared off-diagonal covariances."""
+    variance_weight_b: float | None = None
+    """The same in the second branch, where that is another modality (paper, section 5.3); None: as in the first."""
+    covariance_weight_b: float | None = None
+    """The same in the second branch; None: as in the first."""
     variance_reduction: Literal["mean", "sum"] = "mean"
     """Over the two branches: mean as in the official code, sum as in the paper's equations (twice as large)."""
     target_std: float = 1.0
@@ -51,14 +55,17 @@ class _Loss(Function):
         invariance = distributed.sum_over_ranks(_square(grad_a)) / count
         grad_a.mul_(2.0 * config.invariance_weight / count)
         grad_b = grad_a.neg()
-        weights = config.variance_weight * _share_of_variance(config), config.covariance_weight
-        branches = [regularise(z, grad, *weights, form, config.target_std) for z, grad in ((a, grad_a), (b, grad_b))]
-        variance, covariance, std, rank = (first + second for first, second in zip(*branches, strict=True))
+        first, second = _weights(config)
+        of_a = regularise(a, grad_a, *first, form, config.target_std)
+        of_b = regularise(b, grad_b, *second, form, config.target_std)
+        variance, covariance, std, rank = (one + other for one, other in zip(of_a, of_b, strict=True))
         variance = variance * _share_of_variance(config)
         loss = (
             config.invariance_weight * invariance
             + config.variance_weight * variance
             + config.covariance_weight * covariance
+            + (second[0] - first[0]) * of_b[0]
+            + (second[1] - first[1]) * of_b[1]
         )
         ctx.save_for_backward(grad_a, grad_b)
         parts = (invariance, variance, covariance, std / 2, rank / 2)
@@ -74,6 +81,15 @@ class _Loss(Function):
 
 
 PARTS = ("loss", "invariance", "variance", "covariance", "embedding_std", "effective_rank")
+
+
+def _weights(config: LossConfig) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Weights of variance and covariance in each branch, of its own terms."""
+    of_variance, of_covariance = config.variance_weight_b, config.covariance_weight_b
+    of_variance = config.variance_weight if of_variance is None else of_variance
+    of_covariance = config.covariance_weight if of_covariance is None else of_covariance
+    share = _share_of_variance(config)
+    return (share * config.variance_weight, config.covariance_weight), (share * of_variance, of_covariance)
 
 
 def _share_of_variance(config: LossConfig) -> float:

@@ -14,6 +14,7 @@ from vicreg.config import PretrainConfig
 from vicreg.config_json import from_json
 from vicreg.method import Method, MethodFile, TrainingData
 from vicreg.schema import upgraded
+from vicreg.text_encoder import TextEncoder
 
 _PARTS = ("Config", "RECIPES", "TERMS", "build", "networks", "loss_cost")
 
@@ -36,7 +37,11 @@ def load(name: str) -> MethodFile:
 
 def build(config: PretrainConfig, data: TrainingData) -> Method:
     """The method that a configuration names, with random weights from torch's generator."""
-    return load(config.method.name).build(config, data)
+    method = load(config.method.name).build(config, data)
+    for encoder in method.encoders.values():
+        if isinstance(encoder, TextEncoder) and data.words:
+            encoder.know(data.words)
+    return method
 
 
 def read_config(values: dict[str, Any], schema: int) -> PretrainConfig:

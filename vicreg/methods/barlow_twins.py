@@ -19,7 +19,7 @@ from vicreg.config import (
 from vicreg.losses.barlow_twins import LossConfig, barlow_twins_loss
 from vicreg.losses.forms import NUM_VIEWS, FormCost, correlation_costs, ring_sum_bytes
 from vicreg.losses.variance_covariance import SpreadConfig, add_spread, spread_costs
-from vicreg.method import Inputs, LossCost, ParameterGroup, Progress, Published, Term, TrainingData, usual_groups
+from vicreg.method import Inputs, LossCost, ParameterGroup, Progress, Published, Term, TrainingData
 from vicreg.presets import CIFAR10, CIFAR100, esc50_pretrain, solo_learn_cifar
 from vicreg.shared_terms import REGULARISED
 
@@ -55,7 +55,7 @@ class BarlowTwins(Branches):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Biases and batch norm at a rate of their own."""
-        return usual_groups(self, self.settings.bias_rate_factor)
+        return self.learned_groups(self.settings.bias_rate_factor)
 
 
 TERMS = {

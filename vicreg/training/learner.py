@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vicreg import kernels, methods
 from vicreg.config import PretrainConfig, require
 from vicreg.data.batches import Batch
+from vicreg.data.other_views import ready
 from vicreg.joint_views import separate_statistics
 from vicreg.method import UNKNOWN_DATA, Inputs, Method, Progress, TrainingData
 from vicreg.model import Beginning, begins_with, num_features
@@ -129,7 +130,7 @@ class Learner:
         batch = batch.to(self.device)
         if self.view_events:
             self.view_events[0].record()
-        views = [self._prepare(batch, view) for view in range(len(batch.views))]
+        views = self.prepare(batch)
         if self.view_events:
             self.view_events[1].record()
         return self.learn(Inputs(views, batch.labels, batch.samples), progress)
@@ -197,6 +198,10 @@ class Learner:
         """Add those of this rank's part of a batch; all ranks call it together."""
         if self.config.data.on_bad == "skip":
             self.stand_ins += int(distributed.sum_over_ranks(torch.tensor(number)))
+
+    def prepare(self, batch: Batch) -> list[Tensor]:
+        """The views of a batch on this device, ready for the networks."""
+        return [*(self._prepare(batch, view) for view in range(len(batch.views))), *map(ready, batch.others)]
 
     def _prepare(self, batch: Batch, view: int) -> Tensor:
         data, model = self.config.data, self.config.model

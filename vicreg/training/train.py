@@ -17,6 +17,7 @@ from vicreg.config import PretrainConfig
 from vicreg.config_json import differing_fields, to_json
 from vicreg.cost.fitting import cure
 from vicreg.cost.loss_form import with_cheapest_form
+from vicreg.data.captions import known_words
 from vicreg.data.loaders import Batch, ViewLoader, open_views
 from vicreg.exchange.encoder_file import encoder_path, save_encoder
 from vicreg.exchange.given_weights import beginning_of
@@ -105,9 +106,10 @@ def _train(
     device = distributed.device_for(placement)
     choose_algorithms(config.train.deterministic)
     workers = config.data.workers or placement.num_threads
+    train_path = Path(train_beton or config.data.train)
     loader = open_views(
         config.data,
-        Path(train_beton or config.data.train),
+        train_path,
         config.views,
         seed=config.train.seed,
         global_batch=config.train.global_batch,
@@ -115,10 +117,12 @@ def _train(
         world_size=placement.world_size,
         device=device,
         workers=workers,
+        others=config.other_kinds,
     )
     steps_per_epoch, num_steps = loader.num_batches, loader.num_batches * config.train.epochs
     probe = OnlineProbe(config, device, workers, steps_per_epoch)
-    data = TrainingData(loader.num_samples, loader.num_classes)
+    words = known_words(train_path, config.model.min_word_count) if "text" in config.other_kinds else ()
+    data = TrainingData(loader.num_samples, loader.num_classes, words)
     beginning = beginning_of(run) if config.model.weights else None
     learner = Learner.build(_with_form(config, placement, device), device, data, beginning)
     leads = placement.rank == 0

@@ -19,7 +19,7 @@ from border.terminal import complain, log_to, say
 from dataprep.beton.contract import BetonError, manifest_path, open_beton
 from dataprep.console import describe, show_progress, show_summary, show_verification
 from dataprep.sources import options as source_options
-from dataprep.sources import published
+from dataprep.sources import published, sound_options
 from dataprep.writing.raw_source import Source, SourceError, doubts, first_format
 from dataprep.writing.subset_choice import write_drawn, write_listed
 from dataprep.writing.write_plan import WritePlan
@@ -79,7 +79,8 @@ Command = (
     | Annotated[source_options.Cifar10, tyro.conf.subcommand("cifar10")]
     | Annotated[source_options.Digits, tyro.conf.subcommand("digits")]
     | Annotated[source_options.Folder, tyro.conf.subcommand("folder")]
-    | Annotated[source_options.Audio, tyro.conf.subcommand("audio")]
+    | Annotated[sound_options.Audio, tyro.conf.subcommand("audio")]
+    | Annotated[sound_options.Tones, tyro.conf.subcommand("tones")]
     | Annotated[Subset, tyro.conf.subcommand("subset")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Info, tyro.conf.subcommand("info")]

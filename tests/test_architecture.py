@@ -139,10 +139,11 @@ FLOORS: dict[str, list[set[str]]] = {
     "dataprep/sources": [
         {"published"},
         {"own_images", "tar_members"},
-        {"cifar10_batches", "coco_detection", "digits", "imagenet_tars", "inat18", "places205", "voc07"},
+        {"cifar10_batches", "coco_detection", "digits", "imagenet_tars", "inat18", "places205", "tones", "voc07"},
         {"class_folders", "file_list", "parquet_table", "segmentation", "tar_shards", "voc_detection"},
         {"anywhere", "audio"},
         {"options"},
+        {"sound_options"},
     ],
     "slurm": [
         {"attempts", "calls", "given_place", "job_size"},

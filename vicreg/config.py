@@ -280,12 +280,8 @@ class PretrainConfig:
         first = self.model.encoder
         require(kind_of(first) != "text", "model.encoder", first, "one of images (of captions: --model.encoder-b)")
         channels = self.model.in_channels
-        require(
-            len(self.data.mean) == channels,
-            "data.mean",
-            self.data.mean,
-            f"a number for each of the encoder's {channels} channels",
-        )
+        allowed = f"a number for each of the encoder's {channels} channels"
+        require(len(self.data.mean) == channels, "data.mean", self.data.mean, allowed)
         if self.model.channels and not self.model.sound.is_on:
             require_no_colours(self.views)
 

@@ -53,7 +53,7 @@ ESC50 = DataConfig(train="data/esc50/train.beton", val="data/esc50/val.beton", m
 SPOKEN_DIGITS = replace(ESC50, train="data/spoken-digits/train.beton", val="data/spoken-digits/val.beton")
 """Digits spoken by six people (the Free Spoken Digit Dataset): recordings 0 to 4 of each speaker and digit held out."""
 TONES = replace(ESC50, train="data/tones/train.beton", val="data/tones/val.beton")
-"""Melodies of three notes that this project makes by itself."""
+"""Melodies of three notes that this project makes by itself (dataprep/write_ffcv.py tones)."""
 
 
 def esc50_pretrain(method: MethodConfig, **model: Any) -> PretrainConfig:

@@ -88,3 +88,12 @@ class SoundViewConfig:
 
 WHOLE_CLIP = SoundViewConfig(0.0, 0.0, 0.0, 0, 0.0, 0, 0.0)
 """A clip as it is, as evaluations see it."""
+
+
+def require_images(sound: SoundConfig, what: str) -> None:
+    """ValueError where a run is of sound, for what takes images alone."""
+    if sound.is_on:
+        raise ValueError(
+            f"{what} takes images, and this run is of sound at {sound.rate_hz:,} Hz; allowed for it: jobs/eval_all.py, "
+            "jobs/report.py, and in Python vicreg.load(run).embed_beton(beton)"
+        )

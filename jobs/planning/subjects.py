@@ -15,6 +15,7 @@ from vicreg.evals import features, results
 from vicreg.evals.results import BASELINES, OTHER, PIXELS, RANDOM, SUBJECTS
 from vicreg.exchange.encoder_file import encoder_of, encoder_path, load_encoder, untrained_encoder
 from vicreg.model import branch
+from vicreg.sound_config import require_images
 from vicreg.training.train import CHECKPOINTS
 
 LAST = "last"
@@ -62,6 +63,7 @@ def build_encoder(run: Path, subject: str, config: PretrainConfig, encoder: str 
     if subject.startswith(results.STEP):
         return encoder_of(run / CHECKPOINTS / subject, branch(config.model, encoder), encoder)
     if subject == PIXELS:
+        require_images(config.model.sound, "baseline pixels")
         return features.Pixels(config.data.image_size, config.model.in_channels)
     if subject == RANDOM:
         return open_residuals(untrained_encoder(branch(config.model, encoder), config.train.seed))

@@ -1,6 +1,6 @@
 """Reading sound, side by side: this suite's loader, and soundfile in torch's DataLoader.
 
-`python benchmarks/sound_loader.py` makes clips of white noise (five seconds at 44.1 kHz, as those of ESC-50) as WAV files
+`python benchmarks/sound_loader.py` makes clips of white noise (five seconds at 44.1 kHz, as of ESC-50) as WAV files
 and as a beton. Both contestants give batches of two random stretches of each clip, as 16-bit samples; they run in turns
 in this process, and the median over the rounds is printed.
 """

@@ -33,10 +33,10 @@ from vicreg.config import DataConfig, ModelConfig, PretrainConfig
 from vicreg.data.channels import fitted_to_channels
 from vicreg.evals import knn, sound
 from vicreg.evals.features import Splits, open_splits
-from vicreg.exchange.encoder_file import encoder_path, load_encoder, untrained_encoder
+from vicreg.exchange.encoder_file import load_encoder, untrained_encoder
 from vicreg.model import branch
 from vicreg.ranks.distributed import Placement
-from vicreg.run_files import read_metrics
+from vicreg.run_files import encoder_path, read_metrics
 from vicreg.training.train import train
 
 RECIPE = "spoken-digits"

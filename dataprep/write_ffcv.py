@@ -75,6 +75,7 @@ Command = (
     | Annotated[source_options.CocoDetection, tyro.conf.subcommand("coco-detection")]
     | Annotated[source_options.VocSegmentation, tyro.conf.subcommand("voc-segmentation")]
     | Annotated[source_options.Ade20k, tyro.conf.subcommand("ade20k")]
+    | Annotated[source_options.Captions, tyro.conf.subcommand("captions")]
     | Annotated[source_options.Inat18, tyro.conf.subcommand("inat18")]
     | Annotated[source_options.Cifar10, tyro.conf.subcommand("cifar10")]
     | Annotated[source_options.Digits, tyro.conf.subcommand("digits")]
@@ -118,7 +119,7 @@ def _write_one(command: source_options.Output, source: Source) -> None:
         raise SourceError(f"{'; '.join(differences)}; {cure}")
     for doubt in (*differences, *doubts(source)):
         logger.warning("warning: %s", doubt)
-    if source.more_fields and command.max_resolution:
+    if source.more_fields and source.captions is None and command.max_resolution:
         raise SourceError("--max-resolution shrinks images, whose boxes and masks would no longer fit; leave it out")
     plan = _plan(command, source)
     target = command.out / f"{source.split or Path(source.root).name}.beton"

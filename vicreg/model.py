@@ -20,14 +20,15 @@ from border.text import did_you_mean
 from vicreg.branch_kinds import kind_of
 from vicreg.config import DataConfig, ModelConfig
 from vicreg.lab_colours import LabEncoder
+from vicreg.presets import NARROW as NARROW
+from vicreg.sound_config import WAVE_ENCODERS
 from vicreg.stem import exchange_channels
 from vicreg.text_encoder import build_text_encoder
-from vicreg.wave_resnet import WAVE_ENCODERS, OnSpectrogram, WaveResNet
+from vicreg.wave_resnet import OnSpectrogram, WaveResNet
 
 if TYPE_CHECKING:
     from torchvision.models.resnet import ResNet
 
-NARROW = "resnet10-narrow"
 IMAGENET_MEAN, IMAGENET_STD = DataConfig.mean, DataConfig.std
 INCEPTIONS = ("googlenet", "inception_v3")  # of torchvision: with auxiliary classifiers, and other normalisation
 

@@ -35,6 +35,10 @@ CIFAR100 = replace(
     std=(0.2673, 0.2564, 0.2762),
 )
 
+NARROW = "resnet10-narrow"
+"""An encoder of this project for small images on CPUs (`vicreg/model.py`)."""
+PATCH_SHARE = 64 / 85
+"""Side of a jigsaw's patch over that of its cell (PyContrast: 64 px of 85)."""
 PLAIN_CROP = ViewConfig(jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
 """Crop and flip, colours as they are: what supervised networks of ImageNet learn from."""
 
@@ -144,3 +148,39 @@ def simclr_view(**changes: Any) -> ViewConfig:
     """SimCLR's view (paper, appendix A; color_jitter_strength 1), both views alike."""
     view = ViewConfig(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_p=0.5)
     return replace(view, **changes)
+
+
+CAPTION_VIEW = replace(PLAIN_CROP, crop_scale=(0.6, 1.0))
+"""Crop and flip: what an image beside a caption is changed by; the caption must still be true."""
+
+
+def coco_captions(method: MethodConfig, **model: Any) -> PretrainConfig:
+    """COCO captions as VSE++ learns them (its code): ResNet-152 and GRU, batch 128, Adam 2e-4, 30 epochs.
+
+    model: fields in which a method's run differs.
+    """
+    networks = ModelConfig(encoder="resnet152", encoder_b="gru-300-1024", expander="1024")
+    return PretrainConfig(
+        method,
+        data=DataConfig(train="data/coco-captions/train.beton", val="data/coco-captions/test.beton"),
+        views=(CAPTION_VIEW,),
+        model=replace(networks, **model),
+        optimizer=OptimizerConfig(name="adamw", base_lr=2e-4, weight_decay=0.0, warmup_epochs=0.0, final_lr_ratio=0.01),
+        train=TrainConfig(epochs=30, global_batch=128),
+    )
+
+
+def digit_captions(method: MethodConfig, **model: Any) -> PretrainConfig:
+    """Rendered digits with their names as captions: seconds on a CPU."""
+    networks = ModelConfig(
+        encoder="resnet10-narrow", small_images=True, encoder_b="gru-32-64", expander="128-128", min_word_count=1
+    )
+    view = replace(PLAIN_CROP, crop_scale=(0.7, 1.0), hflip_p=0.0)
+    return PretrainConfig(
+        method,
+        data=replace(DIGITS, train="data/digit-captions/train.beton", val="data/digit-captions/val.beton"),
+        views=(view,),
+        model=replace(networks, **model),
+        optimizer=OptimizerConfig(name="adamw", base_lr=2e-3, weight_decay=1e-4, warmup_epochs=1.0),
+        train=TrainConfig(epochs=20, global_batch=64, log_every_steps=5),
+    )

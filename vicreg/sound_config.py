@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vicreg.checked import require
+
+SoundKind = Literal["waveform", "spectrogram"]
+"""What an encoder takes of sound."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,27 @@ class SoundViewConfig:
 
 WHOLE_CLIP = SoundViewConfig(0.0, 0.0, 0.0, 0, 0.0, 0, 0.0)
 """A clip as it is, as evaluations see it."""
+
+
+@dataclass(frozen=True)
+class WaveResNetSize:
+    """Channels of the first stage, doubled in each of the other three; blocks of each; what residuals begin at."""
+
+    width: int
+    blocks: int
+    zero_residuals: bool = True
+
+
+WAVE_ENCODERS = {
+    "resnet18-wave": WaveResNetSize(48, 2),
+    "resnet10-narrow-wave": WaveResNetSize(16, 1, zero_residuals=False),
+}
+"""By their names: the paper's width of 384, and a small one for trying things out."""
+
+
+def takes(encoder: str) -> SoundKind:
+    """What the encoder of that name takes of sound."""
+    return "waveform" if encoder in WAVE_ENCODERS else "spectrogram"
 
 
 def require_images(sound: SoundConfig, what: str) -> None:

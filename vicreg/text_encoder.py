@@ -56,7 +56,7 @@ class TextEncoder(nn.Module):
         """The rows of the embedding that belong to words (B, L)."""
         if not len(self.words):
             return torch.zeros_like(captions)
-        places = torch.searchsorted(self.words, captions).clamp_max(len(self.words) - 1)
+        places = torch.searchsorted(self.words, captions.contiguous()).clamp_max(len(self.words) - 1)
         return torch.where(self.words[places] == captions, places + 1, UNKNOWN)
 
 

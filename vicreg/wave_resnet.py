@@ -6,36 +6,12 @@ image network's blocks with kernels and strides of the same area: 49 for 7 x 7, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
-from vicreg.sound_config import SoundConfig
+from vicreg.sound_config import SoundConfig, WaveResNetSize
 from vicreg.views.mel import MelPicture
-from vicreg.views.sound import Kind
 
 STEM, KERNEL, STRIDE = 49, 9, 4
-
-
-@dataclass(frozen=True)
-class WaveResNetSize:
-    """Channels of the first stage, doubled in each of the other three; blocks of each; what residuals begin at."""
-
-    width: int
-    blocks: int
-    zero_residuals: bool = True
-
-
-WAVE_ENCODERS = {
-    "resnet18-wave": WaveResNetSize(48, 2),
-    "resnet10-narrow-wave": WaveResNetSize(16, 1, zero_residuals=False),
-}
-"""By their names: the paper's width of 384, and a small one for trying things out."""
-
-
-def takes(encoder: str) -> Kind:
-    """What the encoder of that name takes of sound."""
-    return "waveform" if encoder in WAVE_ENCODERS else "spectrogram"
 
 
 class WaveResNet(nn.Module):

@@ -24,6 +24,7 @@ from PIL import Image
 from border.text import suite_command
 from dataprep.beton.bytes import REWRITE, BetonBytes, runs
 from dataprep.beton.bytes import BetonError as BetonError
+from dataprep.beton.captions import CAPTIONS
 from dataprep.beton.layout import FIELD_METADATA, IMAGE_METADATA, TYPE_BYTES
 from dataprep.beton.layout import IMAGE_JPEG as IMAGE_JPEG
 from dataprep.beton.layout import IMAGE_RAW as IMAGE_RAW
@@ -85,7 +86,8 @@ class Beton:
     pixels: PixelFormat
     """What its images consist of."""
     more: dict[str, NDArray[np.void]]
-    """Where the bytes of each further field of a sample lie (N,), by the field's name (objects.py, segments.py)."""
+    """Where the bytes of each further field of a sample lie (N,), by the field's name (objects.py, segments.py,
+    captions.py)."""
     clips: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     """Of sound: the `fold` (0: none) and the `recording` of each clip (N,)."""
 
@@ -173,7 +175,7 @@ def read_beton(path: Path) -> Beton:
     labels = np.empty(num_samples, FIELD_METADATA[fields.kinds["label"]])
     more = {
         name: np.empty(num_samples, FIELD_METADATA[TYPE_BYTES])
-        for name in (OBJECTS, MASKS, SEGMENTS)
+        for name in (OBJECTS, MASKS, SEGMENTS, CAPTIONS)
         if fields.kinds.get(name) == TYPE_BYTES
     }
     for part, rows in table(file, fields.start, num_samples, fields.record):

@@ -27,7 +27,7 @@ from dataprep.writing.write_plan import WritePlan
 def identity(source: Source, plan: WritePlan) -> dict[str, Any]:
     """What a beton was made from and how, as in its manifest: equal for equal source, listing and options."""
     listing = {"num_listed": len(source), "listing_crc32": _listing_crc(source)}
-    if source.objects is not None:
+    if source.objects is not None or source.captions is not None:
         listing["annotations_crc32"] = source.annotations_crc32
     if source.clips is not None:
         listing["clips_crc32"] = zlib.crc32(np.stack([source.clips.folds, source.clips.recordings]).tobytes())

@@ -106,6 +106,8 @@ OWN = (
 )
 """What is measured of own images."""
 
+CAPTIONS = (Evaluation("retrieval", "retrieval", baselines=("random",)),)
+
 EVALUATIONS = {
     "imagenet": IMAGENET,
     "cifar10": CIFAR10,
@@ -113,11 +115,15 @@ EVALUATIONS = {
     "esc50": ESC50,
     "spoken-digits": SMALL_SOUND,
     "tones": SMALL_SOUND,
+    "coco-captions": CAPTIONS,
+    "digit-captions": CAPTIONS,
 }
 """What is measured of a run, by the folder of its training data."""
 ELSEWHERE = CIFAR10
 """What is measured on other data."""
 
+LAST = "last"
+"""Instead of checkpoints: the finished encoder."""
 AUTO = "auto"
 """The recipe that is chosen for the images (auto_recipe.py)."""
 _AUTO = Recipe(

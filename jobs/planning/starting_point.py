@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from rich.console import Console
 from rich.text import Text
 
@@ -28,7 +27,7 @@ from vicreg import methods
 from vicreg.config import DataConfig, PretrainConfig, official_views, paper_views
 from vicreg.config_json import flat, to_json
 from vicreg.data.channels import fitted_to_channels
-from vicreg.data.loaders import default_workers
+from vicreg.data.vocabulary import fitted_to_captions
 
 VIEWS = {"official": official_views, "paper": paper_views}
 SHORT_WARMUP = 4
@@ -70,6 +69,9 @@ def find(arguments: Sequence[str], default_recipe: str) -> StartingPoint:
     if not own:
         train = fields.get("data.train", config.data.train)
         config = fitted_to_channels(replace(config, data=replace(config.data, train=train)))
+        names = [name for name in ("encoder_b", "min_word_count") if f"model.{name}" in fields]
+        model = replace(config.model, **{name: fields[f"model.{name}"] for name in names})
+        config = fitted_to_captions(replace(config, model=model))
     if early.method and early.method != config.method.name:
         config = replace(config, method=methods.load(early.method).Config())
     return StartingPoint(recipe.name, early.views, config, notes)
@@ -106,6 +108,8 @@ _DECIDING: dict[str, Callable[[str], Any]] = {
     "optimizer.name": str,
     "optimizer.warmup_epochs": float,
     "model.encoder": str,
+    "model.encoder_b": str,
+    "model.min_word_count": int,
 }
 """Fields on which others depend, and what they are."""
 
@@ -177,6 +181,10 @@ def machine_of(cluster: Cluster, nodes: int, gpus: int) -> Machine:
     if cluster.scheduler == "slurm":
         per_node = gpus or cluster.gpus_per_node
         return Machine(nodes * per_node, has_gpus=True, num_cores=nodes * per_node * cluster.cpus_per_gpu)
+    import torch
+
+    from vicreg.data.loaders import default_workers
+
     here = torch.cuda.device_count()
     return Machine(gpus or max(1, here), has_gpus=here > 0, num_cores=default_workers())
 

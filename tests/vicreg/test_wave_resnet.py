@@ -7,8 +7,8 @@ import torch
 
 from vicreg.config import ModelConfig, SoundConfig
 from vicreg.model import encoder_by_config, num_features
+from vicreg.sound_config import takes
 from vicreg.views.mel import MelPicture
-from vicreg.wave_resnet import takes
 
 SOUND = SoundConfig(8_000, 4_000, window_samples=256, hop_samples=64, bands=32)
 

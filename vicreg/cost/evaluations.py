@@ -15,7 +15,7 @@ from vicreg.model import encoder_by_config
 
 BACKWARD = 2
 """Arithmetic of a backward pass over that of a forward pass."""
-BESIDE_S = {"few_labels": 600.0, "gallery": 300.0, "knn": 300.0, "svm": 3600.0}
+BESIDE_S = {"few_labels": 600.0, "gallery": 300.0, "knn": 300.0, "retrieval": 120.0, "svm": 3600.0}
 """Work that is not the encoder's: regressions, t-SNE, comparisons."""
 
 
@@ -37,6 +37,8 @@ def images_passed(
         return DETECTOR * float(sum(images * LONG_OVER_SHORT * side**2 / image_size**2 for images, side in sides))
     if module == "linear_segmentation":
         return float((settings["steps"] * settings["batch"] + num_val) * settings["crop"] ** 2 / image_size**2)
+    if module == "retrieval":
+        return float(num_val)
     epochs = settings.get("epochs", 0)
     if module == "linear":
         return float(epochs * num_train + num_val)

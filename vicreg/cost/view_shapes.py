@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vicreg.config import PretrainConfig
-from vicreg.wave_resnet import takes
+from vicreg.sound_config import takes
 
 
 def view_shape(config: PretrainConfig, number: int) -> tuple[int, ...]:

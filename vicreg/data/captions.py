@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dataprep.beton.captions import CAPTIONS, BadCaptions, decode_captions
-from dataprep.beton.contract import BadSample, Beton, read_manifest
+from dataprep.beton.contract import BadSample, Beton
 from vicreg.data.other_views import OtherView, Task
-from vicreg.views.captions import MAX_WORDS, drawn_captions, word_number, write_words
+from vicreg.views.captions import MAX_WORDS, drawn_captions, write_words
 
 TASK_CAPTIONS = 64
 """Captions that a thread takes at a time: two milliseconds."""
-WORD_COUNTS = "words"
-"""In a manifest: how often each word stands in the captions."""
 
 
 def require_captions(beton: Beton) -> None:
@@ -35,21 +30,6 @@ def captions_of(beton: Beton, sample: int) -> list[str]:
         return decode_captions(beton.field_bytes(CAPTIONS, sample))
     except BadCaptions as error:
         raise BadSample(beton.path, sample, str(error)) from error
-
-
-def known_words(beton: Path, min_count: int) -> tuple[int, ...]:
-    """Numbers, ascending, of the words that stand at least `min_count` times in the captions of a beton.
-
-    Its manifest has counted them. ValueError where there is none, or no word is so frequent.
-    """
-    counts: dict[str, Any] = read_manifest(beton).get(WORD_COUNTS) or {}
-    words = sorted(word_number(word) for word, count in counts.items() if count >= min_count)
-    if not words:
-        raise ValueError(
-            f"{beton}: no word stands {min_count} times in its captions, allowed: data that "
-            "dataprep/write_ffcv.py captions wrote, with its manifest, or a lower --model.min-word-count"
-        )
-    return tuple(words)
 
 
 class CaptionReader:

@@ -9,47 +9,23 @@ Statistics are float32 or better, outside autocast: half-precision sums of covar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from vicreg.losses.settings import VicregLossConfig
 from vicreg.losses.variance_covariance import chosen_form, regularise
 from vicreg.ranks import distributed
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights and form of the three terms (paper, section 4.2; official code)."""
-
-    invariance_weight: float = 25.0
-    """Weight of the mean squared distance between the views' embeddings."""
-    variance_weight: float = 25.0
-    """Weight of the hinge on each dimension's standard deviation."""
-    covariance_weight: float = 1.0
-    """Weight of the squared off-diagonal covariances."""
-    variance_weight_b: float | None = None
-    """The same in the second branch, where that is another modality (paper, section 5.3); None: as in the first."""
-    covariance_weight_b: float | None = None
-    """The same in the second branch; None: as in the first."""
-    variance_reduction: Literal["mean", "sum"] = "mean"
-    """Over the two branches: mean as in the official code, sum as in the paper's equations (twice as large)."""
-    target_std: float = 1.0
-    """Standard deviation below which a dimension is pushed apart (gamma, paper, equation 1); 1 / sqrt(D) where
-    embeddings have unit length (appendix D.5)."""
-    form: Literal["auto", "samples", "dimensions", "features"] = "auto"
-    """How the covariance term is computed, with the same result: by N x N products of rows that everybody gets, D x D
-    moments, or N x N products of columns that the ranks exchange. auto: the one expected to be fastest here."""
 
 
 class _Loss(Function):
     """The weighted sum and its parts, in the order of `PARTS`; only the sum has a gradient, and only once."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, config: LossConfig, form: str) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, a: Tensor, b: Tensor, config: VicregLossConfig, form: str) -> tuple[Tensor, ...]:
         grad_a = a - b
         count = grad_a.numel() * distributed.world_size()
         invariance = distributed.sum_over_ranks(_square(grad_a)) / count
@@ -83,7 +59,7 @@ class _Loss(Function):
 PARTS = ("loss", "invariance", "variance", "covariance", "embedding_std", "effective_rank")
 
 
-def _weights(config: LossConfig) -> tuple[tuple[float, float], tuple[float, float]]:
+def _weights(config: VicregLossConfig) -> tuple[tuple[float, float], tuple[float, float]]:
     """Weights of variance and covariance in each branch, of its own terms."""
     of_variance, of_covariance = config.variance_weight_b, config.covariance_weight_b
     of_variance = config.variance_weight if of_variance is None else of_variance
@@ -92,7 +68,7 @@ def _weights(config: LossConfig) -> tuple[tuple[float, float], tuple[float, floa
     return (share * config.variance_weight, config.covariance_weight), (share * of_variance, of_covariance)
 
 
-def _share_of_variance(config: LossConfig) -> float:
+def _share_of_variance(config: VicregLossConfig) -> float:
     return 0.5 if config.variance_reduction == "mean" else 1.0
 
 
@@ -102,7 +78,7 @@ def _square(values: Tensor) -> Tensor:
     return torch.dot(flat, flat)
 
 
-def vicreg_loss(a: Tensor, b: Tensor, config: LossConfig) -> dict[str, Tensor]:
+def vicreg_loss(a: Tensor, b: Tensor, config: VicregLossConfig) -> dict[str, Tensor]:
     """The loss of two branches' embeddings, n x D each on every rank, with its terms apart.
 
     Returns "loss" (weighted sum), "invariance", "variance" and "covariance" (unweighted, of the global batch), and

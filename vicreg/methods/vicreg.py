@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from vicreg.branches import Branches, say_branches
 from vicreg.config import (
     DataConfig,
     MethodConfig,
@@ -16,42 +13,27 @@ from vicreg.config import (
     TrainConfig,
     ViewConfig,
 )
-from vicreg.losses.forms import NUM_VIEWS, covariance_costs, ring_sum_bytes
-from vicreg.losses.vicreg import LossConfig, vicreg_loss
-from vicreg.method import Inputs, LossCost, Progress, Published, Term, TrainingData
+from vicreg.losses.settings import VicregLossConfig
+from vicreg.method_file import Published, Term
 from vicreg.presets import (
     CIFAR10,
     CIFAR100,
     DIGITS,
     SPOKEN_DIGITS,
     TONES,
+    coco_captions,
+    digit_captions,
     esc50_pretrain,
     small_sound_pretrain,
     solo_learn_cifar,
 )
 
-LOSS_PASSES = 12
-"""Times that the loss reads or writes an embedding of each view beside its products: differences, means, gradients."""
-
 
 @dataclass(frozen=True)
-class Config(LossConfig, MethodConfig):
+class Config(VicregLossConfig, MethodConfig):
     """VICReg: weights and form of the three terms (paper, section 4.2; official code)."""
 
     name: str = "vicreg"
-
-
-class Vicreg(Branches):
-    """Both views through their branches, then the three terms."""
-
-    def __init__(self, config: PretrainConfig, settings: Config) -> None:
-        super().__init__(config)
-        self.settings = settings
-
-    def forward(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
-        """See `Method`; the terms are `TERMS`."""
-        embedded = self.embed(inputs.views)
-        return vicreg_loss(embedded.a, embedded.b, self.settings) | {"features": embedded.features}
 
 
 TERMS = {
@@ -72,30 +54,6 @@ TERMS = {
     ),
     "effective_rank": Term("Effective rank", "Directions in use, (tr C)² / ‖C‖²; near 1 is collapse to a line."),
 }
-
-
-def build(config: PretrainConfig, data: TrainingData) -> Vicreg:
-    """See `MethodFile`."""
-    assert isinstance(config.method, Config)
-    return Vicreg(config, config.method)
-
-
-def networks(config: PretrainConfig) -> str:
-    """See `MethodFile`."""
-    return say_branches(config)
-
-
-def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
-    """See `MethodFile`. By its second branch the loss holds both embeddings, both gradients and the centred rows."""
-    total, dims = config.train.global_batch, int(config.model.expander.split("-")[-1])
-    own = total // ranks * dims
-    return LossCost(
-        title=f"covariance of {total} x {dims}",
-        forms=covariance_costs(total, dims, ranks, size),
-        held_bytes=5 * own * size,
-        sent_bytes=ring_sum_bytes(NUM_VIEWS * 2 * dims * size + size, ranks),
-        moved_bytes=LOSS_PASSES * NUM_VIEWS * own * size,
-    )
 
 
 def _imagenet_100ep(encoder_b: str = "") -> PretrainConfig:
@@ -188,13 +146,28 @@ RECIPES = {
     ),
     "spoken-digits": Published(
         source="this project: 2,700 recordings of ten digits by six people at 8 kHz, narrow networks",
-        expected="at least 90 % linear from the spectrogram's branch",
+        expected="after 12 epochs 89.3 % linear from the spectrogram's branch, 78.7 % from the waveform's (random "
+        "weights: 86.3 and 47.3 %)",
         pretrain=small_sound_pretrain(Config(), SPOKEN_DIGITS, epochs=40),
     ),
     "tones": Published(
         source="this project: melodies of three notes that it makes by itself, narrow networks",
         expected="better than random weights",
         pretrain=small_sound_pretrain(Config(), TONES, epochs=10),
+    ),
+    "coco-captions": Published(
+        source="paper, section 5.3 and Table 3: COCO captions in the setting of VSE++ (ResNet-152, GRU of 1024 on "
+        "words of 300, batch 128, Adam 2e-4, 30 epochs; ours: a cosine in place of its step). Each branch has weights "
+        "of its own of the terms there; these, the expander and the batch are not published: ours are the image's for "
+        "both, and 2048-2048. Published runs begin with supervised weights: --model.weights torchvision",
+        expected="COCO 5K: image to text 45.2 / 76.1 / 84.2 %, text to image 33.6 / 62.7 / 77.9 % at 1, 5, 10 "
+        "(Table 3, with its columns exchanged)",
+        pretrain=coco_captions(Config(), expander="2048-2048"),
+    ),
+    "digit-captions": Published(
+        source="this project: rendered digits and their names",
+        expected="none is published",
+        pretrain=digit_captions(Config()),
     ),
     "digits": Published(
         source="this project: 1,437 of scikit-learn's digits at 32 px, a ResNet of 0.3 M parameters",

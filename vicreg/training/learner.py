@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vicreg import kernels, methods
+from vicreg import kernels, methods, networks
 from vicreg.config import PretrainConfig, require
 from vicreg.data.batches import Batch
 from vicreg.data.other_views import ready
@@ -19,13 +19,13 @@ from vicreg.optim.optimizers import build_optimizer, load_state, peak_rate, rate
 from vicreg.ranks import distributed
 from vicreg.ranks.gradient_sum import GradientSum
 from vicreg.ranks.sync_batch_norm import synchronise
+from vicreg.sound_config import takes
 from vicreg.training.guards import StepGuard
 from vicreg.training.micro_batches import MicroBatches
 from vicreg.training.online_head import OnlineHead, head_rate
 from vicreg.training.running_statistics import RunningStatistics
 from vicreg.views.augment import augment
 from vicreg.views.sound import prepare_sound
-from vicreg.wave_resnet import takes
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -64,7 +64,7 @@ class Learner:
         dtype = _dtype(config.train.precision, device)
         torch.manual_seed(config.train.seed)
         with begins_with(beginning):
-            method = methods.build(config, data)
+            method = networks.build(config, data)
         method.to(torch.float64 if dtype == torch.float64 else torch.float32)
         require(
             method.joins_views or not config.train.joint_views, "joint_views", True, f"False for {config.method.name}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,13 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dataprep.beton.pixel_format import SOUND_SCALE
-from vicreg.sound_config import SoundConfig, SoundViewConfig
+from vicreg.sound_config import SoundConfig, SoundKind, SoundViewConfig
 from vicreg.views.keyed_random import uniform
 from vicreg.views.mel import MelPicture
 from vicreg.views.view_parameters import Key
 
-Kind = Literal["waveform", "spectrogram"]
-"""What an encoder takes of sound."""
 NOISE_PLACES = 1 << 16
 _NOISE_SEED = 0x5EED
 _UNIFORM_STD = 12**-0.5
@@ -80,7 +77,7 @@ class SoundPlan:
 
 
 @torch.no_grad()
-def prepare_sound(clips: Tensor, plan: SoundPlan, kind: Kind, sound: SoundConfig, std: float) -> Tensor:
+def prepare_sound(clips: Tensor, plan: SoundPlan, kind: SoundKind, sound: SoundConfig, std: float) -> Tensor:
     """A view of a batch, int16 (B, 1, L), as an encoder's float32 input: (B, 1, L), or (B, 1, bands, frames).
 
     std: deviation of the data set's sound, by which waveforms are divided.

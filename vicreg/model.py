@@ -21,10 +21,9 @@ from vicreg.branch_kinds import kind_of
 from vicreg.config import DataConfig, ModelConfig
 from vicreg.lab_colours import LabEncoder
 from vicreg.presets import NARROW as NARROW
-from vicreg.sound_config import WAVE_ENCODERS
 from vicreg.stem import exchange_channels
 from vicreg.text_encoder import build_text_encoder
-from vicreg.wave_resnet import OnSpectrogram, WaveResNet
+from vicreg.wave_resnet import WAVE_ENCODERS, OnSpectrogram, WaveResNet
 
 if TYPE_CHECKING:
     from torchvision.models.resnet import ResNet

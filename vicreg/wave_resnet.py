@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from vicreg.sound_config import WAVE_ENCODERS as WAVE_ENCODERS
 from vicreg.sound_config import SoundConfig, WaveResNetSize
 from vicreg.views.mel import MelPicture
 

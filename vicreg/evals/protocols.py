@@ -90,9 +90,7 @@ PRESETS = {
         "coco-captions",
     ),
     "knn": Preset("knn", {}, f"{PAPER}, appendix D.3, for the numbers of neighbours; the votes are lightly's"),
-    "sound": Preset(
-        "sound", {"tuned_epochs": 30}, f"{PAPER}, appendix D.2, for the linear classifier; the rest is ours"
-    ),
+    "sound": Preset("sound", {"tuned_epochs": 30}, f"{PAPER}, appendix D.2: linear; all settings are ours"),
     **detection_protocols.PRESETS,
 }
 
@@ -100,6 +98,7 @@ PRESETS = {
 _TABLE_1 = "Table 1"
 _TABLE_2 = "Table 2"
 _TABLE_11 = "Table 11"
+_TABLE_6 = {"Supervised": 72.7, "Barlow Twins": 75.4, "VICReg": 78.4}
 _TABLE_3 = "Table 3, columns exchanged"
 """It prints the higher triples as text to image. But five captions are right for an image and one image for a caption,
 so image to text is the higher; so does VSE++'s own paper have its row."""
@@ -274,14 +273,7 @@ COLUMNS = (
         "inat18",
         "top1",
     ),
-    Column(
-        "linear top-1, fold not published",
-        "Table 6",
-        ESC50,
-        {"Supervised": 72.7, "Barlow Twins": 75.4, "VICReg": 78.4},
-        "sound",
-        "top1_linear_held_out",
-    ),
+    Column("linear top-1, fold not published", "Table 6", ESC50, _TABLE_6, "sound", "top1_linear_held_out"),
     *(
         Column(
             f"{way}, R@{k}",

@@ -123,8 +123,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"clip_pictures", "data_identity", "kept_parts", "published"},
         {"detection_protocols", "results"},
         {"features", "heads", "layers", "one_vs_rest", "protocols", "work"},
-        {"clip_pool", "few_labels", "gallery", "knn", "linear", "linear_segmentation", "retrieval", "svm"},
-        {"detector_training", "semisup"},
+        {"clip_pool", "few_labels", "gallery", "knn", "linear", "linear_segmentation", "svm"},
+        {"detector_training", "retrieval", "semisup"},
         {"detection", "sound"},
     ],
     "vicreg/training": [

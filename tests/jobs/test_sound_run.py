@@ -17,6 +17,7 @@ import vicreg
 from dataprep import write_ffcv
 from dataprep.beton.contract import open_beton
 from jobs import embed, export_encoder, pretrain
+from jobs.options.pretrain import parse
 from tests.jobs.run_folders import write_run
 from vicreg import checkpoint
 from vicreg.config import PretrainConfig
@@ -44,7 +45,7 @@ def _options(tones: Path, run: Path) -> list[str]:
 
 
 def _config(tones: Path) -> PretrainConfig:
-    return pretrain.parse(_options(tones, tones / "run")).config
+    return parse(_options(tones, tones / "run")).config
 
 
 def test_tones_are_the_same_every_time_and_differ_by_class(tones: Path, tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_what_takes_images_says_so(tones: Path, tmp_path: Path, capsys: pytest.C
         model.embed(tmp_path)
     assert model.embed_beton(tones / "val.beton").shape == (32, 128)
     with pytest.raises((SystemExit, ValueError)):
-        pretrain.parse(["--recipe", "auto", f"--data.train={tones / 'train.beton'}"])
+        parse(["--recipe", "auto", f"--data.train={tones / 'train.beton'}"])
 
 
 def _run(*command: str) -> str:

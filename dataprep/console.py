@@ -136,13 +136,16 @@ def describe(path: Path) -> None:
     beton = open_beton(path)
     num_jpeg = int((beton.modes == IMAGE_JPEG).sum())
     stored = beton.sizes.astype(np.float64)
-    sides = f"{beton.widths.min()} x {beton.heights.min()} to {beton.widths.max()} x {beton.heights.max()}"
+    sides = (
+        f"{beton.widths.min()} x {beton.heights.min()} to {beton.widths.max()} x {beton.heights.max()}, "
+        f"mean {beton.widths.mean():.0f} x {beton.heights.mean():.0f}"
+    )
     table = Table(title=str(path), show_header=False, title_justify="left")
     rows = {
         "samples": f"{beton.num_samples:,} ({num_jpeg:,} JPEG, {beton.num_samples - num_jpeg:,} raw)",
         "bytes": f"{beton.file.size:,} ({stored.mean():,.0f} per image, largest {stored.max():,.0f})",
-        "pixels": str(beton.pixels),
-        "width x height": f"{sides}, mean {beton.widths.mean():.0f} x {beton.heights.mean():.0f}",
+        "samples are" if beton.pixels.is_sound else "pixels": str(beton.pixels),
+        **(_describe_clips(beton) if beton.pixels.is_sound else {"width x height": sides}),
         "fields": ", ".join(beton.field_names),
         "page size": f"{beton.page_size:,} bytes",
         "labels": _describe_labels(beton.labels),
@@ -165,6 +168,20 @@ def _describe_labels(labels: NDArray[Any]) -> str:
     present, difficult, absent = ((labels == value).sum(axis=1).mean() for value in (1, 0, -1))
     per_image = f"{present:.2f} present, {difficult:.2f} difficult, {absent:.2f} absent"
     return f"vectors of {labels.shape[1]} classes; per image {per_image}"
+
+
+def _describe_clips(beton: Beton) -> dict[str, str]:
+    """How long clips of sound are, and which belong together."""
+    rate_hz, folds = beton.pixels.rate_hz, np.unique(beton.clips["fold"])
+    low, high = int(beton.widths.min()), int(beton.widths.max())
+    length = f"{low:,} samples" if low == high else f"{low:,} to {high:,} samples"
+    return {
+        "length": f"{length}, {low / rate_hz:.4g} to {high / rate_hz:.4g} s"
+        if low != high
+        else f"{length}, {low / rate_hz:.4g} s",
+        "folds": ", ".join(map(str, folds.tolist())) if folds.any() else "none",
+        "recordings": f"{len(np.unique(beton.clips['recording'])):,}",
+    }
 
 
 def _describe_objects(beton: Beton) -> dict[str, str]:

@@ -23,6 +23,7 @@ MAY_IMPORT = {
         "dataprep.beton",
         "dataprep.writing.images",
         "dataprep.writing.channel_images",
+        "dataprep.writing.sound_clips",
         "disk",
         "border",
     },
@@ -36,6 +37,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "border": [{"documents", "private_folder", "text"}, {"terminal"}],
     "vicreg": [
         {"branch_kinds", "checked", "kernels", "ranks", "run_files", "stem"},
+        {"sound_config"},
         {"stop_rule", "view_config"},
         {"config"},
         {
@@ -50,7 +52,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "schema",
         }
         | {"views"},
-        {"text_encoder"},
+        {"text_encoder", "wave_resnet"},
         {"model"},
         {"data", "key_queue", "method"},
         {"branches", "loss_costs", "memory_bank", "moving_average", "one_network", "optim", "shared_terms"},
@@ -77,16 +79,16 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/views": [
         {"blur", "colour_kernels", "crop_kernels", "keyed_random", "resample"},
         {"captions", "order", "view_parameters"},
-        {"drawn_in_torch", "rand_augment"},
-        {"colour_operations"},
+        {"drawn_in_torch", "mel", "rand_augment"},
+        {"colour_operations", "sound"},
         {"augment"},
     ],
     "vicreg/data": [
-        {"channels", "decode", "other_views", "plane_kernels", "planes", "vocabulary"},
+        {"buffers", "channels", "decode", "other_views", "plane_kernels", "planes", "vocabulary"},
         {"batches", "captions"},
         {"block_reads", "device_images", "device_views"},
         {"array_views"},
-        {"beton_views"},
+        {"beton_views", "sound_views"},
         {"loaders"},
     ],
     "vicreg/methods": [
@@ -95,8 +97,9 @@ FLOORS: dict[str, list[set[str]]] = {
         {"infomin"},
     ],
     "vicreg/cost": [
-        {"empty_views", "live_bytes", "loss_form", "weightless"},
-        {"estimate", "evaluations"},
+        {"live_bytes", "loss_form", "view_shapes", "weightless"},
+        {"empty_views", "evaluations"},
+        {"estimate"},
         {"fitting", "flops"},
         {"prediction"},
     ],
@@ -118,12 +121,12 @@ FLOORS: dict[str, list[set[str]]] = {
         {"detections"},
     ],
     "vicreg/evals": [
-        {"data_identity", "kept_parts", "published"},
+        {"clip_pictures", "data_identity", "kept_parts", "published"},
         {"detection_protocols", "results"},
         {"features", "heads", "layers", "one_vs_rest", "protocols", "work"},
-        {"few_labels", "gallery", "knn", "linear", "step_training", "svm"},
+        {"clip_pool", "few_labels", "gallery", "knn", "linear", "step_training", "svm"},
         {"detector_training", "linear_segmentation", "retrieval", "semisup"},
-        {"detection", "memory"},
+        {"detection", "memory", "sound"},
     ],
     "vicreg/training": [
         {"clock", "guards", "metrics", "oversight", "running_statistics"},
@@ -143,7 +146,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "dataprep/writing": [
         {"array_files"},
         {"images"},
-        {"channel_images"},
+        {"channel_images", "sound_clips"},
         {"raw_objects", "sample_encoding"},
         {"raw_captions"},
         {"beton_file", "channel_statistics", "encoder_pool", "encoder_process", "raw_source"},
@@ -164,11 +167,13 @@ FLOORS: dict[str, list[set[str]]] = {
             "imagenet_tars",
             "inat18",
             "places205",
+            "tones",
             "voc07",
         },
         {"class_folders", "file_list", "parquet_table", "segmentation", "tar_shards", "voc_detection"},
-        {"anywhere"},
+        {"anywhere", "audio"},
         {"options"},
+        {"sound_options"},
     ],
     "slurm": [
         {"attempts", "calls", "given_place", "job_size"},

@@ -12,6 +12,7 @@ from typing import Literal
 from dataprep.beton.pixel_format import MAX_CHANNELS
 from vicreg.branch_kinds import Kind, kind_of
 from vicreg.checked import require as require
+from vicreg.sound_config import SoundConfig as SoundConfig
 from vicreg.stop_rule import MEASURES, stop_rules
 from vicreg.view_config import ViewConfig as ViewConfig
 from vicreg.view_config import each_view as each_view
@@ -111,6 +112,8 @@ class ModelConfig:
     their mean for each channel, times their number over the images', which keeps the sum."""
     channels: int = 0
     """Channels of images that are not RGB, 1 to 16, which the first layer takes; 0: RGB. Follows the training data."""
+    sound: SoundConfig = field(default_factory=SoundConfig)
+    """Sound instead of images, and its spectrograms, which have one channel."""
 
     def __post_init__(self) -> None:
         require(self.stem_padding in (1, 2), "stem_padding", self.stem_padding, "1 or 2")
@@ -121,6 +124,7 @@ class ModelConfig:
         require(0 <= self.channels <= MAX_CHANNELS, "channels", self.channels, f"0 (RGB), or 1 to {MAX_CHANNELS}")
         has_colours = not self.channels or self.colours == "rgb"
         require(has_colours, "colours", self.colours, f"rgb: {self.channels} channels have none")
+        require(not self.sound.is_on or self.channels == 1, "channels", self.channels, "1 for sound")
         both = bool(self.weights and self.encoder_b) and kind_of(self.encoder_b) == kind_of(self.encoder)
         require(not both, "weights", self.weights, "none with an encoder_b of images: they are one network's")
         require(not self.expander_b or bool(self.encoder_b), "expander_b", self.expander_b, "with encoder_b")
@@ -284,13 +288,9 @@ class PretrainConfig:
         first = self.model.encoder
         require(kind_of(first) != "text", "model.encoder", first, "one of images (of captions: --model.encoder-b)")
         channels = self.model.in_channels
-        require(
-            len(self.data.mean) == channels,
-            "data.mean",
-            self.data.mean,
-            f"a number for each of the encoder's {channels} channels",
-        )
-        if self.model.channels:
+        allowed = f"a number for each of the encoder's {channels} channels"
+        require(len(self.data.mean) == channels, "data.mean", self.data.mean, allowed)
+        if self.model.channels and not self.model.sound.is_on:
             require_no_colours(self.views)
 
     @property

@@ -23,6 +23,7 @@ from vicreg.lab_colours import LabEncoder
 from vicreg.presets import NARROW as NARROW
 from vicreg.stem import exchange_channels
 from vicreg.text_encoder import build_text_encoder
+from vicreg.wave_resnet import WAVE_ENCODERS, OnSpectrogram, WaveResNet
 
 if TYPE_CHECKING:
     from torchvision.models.resnet import ResNet
@@ -262,8 +263,12 @@ def _random_encoder(config: ModelConfig) -> nn.Module:
         return build_text_encoder(config.encoder, config.num_words)
     if config.colours == "lab":
         encoder = LabEncoder(*(_random_encoder(replace(config, colours="rgb")) for _ in range(2)))
+    elif config.sound.is_on and config.encoder in WAVE_ENCODERS:
+        encoder = WaveResNet(WAVE_ENCODERS[config.encoder])
     else:
         encoder = build_encoder(config.encoder, config.small_images, config.stem_padding, config.channels)
+        if config.sound.is_on:
+            encoder = OnSpectrogram(encoder, config.sound, num_features(encoder))
     if config.encoder_norm == "layer":
         layer_norms(encoder)
     return encoder

@@ -36,6 +36,18 @@ class SourceError(ValueError):
 
 
 @dataclass(frozen=True)
+class Clips:
+    """How clips of sound are stored, and which of them belong together."""
+
+    rate_hz: int
+    seconds: float
+    folds: NDArray[np.int64]
+    """Fold of the data set in which each clip is (N,); 0 where it has none."""
+    recordings: NDArray[np.int64]
+    """Number of the recording from which each clip was cut (N,): a hash of its name."""
+
+
+@dataclass(frozen=True)
 class Source:
     """An indexed data set: sample i has `labels[i]`, `relative_path(i)` and `content(i)`."""
 
@@ -59,6 +71,9 @@ class Source:
     """The class of every pixel of each image (height, width), or why there is none; label vectors follow from them."""
     captions: Callable[[int], RawCaptions] | None = None
     """What is said of each image."""
+
+    clips: Clips | None = None
+    """Of sound."""
 
     def __post_init__(self) -> None:
         assert len(set(self.classes)) == len(self.classes), "class names must differ"

@@ -229,7 +229,9 @@ def _fill(
                 label, more = label if stored.label is None else stored.label, stored.fields
                 progress.see(name, stored)
         if isinstance(result, Encoded):
-            beton.append(result, label, position, more)
+            clips = source.clips
+            clip = (int(clips.folds[position]), int(clips.recordings[position])) if clips else ()
+            beton.append(result, label, position, more, clip)
             statistics.see(result)
             progress.num_kept += result.kept
             progress.num_bytes = beton.num_bytes
@@ -259,7 +261,7 @@ def _stored(source: Source, position: int, height: int, width: int) -> StoredObj
 def _manifest_head(source: Source, plan: WritePlan, beton: BetonFile, progress: WriteProgress) -> dict[str, object]:
     """All of the manifest but the checksums, the rejected and the samples."""
     return {
-        "software": software(),
+        "software": software(plan.pixels.is_sound),
         "beton_bytes": beton.num_bytes,
         "head_bytes": beton.head_bytes,
         "num_samples": beton.num_samples,

@@ -33,6 +33,7 @@ from vicreg import networks
 from vicreg.config import PretrainConfig
 from vicreg.config_json import flat, to_json
 from vicreg.cost.estimate import Cost
+from vicreg.cost.view_shapes import view_shape
 from vicreg.losses.forms import NUM_VIEWS
 from vicreg.optim.optimizers import peak_rate
 from vicreg.views.order import batches_per_epoch
@@ -94,7 +95,7 @@ class Plan:
         table = _facts()
         table.add_row("recipe", self.recipe)
         table.add_row("data", self._data())
-        if config.model.channels:
+        if config.model.channels and not config.model.sound.is_on:
             table.add_row("views", "channels that are no colours: nothing changes saturation or hue, or solarises")
         table.add_row("method", config.method.name)
         table.add_row("model", say_model(config))
@@ -169,6 +170,10 @@ class Plan:
 
 def say_model(config: PretrainConfig) -> str:
     """The method's networks and the sizes of the views, in one line."""
+    if config.model.sound.is_on:
+        views = range(len(config.each_view))
+        shapes = " and ".join(" x ".join(f"{side:,}" for side in view_shape(config, view)[1:]) for view in views)
+        return f"{networks.load(config.method.name).networks(config)}, views of {shapes}"
     sizes = [view.image_size for view in config.each_view]
     counts = {size: sizes.count(size) for size in dict.fromkeys(sizes)}
     usual = counts == {sizes[0]: NUM_VIEWS}

@@ -94,6 +94,10 @@ DIGITS = (
     Evaluation("multi-label", "svm", {"costs": [0.1, 1.0, 10.0]}, ("random", "pixels"), "digits-multi-label"),
 )
 
+_BESIDE_SOUND = (Evaluation("knn", "knn", {}, ("random",)), Evaluation("gallery", "gallery"))
+ESC50 = (Evaluation("sound", "sound", {"tuned_epochs": 30}, ("random",)), *_BESIDE_SOUND)
+SMALL_SOUND = (Evaluation("sound", "sound", {}, ("random",)), *_BESIDE_SOUND)
+
 OWN = (
     Evaluation("knn", "knn", {}, _BASELINES),
     Evaluation("few-labels", "few_labels", {}, _BASELINES),
@@ -108,6 +112,9 @@ EVALUATIONS = {
     "imagenet": IMAGENET,
     "cifar10": CIFAR10,
     "digits": DIGITS,
+    "esc50": ESC50,
+    "spoken-digits": SMALL_SOUND,
+    "tones": SMALL_SOUND,
     "coco-captions": CAPTIONS,
     "digit-captions": CAPTIONS,
 }

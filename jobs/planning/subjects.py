@@ -18,6 +18,7 @@ from vicreg.exchange.encoder_file import encoder_of, load_encoder, untrained_enc
 from vicreg.exchange.pair import pair_of
 from vicreg.model import branch
 from vicreg.run_files import encoder_path
+from vicreg.sound_config import require_images
 from vicreg.training.train import CHECKPOINTS
 
 
@@ -74,6 +75,7 @@ def build_encoder(run: Path, subject: str, config: PretrainConfig, encoder: str 
     if subject.startswith(results.STEP):
         return encoder_of(run / CHECKPOINTS / subject, branch(config.model, encoder), encoder)
     if subject == PIXELS:
+        require_images(config.model.sound, "baseline pixels")
         return features.Pixels(config.data.image_size, config.model.in_channels)
     if subject == RANDOM:
         return open_residuals(untrained_encoder(branch(config.model, encoder), config.train.seed))

@@ -131,7 +131,7 @@ def _published(run: Run) -> str:
     measured = ", ".join(dict.fromkeys(names))
     said = (
         "Published numbers stand beside measured ones only where the data are the published ones, whole (ImageNet, "
-        f"Places205, iNaturalist 2018, VOC07, VOC07+12, COCO 2017). Measured here: {measured}."
+        f"Places205, iNaturalist 2018, VOC07, VOC07+12, COCO 2017, ESC-50). Measured here: {measured}."
     )
     alone = page.folded("For orientation: published on ImageNet, not measured here", page.blocks(published_alone()))
     return page.blocks([Text(said)]) + "\n" + alone

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vicreg.branch_kinds import Kind
 from vicreg.config import PretrainConfig
+from vicreg.cost.view_shapes import view_shape
 from vicreg.method import Method
 
 USUAL_WORDS = 24
@@ -14,12 +15,12 @@ USUAL_WORDS = 24
 
 
 def empty_views(config: PretrainConfig, rows: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    """A view of each number for so many samples: images (rows, C, S, S) of `dtype`, captions (rows, L) int64."""
+    """A view of each number for so many samples: images or sound (rows, ...) of `dtype`, captions (rows, L) int64."""
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    channels = config.model.in_channels
+    shapes = [view_shape(config, number) for number in range(len(config.each_view))]
     images = [
-        torch.empty(rows, channels, side, side, dtype=dtype, device=device, memory_format=layout)
-        for side in (view.image_size for view in config.each_view)
+        torch.empty((rows, *shape), dtype=dtype, device=device, memory_format=layout if len(shape) == 3 else None)
+        for shape in shapes
     ]
     return images + [_empty(kind, rows, device) for kind in config.other_kinds]
 

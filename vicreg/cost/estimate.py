@@ -100,10 +100,9 @@ def estimate(
     learned_bytes = sum(p.nbytes for p in learned_parameters(method))
     weights_bytes = sum(t.nbytes for t in [*method.parameters(), *method.buffers()])
     optimizer_bytes = MOMENTA[config.optimizer.name] * learned_bytes
-    values_per_image = sum(config.model.in_channels * view.image_size**2 for view in config.each_view)
-    others = sum(
-        view.nbytes for view in empty_views(config, rows, weights, torch.device("meta"))[len(config.each_view) :]
-    )
+    views = empty_views(config, rows, weights, torch.device("meta"))
+    values_per_image = sum(view[0].numel() for view in views[: len(config.each_view)])
+    others = sum(view.nbytes for view in views[len(config.each_view) :])
     return Cost(
         num_parameters=sum(p.numel() for p in learned_parameters(method)),
         weights_bytes=weights_bytes,

@@ -54,8 +54,9 @@ def seconds_beside(module: str) -> float:
 
 @functools.cache
 def forward_flops(model: ModelConfig, image_size: int) -> float:
-    """Floating-point operations of the encoder on one image of so many pixels a side."""
-    encoder = encoder_on_meta(model).eval()
+    """Floating-point operations of the encoder on one image of so many pixels a side, or on a clip of sound."""
+    sound, encoder = model.sound, encoder_on_meta(model).eval()
+    shape = (1, sound.clip_samples) if sound.is_on else (model.in_channels, image_size, image_size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        encoder(torch.empty(1, model.in_channels, image_size, image_size, device="meta"))
+        encoder(torch.empty(1, *shape, device="meta"))
     return float(counter.get_total_flops())

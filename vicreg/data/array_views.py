@@ -18,9 +18,7 @@ from torch import Tensor
 from dataprep.beton.contract import Beton
 from vicreg.config import DataConfig
 from vicreg.data.batches import (
-    NUMPY_TYPES,
     Batch,
-    Buffers,
     Drawn,
     ReadImage,
     Sampling,
@@ -32,6 +30,7 @@ from vicreg.data.batches import (
     view_dtype,
     with_others,
 )
+from vicreg.data.buffers import NUMPY_TYPES, Buffers
 from vicreg.data.decode import ImageReader
 from vicreg.data.device_images import Chosen, DeviceImages
 from vicreg.data.other_views import Task

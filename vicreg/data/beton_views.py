@@ -18,7 +18,6 @@ from dataprep.beton.contract import Beton
 from vicreg.config import DataConfig
 from vicreg.data.batches import (
     Batch,
-    Buffers,
     Drawn,
     Sampling,
     T,
@@ -29,6 +28,7 @@ from vicreg.data.batches import (
     with_others,
 )
 from vicreg.data.block_reads import read_ahead
+from vicreg.data.buffers import Buffers
 from vicreg.data.decode import ImageReader
 from vicreg.data.device_images import Chosen
 from vicreg.data.device_views import views_on_device

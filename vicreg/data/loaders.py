@@ -16,13 +16,15 @@ from dataprep.beton.contract import open_beton
 from vicreg.branch_kinds import Kind
 from vicreg.config import DataConfig, ViewConfig, each_view, require, require_no_colours
 from vicreg.data.array_views import ArrayViews
-from vicreg.data.batches import Batch, Buffers, Sampling, in_order, split_tasks, view_dtype
+from vicreg.data.batches import Batch, Sampling, in_order, split_tasks, view_dtype
 from vicreg.data.beton_views import BetonViews
+from vicreg.data.buffers import Buffers
 from vicreg.data.captions import CaptionReader
-from vicreg.data.channels import require_channels
+from vicreg.data.channels import clip_samples, require_channels
 from vicreg.data.decode import ImageReader
 from vicreg.data.device_images import Chosen
 from vicreg.data.other_views import Task
+from vicreg.data.sound_views import SoundViews
 from vicreg.views.resample import Framing, Interpolation, resize_centre_into, squash_into
 
 __all__ = [
@@ -106,12 +108,14 @@ def open_views(
     each = each_view(views, config.image_size)
     pixels = opened.pixels
     channels = 0 if pixels.is_rgb else pixels.channels
-    if channels:
+    if channels and not pixels.is_sound:
         require_no_colours(each)
     readers = tuple(CaptionReader(opened, seed, len(each) + number) for number, _ in enumerate(others))
     on_cpu = device.type == "cpu"
     sampling = Sampling(samples, each, seed, global_batch, rank, world_size, on_cpu, block_samples, channels, readers)
     workers = workers or default_workers()
+    if pixels.is_sound:
+        return SoundViews(opened, sampling, config, device=device, workers=workers)
     if config.loader == "array":
         return ArrayViews(opened, sampling, config, device=device, workers=workers, interpolation=interpolation)
     largest = int(opened.heights[samples].max()) * int(opened.widths[samples].max()) * 3 // 2  # see `Planes`
@@ -132,7 +136,7 @@ def centre_batches(
 ) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
     """For evaluations: images (b, C, S, S), labels and samples (b, ...), each once, in order, on the CPU.
 
-    RGB is uint8, other channels are float32 from 0 to 1.
+    RGB is uint8, other channels are float32 from 0 to 1. Sound is whole clips, int16 (b, 1, L).
 
     torchvision's Resize(config.eval_resize) and then CenterCrop(config.image_size), or Resize to that square without
     keeping proportions (`squash`), bilinear with antialiasing; smaller images are enlarged. The last batch may be
@@ -142,16 +146,26 @@ def centre_batches(
     require_channels(config, opened)
     reader, buffers, size = ImageReader(opened, config.on_bad), Buffers(pinned=False), config.image_size
     fill = {"crop": resize_centre_into, "squash": squash_into}[framing]
+    is_sound = opened.pixels.is_sound
+    shape = (1, clip_samples(opened), 1) if is_sound else (size, size, opened.pixels.channels)
 
     def jobs() -> Iterator[tuple[tuple[Tensor, Tensor, Tensor], list[Task]]]:
         for begin in range(0, len(samples), batch_size):
             part = np.asarray(samples[begin : begin + batch_size], np.int64)
-            images = buffers.take((len(part), size, size, opened.pixels.channels), view_dtype(opened.pixels))
+            images = buffers.take((len(part), *shape), view_dtype(opened.pixels))
 
             def cut(number: int, part: NDArray[np.int64] = part, images: Tensor = images) -> None:
-                fill(images[number], reader.read(int(part[number])), config.eval_resize)
+                stored = reader.read(int(part[number]))
+                if is_sound:
+                    images[number] = torch.from_numpy(stored)
+                else:
+                    fill(images[number], stored, config.eval_resize)
 
-            result = (images.permute(0, 3, 1, 2), torch.from_numpy(opened.labels[part]), torch.from_numpy(part))
+            result = (
+                images[..., 0] if is_sound else images.permute(0, 3, 1, 2),
+                torch.from_numpy(opened.labels[part]),
+                torch.from_numpy(part),
+            )
             yield result, split_tasks(cut, len(part))
 
     return in_order(jobs(), workers or default_workers(), config.batches_ahead)

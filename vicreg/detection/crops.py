@@ -13,7 +13,8 @@ from torch import Tensor
 from dataprep.beton.contract import Beton
 from dataprep.beton.segments import SEGMENTS, VOID, decode_segments
 from vicreg.config import DataConfig
-from vicreg.data.batches import Buffers, in_order, split_tasks
+from vicreg.data.batches import in_order, split_tasks
+from vicreg.data.buffers import Buffers
 from vicreg.data.decode import ImageReader
 from vicreg.data.other_views import Task
 from vicreg.detection.scenes import Scenes, padded

@@ -18,7 +18,8 @@ from torch import Tensor
 from dataprep.beton.contract import Beton, open_beton
 from dataprep.beton.objects import CROWD, MASKS, OBJECTS, decode_mask, decode_masks, decode_objects
 from vicreg.config import DataConfig
-from vicreg.data.batches import Buffers, in_order, split_tasks
+from vicreg.data.batches import in_order, split_tasks
+from vicreg.data.buffers import Buffers
 from vicreg.data.decode import ImageReader
 from vicreg.data.other_views import Task
 from vicreg.detection.settings import Settings

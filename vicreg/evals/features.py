@@ -34,6 +34,7 @@ from vicreg.model import num_features
 from vicreg.ranks import distributed
 from vicreg.views.order import shard
 from vicreg.views.resample import Framing
+from vicreg.views.sound import normalised
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,9 @@ class Splits:
             )
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images (B, C, S, S) of a loader as the encoder's float32 input, on the device."""
+        """Images (B, C, S, S), or sound (B, 1, L), of a loader as the encoder's float32 input, on the device."""
+        if images.dtype == torch.int16:
+            return normalised(images.to(self.device, non_blocking=True), self.data.std[0])
         is_rgb = images.dtype == torch.uint8
         images = images.to(self.device, non_blocking=True).to(torch.float32)
         mean, std = (

@@ -19,11 +19,13 @@ from vicreg.optim.optimizers import build_optimizer, load_state, peak_rate, rate
 from vicreg.ranks import distributed
 from vicreg.ranks.gradient_sum import GradientSum
 from vicreg.ranks.sync_batch_norm import synchronise
+from vicreg.sound_config import takes
 from vicreg.training.guards import StepGuard
 from vicreg.training.micro_batches import MicroBatches
 from vicreg.training.online_head import OnlineHead, head_rate
 from vicreg.training.running_statistics import RunningStatistics
 from vicreg.views.augment import augment
+from vicreg.views.sound import prepare_sound
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -228,8 +230,13 @@ class Learner:
         return [*(self._view(batch, view) for view in range(len(batch.views))), *map(ready, batch.others)]
 
     def _view(self, batch: Batch, view: int) -> Tensor:
-        images = augment(batch.views[view], batch.colour[view], self.config.data.mean, self.config.data.std)
-        if self.config.train.channels_last:
+        data, model = self.config.data, self.config.model
+        if batch.sound:
+            kind = takes(model.encoder_b if view and model.encoder_b else model.encoder)
+            images = prepare_sound(batch.views[view], batch.sound[view], kind, model.sound, data.std[0])
+        else:
+            images = augment(batch.views[view], batch.colour[view], data.mean, data.std)
+        if images.ndim == 4 and self.config.train.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return images.double() if self.dtype == torch.float64 else images
 

@@ -23,7 +23,8 @@ from dataprep.beton.contract import open_beton
 from tests.vicreg.photos import ROOT, photos, write_photos
 from vicreg.config import DataConfig, ViewConfig, each_view, official_views
 from vicreg.data import array_views
-from vicreg.data.batches import Batch, Buffers, Sampling, in_order, split_tasks
+from vicreg.data.batches import Batch, Sampling, in_order, split_tasks
+from vicreg.data.buffers import Buffers
 from vicreg.data.decode import DecodeError
 from vicreg.data.loaders import (
     ArrayViews,

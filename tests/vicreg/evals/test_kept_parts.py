@@ -119,7 +119,7 @@ ROWS = [RANDOM.standard_normal((num, 6)).astype(np.float32) for num in (90, 30)]
 CLASSES = [[row % 3 for row in range(num)] for num in (90, 30)]
 PRESENT = [np.eye(3, dtype=np.int8)[classes] * 2 - 1 for classes in CLASSES]
 EVALUATIONS = {
-    "few_labels": (few_labels, few_labels.Config(label_counts=(6, 30), draws=4), "_fit_and_predict", 8),
+    "few_labels": (few_labels, few_labels.Config(label_counts=(6, 30), draws=4), "fit_and_predict", 8),
     "knn": (knn, knn.Config(neighbours=(5,)), "_key", 9),
     "svm": (svm, svm.Config(costs=(0.1, 1.0), folds=2), "cross_validate", 12),
 }

@@ -35,7 +35,7 @@ FLOORS: dict[str, list[set[str]]] = {
     # From the ground up: a room or a wing of a folder imports only from lower floors of that folder.
     "border": [{"documents", "private_folder", "text"}, {"terminal"}],
     "vicreg": [
-        {"checked", "kernels", "ranks", "run_files", "stem"},
+        {"checked", "half_precision", "kernels", "ranks", "run_files", "stem"},
         {"stop_rule", "view_config"},
         {"config"},
         {"checkpoint", "config_json", "presets", "joint_views", "lab_colours", "losses", "patches", "schema", "views"},
@@ -71,8 +71,8 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/data": [
         {"channels", "decode", "plane_kernels", "planes"},
         {"batches"},
-        {"array_views", "block_reads", "device_views"},
-        {"beton_views"},
+        {"array_views", "block_reads", "device_views", "plane_batches"},
+        {"beton_views", "device_centres"},
         {"loaders"},
     ],
     "vicreg/methods": [
@@ -94,7 +94,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"detections"},
     ],
     "vicreg/evals": [
-        {"data_identity", "kept_parts", "published"},
+        {"data_identity", "encoding", "kept_features", "kept_parts", "published"},
+        {"framed_images"},
         {"detection_protocols", "results"},
         {"features", "heads", "layers", "one_vs_rest", "protocols", "work"},
         {"few_labels", "gallery", "knn", "linear", "linear_segmentation", "svm"},

@@ -19,12 +19,13 @@ from vicreg.data.batches import Batch, Buffers, Sampling, Task, in_order, split_
 from vicreg.data.beton_views import BetonViews
 from vicreg.data.channels import require_channels
 from vicreg.data.decode import ImageReader
+from vicreg.data.device_centres import centres_on_device
+from vicreg.data.plane_batches import can_be_shipped
 from vicreg.views.resample import Framing, Interpolation, resize_centre_into, squash_into
 
 __all__ = ["ArrayViews", "Batch", "BetonViews", "ViewLoader", "centre_batches", "default_workers", "open_views"]
 
-MAX_SHIPPED_BYTES = 1 << 30
-"""A rank's batch of decoded images above this is cropped before it is sent to a GPU."""
+CPU = torch.device("cpu")
 
 
 class ViewLoader(Protocol):
@@ -99,8 +100,7 @@ def open_views(
     workers = workers or default_workers()
     if config.loader == "array":
         return ArrayViews(opened, sampling, config, device=device, workers=workers, interpolation=interpolation)
-    largest = int(opened.heights[samples].max()) * int(opened.widths[samples].max()) * 3 // 2  # see `Planes`
-    ship = device.type == "cuda" and pixels.is_rgb and sampling.batch_size * largest <= MAX_SHIPPED_BYTES
+    ship = can_be_shipped(opened, samples, sampling.batch_size, device)
     return BetonViews(
         opened, sampling, config, device=device, workers=workers, interpolation=interpolation, crop_on_device=ship
     )
@@ -114,10 +114,12 @@ def centre_batches(
     batch_size: int,
     workers: int,
     framing: Framing = "crop",
+    device: torch.device = CPU,
 ) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
-    """For evaluations: images (b, C, S, S), labels and samples (b, ...), each once, in order, on the CPU.
+    """For evaluations: images (b, C, S, S), labels and samples (b, ...), each once, in order.
 
-    RGB is uint8, other channels are float32 from 0 to 1.
+    RGB is uint8, other channels are float32 from 0 to 1. They are on the CPU, or on a `device` where that may as well
+    cut the centres out of decoded images; labels and samples are on the CPU.
 
     torchvision's Resize(config.eval_resize) and then CenterCrop(config.image_size), or Resize to that square without
     keeping proportions (`squash`), bilinear with antialiasing; smaller images are enlarged. The last batch may be
@@ -126,6 +128,12 @@ def centre_batches(
     opened = open_beton(beton)
     require_channels(config, opened)
     reader, buffers, size = ImageReader(opened, config.on_bad), Buffers(pinned=False), config.image_size
+    workers = workers or default_workers()
+    places = np.asarray(samples, np.int64)
+    if framing == "crop" and len(places) and can_be_shipped(opened, places, batch_size, device):
+        for centres, chosen in centres_on_device(config, reader, samples, device, batch_size, workers):
+            yield centres, torch.from_numpy(opened.labels[chosen]), torch.from_numpy(chosen)
+        return
     fill = {"crop": resize_centre_into, "squash": squash_into}[framing]
 
     def jobs() -> Iterator[tuple[tuple[Tensor, Tensor, Tensor], list[Task]]]:
@@ -139,7 +147,7 @@ def centre_batches(
             result = (images.permute(0, 3, 1, 2), torch.from_numpy(opened.labels[part]), torch.from_numpy(part))
             yield result, split_tasks(cut, len(part))
 
-    return in_order(jobs(), workers or default_workers(), config.batches_ahead)
+    yield from in_order(jobs(), workers, config.batches_ahead)
 
 
 def default_workers() -> int:

@@ -48,6 +48,7 @@ from slurm.watchdog import Watchdog
 from vicreg.config import PretrainConfig
 from vicreg.evals.results import BASELINES
 from vicreg.evals.work import Stopped
+from vicreg.half_precision import Precision
 from vicreg.model import branch
 from vicreg.ranks import distributed
 from vicreg.ranks.meeting import require_agreement
@@ -81,6 +82,8 @@ class Command:
     baselines: tuple[str, ...] = ()
     """What to measure beside the trained encoder, more than the recipe says: random, pixels, or run folders of other
     encoders (jobs/import_encoder.py makes them)."""
+    precision: Precision = "auto"
+    """Arithmetic of the encoder; auto: half on a GPU, float32 on a CPU, and a result of either holds."""
     jobs: tuple[str, ...] = ()
     """On a cluster, what single jobs ask for, JOB.KEY=VALUE of nodes, gpus, time, partition: knn.time=0:30:00; else
     --nodes, --gpus and --time hold for all, else the profile, else estimates."""
@@ -101,7 +104,8 @@ class Command:
         encoder = "" if self.encoder == "a" else self.encoder
         settings = settings_given(self.set, recipe, self.evals)
         baselines = absolute_baselines(self.baselines)
-        return Choice(self.evals, self.checkpoints, train, val, absolute_folders(cluster), encoder, settings, baselines)
+        data, other = absolute_folders(cluster), (encoder, settings, baselines, self.precision)
+        return Choice(self.evals, self.checkpoints, train, val, data, *other)
 
 
 def settings_given(texts: Sequence[str], recipe: str, names: Sequence[str]) -> Options:
@@ -135,7 +139,7 @@ def main(arguments: list[str]) -> int:
         ranks = command.place.ranks_per_node(cluster)
         planned = plan(run, recipe, config.data, choice, keeps_options=not command.overwrite)
         pieces = split_by_data(planned, bool(command.evals), console)
-        due = find_due(run, pieces, config, command.overwrite, console)
+        due = find_due(run, pieces, config, command.overwrite, console, choice.precision)
         if not due:
             console.print(f"nothing to do; see  {suite_command('jobs/report.py', run)}", soft_wrap=True)
             return 0
@@ -266,14 +270,16 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
         config, recipe = read_run(folder)
         if choice["checkpoints"] == LAST:
             require_finished(folder)
-        pieces = plan(folder, recipe, config.data, Choice.read(choice), keeps_options=not overwrite)
-        mine = find_due(folder, pieces, config, overwrite, console) if task.rank == 0 else []
+        wanted = Choice.read(choice)
+        pieces = plan(folder, recipe, config.data, wanted, keeps_options=not overwrite)
+        mine = find_due(folder, pieces, config, overwrite, console, wanted.precision) if task.rank == 0 else []
         distributed.device_for(placement)
         # Rank 0 decides: the others may see a result a moment later.
         due = [piece for piece in pieces if distributed.from_rank_0(int(piece in mine))]
         try:
             num_done = len(pieces) - len(due)
-            measure_all(folder, due, num_done, placement, console, chain.job_folder(folder, job), stop, watchdog)
+            place = chain.job_folder(folder, job)
+            measure_all(folder, due, num_done, placement, console, place, stop, watchdog, wanted.precision)
         except Stopped as stopped:
             if task.rank == 0:
                 console.print(f"{stopped} and saved; the same command goes on from there", highlight=False)

@@ -106,7 +106,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"clock", "guards", "metrics", "oversight", "running_statistics"},
         {"early_end", "micro_batches", "online_head"},
         {"learner"},
-        {"online_probe", "saver"},
+        {"online_probe", "saver", "trial"},
         {"train"},
     ],
     "dataprep": [{"beton"}, {"writing"}, {"sources"}, {"console"}, {"write_ffcv"}],

@@ -184,6 +184,9 @@ class TrainConfig:
     """Pass all views through the network at once, with batch statistics of each alone: fewer, larger kernels."""
     compile: bool = False
     """Pass the method's networks through torch.compile."""
+    trial: Literal["auto", "off"] = "auto"
+    """auto: on a GPU, where neither compile nor joint_views is asked for, a short trial at the start takes the fastest
+    of their forms; the run goes on with it. Not with deterministic. off: as they are given."""
     deterministic: bool = False
     """Bit-identical resume on GPUs too, at a cost in speed; on CPUs it always is."""
     seed: int = 0

@@ -27,6 +27,7 @@ from vicreg.evals import data_identity, results
 from vicreg.evals.protocols import IMAGENET_TRAIN
 from vicreg.evals.results import BASELINES, STEP, SUBJECTS, TRAINED, say_subject
 from vicreg.exchange.encoder_file import checksum
+from vicreg.half_precision import Precision
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Choice:
     """Settings that were given by option, by the evaluation's name."""
     baselines: tuple[str, ...] = ()
     """What is measured beside the trained encoder, more than the recipe says: random, pixels, other run folders."""
+    precision: Precision = "auto"
+    """Arithmetic of the encoder."""
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> Choice:
@@ -163,7 +166,14 @@ def split_by_data(pieces: list[Piece], is_named: bool, console: Console) -> list
     return [piece for piece in pieces if piece.evaluation not in missing]
 
 
-def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: bool, console: Console) -> list[Piece]:
+def find_due(
+    run: Path,
+    pieces: list[Piece],
+    config: PretrainConfig,
+    overwrite: bool,
+    console: Console,
+    precision: Precision = "auto",
+) -> list[Piece]:
     """The pieces without a result that still holds; says what is skipped, and why something is done again."""
     encoder = pieces[0].encoder if pieces else ""
     if not is_finished(run, encoder) and any(piece.subject in SUBJECTS for piece in pieces):
@@ -181,7 +191,7 @@ def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: 
             due.append(piece)
             continue
         data = described[Place.of(piece)]
-        changed = results.changes(result, piece.module, piece.settings, data, sums[piece.subject])
+        changed = results.changes(result, piece.module, piece.settings, data, sums[piece.subject], precision)
         if changed:
             due.append(piece)
             console.print(f"{title}: again, because of {'; '.join(changed)}", highlight=False, soft_wrap=True)

@@ -15,6 +15,7 @@ from border.documents import parse_json
 from disk.whole_files import write_text
 from vicreg.config import require
 from vicreg.config_json import differing_fields
+from vicreg.half_precision import DTYPES
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,8 @@ class Result:
     """Those of the settings that were given by option, not by the recipe; they hold until others are given."""
     notes: list[str] = field(default_factory=list)
     """In what the settings were fitted to few images."""
+    precision: str = "float32"
+    """Arithmetic of the encoder: float32, bfloat16 or float16."""
 
 
 def folder(run: Path, evaluation: str, subject: str) -> Path:
@@ -136,10 +139,18 @@ def read_all(run: Path) -> list[Result]:
     return [result for result in found if result]
 
 
-def changes(result: Result, module: str, settings: dict[str, Any], data: dict[str, Any], sha256: str) -> list[str]:
-    """In what a result differs from what would be computed now; nothing if it still holds."""
+def changes(
+    result: Result, module: str, settings: dict[str, Any], data: dict[str, Any], sha256: str, precision: str = "auto"
+) -> list[str]:
+    """In what a result differs from what would be computed now; nothing if it still holds.
+
+    precision: auto accepts that of the result, whatever it is.
+    """
     found = differing_fields({"module": result.module}, {"module": module})
     found += differing_fields(result.settings, settings)
+    wanted = str(DTYPES.get(precision, "")).removeprefix("torch.")
+    if wanted and result.precision != wanted:
+        found.append(f"precision: {result.precision} -> {wanted}")
     if result.encoder_sha256 != sha256:
         found.append("other weights")
     before, after = without_paths(result.data), without_paths(data)

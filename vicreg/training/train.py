@@ -33,6 +33,7 @@ from vicreg.training.metrics import Metrics
 from vicreg.training.online_probe import OnlineProbe
 from vicreg.training.oversight import Oversight
 from vicreg.training.saver import Saver
+from vicreg.training.trial import with_fastest_form
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,8 @@ def _train(
     probe = OnlineProbe(config, device, workers, steps_per_epoch)
     data = TrainingData(loader.num_samples, loader.num_classes)
     beginning = beginning_of(run) if config.model.weights else None
-    learner = Learner.build(_with_form(config, placement, device), device, data, beginning)
+    form = with_fastest_form(_with_form(config, placement, device), run, device, data, num_steps, oversight)
+    learner = Learner.build(form, device, data, beginning)
     leads = placement.rank == 0
     if leads:
         oversight.require_owner()

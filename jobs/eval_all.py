@@ -45,6 +45,7 @@ from slurm.job_size import JobSize
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
 from slurm.watchdog import Watchdog
+from vicreg import kernels
 from vicreg.config import PretrainConfig
 from vicreg.evals.results import BASELINES
 from vicreg.evals.work import Stopped
@@ -267,6 +268,7 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
     ):
         require_same_code(placement.name(task.rank))
         require_agreement(placement)
+        kernels.keep_compiled_code()
         config, recipe = read_run(folder)
         if choice["checkpoints"] == LAST:
             require_finished(folder)

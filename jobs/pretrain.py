@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from contextlib import closing
@@ -17,7 +16,6 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from border.private_folder import temporary_folder
 from border.terminal import Terminal
 from disk.closed_pipe import quietly
 from jobs import eval_all
@@ -48,7 +46,7 @@ from slurm.cluster import Cluster
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
 from slurm.watchdog import Watchdog
-from vicreg import methods
+from vicreg import kernels, methods
 from vicreg.config import PretrainConfig
 from vicreg.config_json import to_json
 from vicreg.ranks.meeting import require_agreement
@@ -278,8 +276,7 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
         config, _ = read_run(folder)
         if task.rank == 0:
             note_code(folder)
-        if config.train.compile:  # torch would run what lies under a name in /tmp that everybody can take
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(temporary_folder("compiled")))
+        kernels.keep_compiled_code()  # torch would run what lies under a name in /tmp that everybody can take
         pulse = Pulse(job_folder, num_steps(config))
 
         def should_stop(step: int) -> bool:

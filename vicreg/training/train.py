@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from vicreg import checkpoint, methods
+from vicreg import checkpoint, kernels, methods
 from vicreg.config import PretrainConfig
 from vicreg.config_json import differing_fields, to_json
 from vicreg.cost.fitting import cure
@@ -124,6 +124,9 @@ def _train(
     form = with_fastest_form(_with_form(config, placement, device), run, device, data, num_steps, oversight)
     learner = Learner.build(form, device, data, beginning)
     leads = placement.rank == 0
+    if form.train.compile and leads:
+        kept = os.environ.get(kernels.COMPILED_VARIABLE, "torch's own folder")
+        console.print(f"compiling: the first step takes longer, a minute or two where {kept} has nothing of it yet")
     if leads:
         oversight.require_owner()
     step, offset = _resume(learner, run, config)

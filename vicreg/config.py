@@ -19,6 +19,9 @@ from vicreg.view_config import paper_views as paper_views
 from vicreg.view_config import require_no_colours as require_no_colours
 from vicreg.view_config import without_colours as without_colours
 
+Precision = Literal["auto", "float32", "bf16", "fp16"]
+"""Arithmetic of an encoder that is measured; auto: half precision on a GPU, float32 on a CPU."""
+
 
 @dataclass(frozen=True)
 class DataConfig:

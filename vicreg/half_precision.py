@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import Literal
 
 import torch
-
-Precision = Literal["auto", "float32", "bf16", "fp16"]
 
 log = logging.getLogger(__name__)
 

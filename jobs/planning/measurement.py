@@ -27,13 +27,13 @@ from jobs.planning.subjects import build_encoder
 from slurm.attempts import Pulse
 from slurm.requeue import StopFlag
 from slurm.watchdog import Watchdog
-from vicreg.config import PretrainConfig
+from vicreg.config import Precision, PretrainConfig
 from vicreg.config_json import from_json
 from vicreg.evals import data_identity, features, results
 from vicreg.evals.results import CannotMeasure, Result, say_subject
 from vicreg.evals.work import Work
 from vicreg.exchange.encoder_file import checksum
-from vicreg.half_precision import Precision, dtype_of
+from vicreg.half_precision import dtype_of
 from vicreg.model import num_features
 from vicreg.ranks import distributed
 

@@ -17,17 +17,17 @@ from dataprep.beton.contract import open_beton
 from dataprep.beton.subset import subset_path
 from jobs.planning import recipes
 from jobs.planning.eval_options import Options
+from jobs.planning.recipes import LAST
 from jobs.planning.recipes import evaluation_module as evaluation_module
 from jobs.planning.run_folder import is_finished, read_run
-from jobs.planning.subjects import LAST, build_encoder, is_comparable, other_encoders, subjects
+from jobs.planning.subjects import build_encoder, is_comparable, other_encoders, subjects
 from jobs.planning.writing_commands import writing_command
-from vicreg.config import DataConfig, PretrainConfig
+from vicreg.config import DataConfig, Precision, PretrainConfig
 from vicreg.config_json import from_json, to_json
 from vicreg.evals import data_identity, results
 from vicreg.evals.protocols import IMAGENET_TRAIN
 from vicreg.evals.results import BASELINES, STEP, SUBJECTS, TRAINED, say_subject
 from vicreg.exchange.encoder_file import checksum
-from vicreg.half_precision import Precision
 
 
 @dataclass(frozen=True)

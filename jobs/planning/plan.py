@@ -29,7 +29,7 @@ from slurm.chain import Submitted
 from slurm.cluster import Cluster
 from slurm.preflight import Check
 from slurm.task import JobSpec
-from vicreg import methods
+from vicreg import networks
 from vicreg.config import PretrainConfig
 from vicreg.config_json import flat, to_json
 from vicreg.cost.estimate import Cost
@@ -173,7 +173,7 @@ def say_model(config: PretrainConfig) -> str:
     counts = {size: sizes.count(size) for size in dict.fromkeys(sizes)}
     usual = counts == {sizes[0]: NUM_VIEWS}
     said = f"{sizes[0]}" if usual else " + ".join(f"{count} x {size}" for size, count in counts.items())
-    return f"{methods.load(config.method.name).networks(config)}, {said} px"
+    return f"{networks.load(config.method.name).networks(config)}, {said} px"
 
 
 def num_steps(config: PretrainConfig) -> int:

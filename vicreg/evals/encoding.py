@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from vicreg import kernels
-from vicreg.half_precision import HALVES, Precision, autocast, dtype_of
+from vicreg.config import Precision
+from vicreg.half_precision import HALVES, autocast, dtype_of
 
 log = logging.getLogger(__name__)
 

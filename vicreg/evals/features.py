@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from dataprep.beton.contract import open_beton
 from dataprep.beton.manifest import has_labels
-from vicreg.config import DataConfig
+from vicreg.config import DataConfig, Precision
 from vicreg.data.channels import require_channels
 from vicreg.evals.data_identity import FRAMED_BY, fingerprint, match_classes
 from vicreg.evals.encoding import Encoding
@@ -31,7 +31,6 @@ from vicreg.evals.framed_images import HeldImages, agreed_batch, framed_batches
 from vicreg.evals.kept_features import KeptFeatures
 from vicreg.evals.results import CannotMeasure
 from vicreg.exchange.encoder_file import checksum
-from vicreg.half_precision import Precision
 from vicreg.model import num_features
 from vicreg.ranks import distributed
 from vicreg.views.order import shard

@@ -15,7 +15,6 @@ from border.documents import parse_json
 from disk.whole_files import write_text
 from vicreg.config import require
 from vicreg.config_json import differing_fields
-from vicreg.half_precision import DTYPES
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +26,7 @@ SUBJECTS = {TRAINED: "trained", RANDOM: "random weights", PIXELS: "raw pixels"}
 """What can be measured besides a run's checkpoints, and how it is called in print."""
 BASELINES = (RANDOM, PIXELS)
 STEP = "step_"  # how the name of a checkpoint begins, which is a subject too
+TYPES = {"float32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by the precision that is asked for
 OTHER = "other_"  # and that of another run's encoder
 
 
@@ -148,7 +148,7 @@ def changes(
     """
     found = differing_fields({"module": result.module}, {"module": module})
     found += differing_fields(result.settings, settings)
-    wanted = str(DTYPES.get(precision, "")).removeprefix("torch.")
+    wanted = TYPES.get(precision)
     if wanted and result.precision != wanted:
         found.append(f"precision: {result.precision} -> {wanted}")
     if result.encoder_sha256 != sha256:

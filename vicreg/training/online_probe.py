@@ -11,11 +11,10 @@ from contextlib import nullcontext
 
 import torch
 
-from vicreg.config import PretrainConfig
+from vicreg.config import Precision, PretrainConfig
 from vicreg.evals import knn
 from vicreg.evals.features import Splits, open_splits
 from vicreg.evals.framed_images import HeldImages
-from vicreg.half_precision import Precision
 from vicreg.training.learner import Learner
 
 

@@ -90,6 +90,24 @@ class Trial:
         return float(distributed.gather_rows(torch.tensor([seconds], dtype=torch.float64)).max())
 
     def _measure(self, config: PretrainConfig) -> float:
+        learner, inputs = self._begun(config)
+        start_s = 0.0
+        for step in range(WARM_UP_STEPS + TIMED_STEPS):
+            if step == WARM_UP_STEPS:
+                self._wait()
+                start_s = time.perf_counter()
+            learner.learn(inputs, SETTLED)
+        self._wait()
+        return (time.perf_counter() - start_s) / TIMED_STEPS
+
+    def first_step(self, config: PretrainConfig) -> None:
+        """One step in the form that the configuration has, for whoever asks how long a start takes."""
+        learner, inputs = self._begun(config)
+        learner.learn(inputs, SETTLED)
+        self._wait()
+
+    def _begun(self, config: PretrainConfig) -> tuple[Learner, Inputs]:
+        """A learner, and images that show nothing."""
         rows = config.train.global_batch // distributed.world_size()
         learner = Learner.build(config, self.device, self.data)
         dtype = torch.float64 if learner.dtype == torch.float64 else torch.float32
@@ -101,15 +119,7 @@ class Trial:
         if config.train.channels_last:
             views = [view.contiguous(memory_format=torch.channels_last) for view in views]
         places = torch.arange(rows, device=self.device)
-        inputs = Inputs(views, places % max(1, self.data.num_classes), places)
-        start_s = 0.0
-        for step in range(WARM_UP_STEPS + TIMED_STEPS):
-            if step == WARM_UP_STEPS:
-                self._wait()
-                start_s = time.perf_counter()
-            learner.learn(inputs, SETTLED)
-        self._wait()
-        return (time.perf_counter() - start_s) / TIMED_STEPS
+        return learner, Inputs(views, places % max(1, self.data.num_classes), places)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

@@ -90,7 +90,7 @@ def _cifar(data: DataConfig) -> PretrainConfig:
 
 
 def _cifar_300ep() -> PretrainConfig:
-    """Rate, warm-up and views of the 1,000 epochs, since nothing was searched; fewer looks, each of which costs time."""
+    """Rate, warm-up and views of the 1,000 epochs, since nothing was searched; fewer looks, as each takes time."""
     whole = _cifar(CIFAR10)
     return replace(whole, train=replace(whole.train, epochs=300), online=replace(whole.online, every_epochs=20))
 

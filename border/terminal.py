@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +18,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from border import VERSION
 from border.text import visible, visible_lines
 
 KEPT = "\n\t"
@@ -80,3 +81,11 @@ def say(text: object = "") -> None:
 def complain(text: object) -> None:
     """Print a text on standard error."""
     print(visible_lines(text), file=sys.stderr, flush=True)
+
+
+def typed(main: Callable[[list[str]], int]) -> int:
+    """A command with what was typed behind its name; returns the exit code. Every command says its version."""
+    if sys.argv[1:] == ["--version"]:
+        say(f"vicreg-suite {VERSION}")
+        return 0
+    return main(sys.argv[1:])

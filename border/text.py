@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
+import shutil
+import sys
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +19,21 @@ HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories of what is obeyed or not seen: controls (C0, C1), marks of direction, halves of pairs, breaks."""
 TREE = Path(__file__).resolve().parents[1]
 """Where the commands of this suite lie."""
+IS_CHECKOUT = (TREE / "setup.cfg").is_file()
+"""Whether the suite is run from its source; else it was installed, and its commands have names of their own."""
+INSTALLED_AS = {
+    "dataprep/write_ffcv.py": "vicreg-write",
+    "jobs/board.py": "vicreg-board",
+    "jobs/embed.py": "vicreg-embed",
+    "jobs/eval_all.py": "vicreg-eval",
+    "jobs/export_encoder.py": "vicreg-export",
+    "jobs/import_encoder.py": "vicreg-import",
+    "jobs/pretrain.py": "vicreg-pretrain",
+    "jobs/report.py": "vicreg-report",
+    "jobs/search.py": "vicreg-search",
+    "jobs/status.py": "vicreg-status",
+}
+"""What the commands are called where the suite is installed."""
 _MARKS = re.compile(r"[\\`*<|\[\]~$]|&(?=[#\w])|(?<!\w)_|_(?!\w)")
 _AT_THE_START = re.compile(r"( *)(>|(?:#{1,6}|[+-])(?= |$)|[=-](?=[=\- ]*$)|\d+(?=[.)](?: |$)))")
 
@@ -50,8 +67,22 @@ def shell_command(*words: object) -> str:
 
 
 def suite_command(script: str, *words: object) -> str:
-    """A command of this suite (`jobs/report.py`) to be copied into a shell, by a path that holds in this folder."""
+    """A command of this suite (`jobs/report.py`) to be copied into a shell, by a name or path that holds here."""
+    if not IS_CHECKOUT and script in INSTALLED_AS:
+        return shell_command(_installed(INSTALLED_AS[script]), *words)
     return shell_command("python", script if Path.cwd() == TREE else TREE / script, *words)
+
+
+def program(script: str) -> str:
+    """What a command of this suite is called in its own help."""
+    return Path(script).name if IS_CHECKOUT else INSTALLED_AS[script]
+
+
+def _installed(name: str) -> str | Path:
+    """The name where the shell finds this suite's command by it, else its path."""
+    path = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    return name if found and Path(found).resolve() == path.resolve() else path
 
 
 def markdown(text: object) -> str:

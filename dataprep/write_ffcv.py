@@ -15,7 +15,8 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 
 import tyro
 
-from border.terminal import complain, log_to, say
+from border.terminal import complain, log_to, say, typed
+from border.text import program
 from dataprep.beton.contract import BetonError, manifest_path, open_beton
 from dataprep.console import describe, show_progress, show_summary, show_verification
 from dataprep.sources import options as source_options
@@ -171,7 +172,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str] | None) -> int:
     log_to({logging.StreamHandler(): "%(message)s"})
     config = (tyro.conf.FlagCreatePairsOff,)
-    command = tyro.cli(Command, args=arguments, prog="write_ffcv.py", description=__doc__, config=config)
+    command = tyro.cli(
+        Command, args=arguments, prog=program("dataprep/write_ffcv.py"), description=__doc__, config=config
+    )
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup and shells ignore some on purpose
             signal.signal(number, _stop)
@@ -192,5 +195,10 @@ def _run(arguments: list[str] | None) -> int:
         return 128 + stop.number
 
 
+def script() -> int:
+    """The command as it is typed."""
+    return typed(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script())

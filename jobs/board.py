@@ -15,7 +15,7 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 import tyro
 from waitress.server import create_server
 
-from border.terminal import log_to, say
+from border.terminal import log_to, say, typed
 from disk.closed_pipe import quietly
 from jobs.planning.cli import user_errors
 from jobs.serving.application import Application
@@ -77,7 +77,7 @@ def serve(folder: Path, port: int) -> None:
 
 def script() -> int:
     """The command as it is typed."""
-    return quietly(lambda: main(sys.argv[1:]))
+    return quietly(lambda: typed(main))
 
 
 if __name__ == "__main__":

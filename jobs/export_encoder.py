@@ -8,6 +8,7 @@ from pathlib import Path
 if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from border.terminal import typed
 from disk.closed_pipe import quietly
 from jobs.options.export_encoder import parse
 from jobs.planning.cli import user_errors
@@ -24,7 +25,7 @@ def main(arguments: list[str]) -> int:
 
 def script() -> int:
     """The command as it is typed."""
-    return quietly(lambda: main(sys.argv[1:]))
+    return quietly(lambda: typed(main))
 
 
 if __name__ == "__main__":

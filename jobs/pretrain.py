@@ -9,6 +9,7 @@ from typing import Any
 if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from border.terminal import typed
 from disk.closed_pipe import quietly
 from jobs.options.pretrain import parse_with_notes
 from jobs.planning.cli import user_errors
@@ -34,7 +35,7 @@ def run_job(task: Task, stop: StopFlag, **arguments: Any) -> bool:
 
 def script() -> int:
     """The command as it is typed."""
-    return quietly(lambda: main(sys.argv[1:]))
+    return quietly(lambda: typed(main))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from border.terminal import Terminal
+from border.terminal import Terminal, typed
 from border.text import visible
 from disk.closed_pipe import quietly
 from jobs.planning.cli import CONFIG_FILE, user_errors
@@ -230,7 +230,7 @@ def cancel(run: Path, console: Console) -> None:
 
 def script() -> int:
     """The command as it is typed."""
-    return quietly(lambda: main(sys.argv[1:]))
+    return quietly(lambda: typed(main))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from border.documents import parse_toml
-from border.text import did_you_mean
+from border.text import IS_CHECKOUT, did_you_mean
 from slurm import given_place
 from slurm.calls import FLAGS_AS_VARIABLES as FLAGS
 from slurm.job_size import SAFE_FLAG, TIME_FORMS, JobSize, is_safe_flag, read_size, seconds
@@ -27,7 +28,7 @@ from slurm.job_size import SAFE_FLAG, TIME_FORMS, JobSize, is_safe_flag, read_si
 FILE_VARIABLE = "VICREG_CLUSTERS"  # names the file with the profiles
 NAME_VARIABLE = "VICREG_CLUSTER"  # names the profile where the command line does not
 FILE_NAME = "clusters.toml"
-FILE_BESIDE_PACKAGE = Path(__file__).parents[1] / FILE_NAME
+FILE_BESIDE_PACKAGE = (Path(__file__).parents[1] if IS_CHECKOUT else Path(sys.prefix) / "share" / "vicreg") / FILE_NAME
 BUILT_IN: dict[str, dict[str, Any]] = {"slurm": {}, "local": {"scheduler": "local"}}  # exist without any file
 FROM_ENVIRONMENT = ("partition", "account", "qos", "constraint", "reservation")  # $SBATCH_PARTITION and so on
 MAX_SIGNAL_LEAD_S = 65535  # sbatch --signal
@@ -158,7 +159,8 @@ def load(name: str, path: Path | None = None) -> Cluster:
     are not given, else "local".
 
     Looked for in `path`, else in the file that $VICREG_CLUSTERS names, else in the first there is of ./clusters.toml,
-    ~/.config/vicreg/clusters.toml and the one beside the package. ValueError for whatever is wrong with it.
+    ~/.config/vicreg/clusters.toml and the one beside the package (of a wheel: in share/vicreg of the environment).
+    ValueError for whatever is wrong with it.
     """
     submits = shutil.which("sbatch") and given_place.place() is None
     name = name or os.environ.get(NAME_VARIABLE) or ("slurm" if submits else "local")

@@ -99,6 +99,9 @@ class ModelConfig:
     one that fits), or torchvision or timm for those that these publish of the encoder. Empty: random ones."""
     weights_part: str = ""
     """Which network, where that file holds several: a word of its name (student, teacher, ema) or the whole of it."""
+    weights_channels: Literal["refuse", "mean"] = "refuse"
+    """What becomes of weights for another number of channels than the images have: refused, or the first layer has
+    their mean for each channel, times their number over the images', which keeps the sum."""
     channels: int = 0
     """Channels of images that are not RGB, 1 to 16, which the first layer takes; 0: RGB. Follows the training data."""
 
@@ -113,6 +116,8 @@ class ModelConfig:
         both = bool(self.weights and self.encoder_b)
         require(not both, "weights", self.weights, "none with encoder_b: they are one network's")
         require(bool(self.weights) or not self.weights_part, "weights_part", self.weights_part, "with weights")
+        alone = bool(self.weights) or self.weights_channels == "refuse"
+        require(alone, "weights_channels", self.weights_channels, "refuse without weights")
 
     @property
     def is_plain(self) -> bool:
@@ -190,6 +195,9 @@ class TrainConfig:
     trial: Literal["auto", "off"] = "auto"
     """auto: on a GPU, where neither compile nor joint_views is asked for, a short trial at the start takes the fastest
     of their forms; the run goes on with it. Not with deterministic. off: as they are given."""
+    capture: Literal["auto", "off"] = "auto"
+    """auto: steps on one GPU that holds the data set (data.loader array) are recorded once and replayed, as a CUDA
+    graph, with the same result; where that cannot be, the log says why. off: never."""
     deterministic: bool = False
     """Bit-identical resume on GPUs too, at a cost in speed; on CPUs it always is."""
     seed: int = 0

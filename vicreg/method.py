@@ -110,6 +110,8 @@ class Method(nn.Module, ABC):
 
     joins_views: ClassVar[bool] = False
     """Whether it can pass all views through the network at once (`train.joint_views`)."""
+    follows_progress: ClassVar[bool] = True
+    """Whether anything but the learning rate depends on where the run is; if not, one step may be recorded for all."""
 
     @property
     @abstractmethod

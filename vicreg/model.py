@@ -284,4 +284,9 @@ def branch(config: ModelConfig, encoder: str = "") -> ModelConfig:
         shared = "" if config.encoder_b else " (the branches share it)"
         raise ValueError(f"encoder is {encoder!r}, allowed for this run: {', '.join(names)}{shared}")
     name = config.encoder_b if encoder == "b" else config.encoder
-    return replace(config, encoder=name, encoder_b="", weights="", weights_part="")  # wherever it began
+    return without_beginning(replace(config, encoder=name, encoder_b=""))
+
+
+def without_beginning(config: ModelConfig) -> ModelConfig:
+    """The same network, wherever its weights began."""
+    return replace(config, weights="", weights_part="", weights_channels="refuse")

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from border import VERSION
 from border.documents import Unreadable, parse_json
 from border.terminal import complain
 from disk.whole_files import publish, write_text
@@ -204,7 +205,7 @@ def require_finished(run: Path) -> None:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "vicreg-suite": VERSION}
     for package in ("torch", "torchvision", "timm", "numpy", "ffcv"):
         try:
             found[package] = version(package)

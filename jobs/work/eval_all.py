@@ -5,7 +5,7 @@ What is done and still holds is skipped (jobs/planning/pieces.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from jobs.planning.cli import (
     user_errors,
 )
 from jobs.planning.eval_options import Options, read_options
-from jobs.planning.job_sizes import REPORT, read_sizes, size_of, size_of_report
+from jobs.planning.job_sizes import REPORT, read_sizes, say_needs, size_of, size_of_report
 from jobs.planning.measurement import measure_all
 from jobs.planning.pieces import Choice, Piece, chosen_evaluations, find_due, plan, split_by_data
 from jobs.planning.plan import show_submitted
@@ -107,7 +107,7 @@ def carry_out(command: Command) -> int:
     sizes = Sizes(config, cluster, usual, command.jobs)
     chain_members = members(run, recipe, due, choice, sizes, ranks, command.overwrite)
     if command.place.dry_run:
-        return show_scripts(run, chain_members, cluster, console)
+        return show_scripts(run, chain_members, cluster, console, needs(due, config, cluster, chain_members))
     if cluster.scheduler == "slurm":
         require_checks(run, chain_members[0].spec, cluster)
         show_submitted(run, chain.submit(run, chain_members, cluster, command.after), console)
@@ -187,8 +187,21 @@ def members(
     return [*evaluations, Member(report, after=awaited, condition="afterany")]
 
 
-def show_scripts(run: Path, chain_members: list[Member], cluster: Cluster, console: Console) -> int:
-    """Print what would be submitted or run; returns the exit code."""
+def needs(
+    pieces: Sequence[Piece], config: PretrainConfig, cluster: Cluster, chain_members: Sequence[Member]
+) -> dict[str, str]:
+    """What each job that measures will take, by its name."""
+    found = {}
+    for spec in (member.spec for member in chain_members if member.spec.name != REPORT):
+        names = spec.arguments["choice"]["names"]
+        found[spec.name] = say_needs([piece for piece in pieces if piece.asked_as in names], config, spec, cluster)
+    return found
+
+
+def show_scripts(
+    run: Path, chain_members: list[Member], cluster: Cluster, console: Console, said: Mapping[str, str] | None = None
+) -> int:
+    """Print what would be submitted or run, and what is said of each; returns the exit code."""
     for member in chain_members:
         waits = f", {member.condition} {' '.join(member.after)}" if member.after else ""
         console.rule(f"{member.spec.name}{waits}")
@@ -198,6 +211,8 @@ def show_scripts(run: Path, chain_members: list[Member], cluster: Cluster, conso
             console.print(*script.split("\n"), sep="\n", soft_wrap=True, highlight=False)
         else:
             console.print(f"on this machine: {member.spec.num_ranks} ranks, {member.spec.arguments}", soft_wrap=True)
+        if said and member.spec.name in said:
+            console.print(said[member.spec.name], soft_wrap=True, highlight=False)
     return 0
 
 

@@ -18,7 +18,6 @@ import pytest
 import torch
 
 from border.private_folder import require_private
-from jobs import pretrain
 from jobs.options.pretrain import parse
 from jobs.planning.run_folder import write_config
 from jobs.watching.job_states import collect
@@ -308,8 +307,8 @@ def test_what_is_compiled_is_kept_where_nobody_else_can_put_code(
         monkeypatch.setenv(name, "")  # what the run sets is taken away behind it
         monkeypatch.delenv(name)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(pretrain, "train", lambda *_: Outcome.FINISHED)
-    monkeypatch.setattr(pretrain, "configure_logging", lambda *_: None)
+    monkeypatch.setattr(work, "train", lambda *_: Outcome.FINISHED)
+    monkeypatch.setattr(work, "configure_logging", lambda *_: None)
     (tmp_path / "start").mkdir()
     work.run_job(Task(0, 1, 0, 1, str(tmp_path / "start"), cpus=1), StopFlag(), str(tmp_path))
     place = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
 from vicreg import networks
 from vicreg.config import PretrainConfig, require
 from vicreg.cost.loss_form import form_cost, form_of, loss_cost
+from vicreg.cost.weightless import WeightsOnMeta
 from vicreg.losses.forms import DEFAULT_SPEEDS, Speeds, ring_sum_bytes
 from vicreg.method import UNKNOWN_DATA, Method, Pass, TrainingData
 from vicreg.model import num_features
@@ -125,19 +125,10 @@ def _dtypes(precision: str, on_gpu: bool) -> tuple[torch.dtype, torch.dtype | No
     return torch.float64 if precision == "float64" else torch.float32, halves.get(precision)
 
 
-class _WeightsOnMeta(TorchFunctionMode):
-    """Layers take their weights from torch.empty, which gives none here; small arithmetic in constructors is real."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.empty:
-            return func(*args, **{**(kwargs or {}), "device": "meta"})
-        return func(*args, **(kwargs or {}))
-
-
 @functools.cache
 def method_without_storage(config: PretrainConfig, weights: torch.dtype, data: TrainingData) -> Method:
     """The method on the meta device; what it does not learn needs no gradient."""
-    with torch.random.fork_rng(devices=[]), _WeightsOnMeta():
+    with torch.random.fork_rng(devices=[]), WeightsOnMeta():
         method = networks.build(config, data)
     method.to("meta", weights).train()
     learned = {parameter for group in method.parameter_groups() for parameter in group.parameters}

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from vicreg.config import ModelConfig
-from vicreg.model import encoder_by_config
+from vicreg.cost.weightless import encoder_on_meta
 
 BACKWARD = 2
 """Arithmetic of a backward pass over that of a forward pass."""
@@ -54,8 +53,7 @@ def seconds_beside(module: str) -> float:
 @functools.cache
 def forward_flops(model: ModelConfig, image_size: int) -> float:
     """Floating-point operations of the encoder on one image of so many pixels a side."""
-    with torch.random.fork_rng(devices=[]), FakeTensorMode(), FlopCounterMode(display=False) as counter:
-        encoder = encoder_by_config(model).eval()
-        with torch.no_grad():
-            encoder(torch.empty(1, 3, image_size, image_size))
+    encoder = encoder_on_meta(model).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder(torch.empty(1, model.in_channels, image_size, image_size, device="meta"))
     return float(counter.get_total_flops())

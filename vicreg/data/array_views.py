@@ -32,6 +32,8 @@ from vicreg.data.batches import (
     view_dtype,
 )
 from vicreg.data.decode import ImageReader
+from vicreg.data.device_images import Chosen, DeviceImages
+from vicreg.views.drawn_in_torch import reason_against
 from vicreg.views.resample import Interpolation, as_fractions, resize_centre_into
 
 MAX_ARRAY_SHARE = 0.5
@@ -43,8 +45,9 @@ class ArrayViews:
 
     Images of one size are kept as they are; others are brought to config.eval_resize x config.eval_resize: the shorter
     side is resized to that, then the centre is cut out. ValueError when that takes more than half of the device's free
-    memory. On a GPU the crops are matrix products, on a CPU they are made in threads as for `BetonViews`. Locality is
-    of no use here, but an order with it is followed, so that both loaders give the same batches.
+    memory. On a GPU the crops are matrix products, of parameters that are drawn there where that is possible; on a CPU
+    they are made in threads as for `BetonViews`. Locality is of no use here, but an order with it is followed, so that
+    both loaders give the same batches.
     """
 
     def __init__(
@@ -65,16 +68,24 @@ class ArrayViews:
         self._reader = ImageReader(beton, config.on_bad)
         images = _load_array(self._reader, self._held, config, device, workers)
         self._pixels = beton.pixels
-        self._images = images if device.type == "cpu" else images.permute(0, 3, 1, 2).contiguous().to(device)
+        self._in_threads = crops_in_threads(device)
+        self._images = images if self._in_threads else images.permute(0, 3, 1, 2).contiguous().to(device)
         self._widths = np.full(beton.num_samples, images.shape[2], np.int64)
         self._heights = np.full(beton.num_samples, images.shape[1], np.int64)
         self._buffers = Buffers(pinned=False)
         self._running: WeakSet[Generator[Batch, None, None]] = WeakSet()
+        self.reason_for_host = "there is no GPU" if self._in_threads else self._reason_for_host()
+        """Why the host draws the views' parameters; empty where the device does."""
+        self._source = None if self.reason_for_host else self._device_images()
 
     def batches(self, epoch: int, first_batch: int = 0) -> Generator[Batch, None, None]:
         """See `ViewLoader`; the batches are on the device."""
+        if self._source:
+            running = (chosen.made() for chosen in self.chosen(epoch, first_batch))
+            self._running.add(running)
+            return running
         drawn = self._sampling.draw(epoch, self._sampling.places(epoch, first_batch), self._widths, self._heights)
-        if self._device.type == "cpu":
+        if self._in_threads:
             images = self._images.numpy()
 
             def read(sample: int) -> NDArray[Any]:
@@ -89,9 +100,27 @@ class ArrayViews:
         self._running.add(running)
         return running
 
-    def num_stand_ins(self, batch: Batch) -> int:
+    def chosen(self, epoch: int, first_batch: int = 0) -> Generator[Chosen, None, None]:
+        """The same batches before they are made, where there is no `reason_for_host`; an epoch is sent at once."""
+        assert self._source
+        samples = torch.from_numpy(self._sampling.samples[self._sampling.places(epoch, first_batch)])
+        pinned = samples.pin_memory() if self._device.type == "cuda" else samples
+        for batch, sent in zip(samples, pinned.to(self._device, non_blocking=True), strict=True):
+            yield Chosen(self._source, batch, sent, epoch)
+
+    def num_stand_ins(self, batch: Batch | Chosen) -> int:
         """See `ViewLoader`."""
         return self._reader.num_stand_ins(batch.samples.tolist()) if self._reader.stand_ins else 0
+
+    def _reason_for_host(self) -> str:
+        if not self._pixels.is_rgb:
+            return "the images are not RGB"
+        return next(filter(None, map(reason_against, self._sampling.views)), "")
+
+    def _device_images(self) -> DeviceImages:
+        places = np.searchsorted(self._held, np.arange(len(self._labels))).clip(max=len(self._held) - 1)
+        rows, labels = (torch.from_numpy(values).to(self._device) for values in (places, self._labels))
+        return DeviceImages(self._images, rows, labels, self._sampling.views, self._sampling.seed, self._interpolation)
 
     def _cropped_on_device(self, drawn: Iterator[Drawn]) -> Generator[Batch, None, None]:
         for batch in drawn:
@@ -103,7 +132,12 @@ class ArrayViews:
         """See `ViewLoader`."""
         for running in list(self._running):
             running.close()
-        self._images = torch.empty(0)
+        self._images, self._source = torch.empty(0), None
+
+
+def crops_in_threads(device: torch.device) -> bool:
+    """Whether views are cut out one by one, and not as products over a batch."""
+    return device.type == "cpu"
 
 
 def _load_array(

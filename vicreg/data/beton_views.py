@@ -19,6 +19,7 @@ from vicreg.config import DataConfig
 from vicreg.data.batches import Batch, Buffers, Drawn, Sampling, T, Task, crop_job, in_order, num_classes
 from vicreg.data.block_reads import read_ahead
 from vicreg.data.decode import ImageReader
+from vicreg.data.device_images import Chosen
 from vicreg.data.device_views import views_on_device
 from vicreg.data.plane_batches import planes_job
 from vicreg.data.planes import Planes
@@ -60,7 +61,7 @@ class BetonViews:
         self._running.add(running)
         return running
 
-    def num_stand_ins(self, batch: Batch) -> int:
+    def num_stand_ins(self, batch: Batch | Chosen) -> int:
         """See `ViewLoader`."""
         return self._reader.num_stand_ins(batch.samples.tolist()) if self._reader.stand_ins else 0
 

@@ -14,17 +14,17 @@ from dataprep.beton.manifest import channel_statistics
 from vicreg.config import DataConfig, PretrainConfig, without_colours
 
 
-def normalised_by_data(data: DataConfig) -> DataConfig:
-    """The same, normalised by what the manifest of the training data states; as it is where none states it."""
+def normalised_for_channels(data: DataConfig, channels: int) -> DataConfig:
+    """The same for so many channels, by the manifest; else the mean is 0.5 and the deviation 0.25 of the range."""
     stated = channel_statistics(Path(data.train))
-    return replace(data, mean=stated[0], std=stated[1]) if stated else data
+    mean, std = stated if stated and len(stated[0]) == channels else ((0.5,) * channels, (0.25,) * channels)
+    return replace(data, mean=mean, std=std)
 
 
 def fitted_to_channels(config: PretrainConfig) -> PretrainConfig:
     """The configuration for channels that are no colours, where the training data have such; else as it is.
 
-    The first layer takes so many, the data are normalised by their manifest, and the views change no colours. Without
-    a manifest the mean is 0.5 and the deviation 0.25 of the range.
+    The first layer takes so many, the data are normalised by their manifest, and the views change no colours.
     """
     try:
         pixels = read_beton(Path(config.data.train)).pixels
@@ -32,10 +32,9 @@ def fitted_to_channels(config: PretrainConfig) -> PretrainConfig:
         return config
     if pixels.is_rgb:
         return config
-    unknown = replace(config.data, mean=(0.5,) * pixels.channels, std=(0.25,) * pixels.channels)
     return replace(
         config,
-        data=normalised_by_data(unknown),
+        data=normalised_for_channels(config.data, pixels.channels),
         views=tuple(without_colours(view) for view in config.views),
         model=replace(config.model, channels=pixels.channels),
     )

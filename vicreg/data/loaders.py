@@ -20,10 +20,20 @@ from vicreg.data.beton_views import BetonViews
 from vicreg.data.channels import require_channels
 from vicreg.data.decode import ImageReader
 from vicreg.data.device_centres import centres_on_device
+from vicreg.data.device_images import Chosen
 from vicreg.data.plane_batches import can_be_shipped
 from vicreg.views.resample import Framing, Interpolation, resize_centre_into, squash_into
 
-__all__ = ["ArrayViews", "Batch", "BetonViews", "ViewLoader", "centre_batches", "default_workers", "open_views"]
+__all__ = [
+    "ArrayViews",
+    "Batch",
+    "BetonViews",
+    "Chosen",
+    "ViewLoader",
+    "centre_batches",
+    "default_workers",
+    "open_views",
+]
 
 CPU = torch.device("cpu")
 
@@ -53,7 +63,7 @@ class ViewLoader(Protocol):
         """
         ...
 
-    def num_stand_ins(self, batch: Batch) -> int:
+    def num_stand_ins(self, batch: Batch | Chosen) -> int:
         """For how many samples of a batch that was handed out others stand in, because they cannot be decoded."""
         ...
 

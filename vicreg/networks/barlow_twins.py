@@ -21,6 +21,8 @@ LOSS_PASSES = 14
 class BarlowTwins(Branches):
     """Both views through their branches, then the loss; the expander's layers have no biases as published."""
 
+    follows_progress = False
+
     def __init__(self, config: PretrainConfig, settings: Config) -> None:
         super().__init__(config)
         self.settings = settings

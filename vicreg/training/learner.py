@@ -96,7 +96,7 @@ class Learner:
             device=device,
             method=method.train(),
             optimizer=build_optimizer(config.optimizer, groups),
-            scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+            scaler=_scaler(device, dtype),
             gradients=GradientSum(method, overlaps=not micro_batch),
             statistics=statistics,
             guard=StepGuard(config.train.max_skipped_steps, device),
@@ -122,17 +122,35 @@ class Learner:
 
     def step(self, batch: Batch, progress: Progress, rank: int) -> dict[str, Tensor]:
         """One step on this rank's part of a global batch; returns the loss terms of the whole of it."""
+        self.prepare(progress, rank)
+        return self.take(batch.to(self.device), progress)
+
+    def prepare(self, progress: Progress, rank: int) -> None:
+        """What the host says of a step but for its batch."""
         torch.manual_seed(_step_seed(self.config.train.seed, progress.step, rank))  # dropout, stochastic depth
-        batch = batch.to(self.device)
+        self._set_rates(progress)
+
+    def take(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """The step that is prepared, on a batch beside the networks: on a GPU nothing of it asks or tells the host."""
         if self.view_events:
             self.view_events[0].record()
         views = [self._prepare(batch, view) for view in range(len(batch.views))]
         if self.view_events:
             self.view_events[1].record()
-        return self.learn(Inputs(views, batch.labels, batch.samples), progress)
+        return self._learn(Inputs(views, batch.labels, batch.samples), progress)
 
     def learn(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
         """A step on views that are ready for the networks."""
+        self._set_rates(progress)
+        return self._learn(inputs, progress)
+
+    def _set_rates(self, progress: Progress) -> None:
+        peak = peak_rate(self.config.optimizer, self.config.train.global_batch)
+        set_rates(self.optimizer, self.rate(progress), peak)
+        if self.online:
+            self.online.set_rate(head_rate(self.config.online.lr, progress.step, progress.num_steps))
+
+    def _learn(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
         self.gradients.clear()
         self.statistics.remember()
         if self.micro_batches:
@@ -145,16 +163,13 @@ class Learner:
             self.micro_batches.finish(self._autocast)
         self.gradients.finish()
         self.scaler.unscale_(self.optimizer)
-        rate = self.rate(progress)
         if self.online:
-            head_lr = head_rate(self.config.online.lr, progress.step, progress.num_steps)
-            self.online.learn(features, inputs.labels, head_lr)
+            self.online.learn(features, inputs.labels)
         gradients = [parameter.grad for parameter in self.gradients.parameters if parameter.grad is not None]
         taken = self.guard.accept(gradients, self.statistics.floating(), inputs.samples, inputs.views)
         self.statistics.keep_if(taken)
         if self.online:
             self.online.keep_if(taken)
-        set_rates(self.optimizer, rate, peak_rate(self.config.optimizer, self.config.train.global_batch))
         with resting(self.optimizer, progress.step):
             self._take(taken, progress, terms)
         return {name: value.detach() for name, value in terms.items()}
@@ -165,20 +180,31 @@ class Learner:
     def _take(self, taken: Tensor, progress: Progress, terms: dict[str, Tensor]) -> None:
         """The optimizers' steps, unless the gradients are not finite; a GPU finds that out by itself."""
         optimizers = [self.optimizer, *([self.online.optimizer] if self.online else [])]
-        if self.device.type == "cuda" and not self.scaler.is_enabled():
+        if self.device.type == "cuda":
             for optimizer in optimizers:
                 # torch's fused optimizers look for this name; their stubs do not have it.
                 optimizer.found_inf = (~taken).float()  # type: ignore[attr-defined]
                 optimizer.step()
+            self.scaler.update()  # by what `unscale_` has found on the device
         else:
             self.guard.check(progress.step, terms)
             if taken:
-                self.scaler.step(self.optimizer)
-                for optimizer in optimizers[1:]:
+                for optimizer in optimizers:
                     optimizer.step()
-            self.scaler.update()
         with torch.no_grad():
             self.method.after_step(progress, taken)
+
+    def let_optimizers_be_recorded(self, recorded: bool) -> None:
+        """Tell those of torch that ask whether a CUDA graph is what their steps are for."""
+        for optimizer in (self.optimizer, *([self.online.optimizer] if self.online else [])):
+            for group in optimizer.param_groups:
+                if "capturable" in group:
+                    group["capturable"] = recorded
+
+    def forget_half_a_step(self) -> None:
+        """Of a step that was recorded in part and not done nothing is left but what the scaler has noted."""
+        state, self.scaler = self.scaler.state_dict(), _scaler(self.device, self.dtype)
+        self.scaler.load_state_dict(state)
 
     def report(self, step: int, terms: dict[str, Tensor]) -> dict[str, float]:
         """The terms as numbers, with the steps skipped so far; warns when the embeddings have collapsed."""
@@ -226,6 +252,10 @@ class Learner:
 def _online_head(method: Method, num_classes: int) -> OnlineHead:
     encoder = next(iter(method.encoders.values()))
     return OnlineHead.build(num_features(encoder), num_classes, like=next(method.parameters()))
+
+
+def _scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
+    return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -17,7 +17,7 @@ from vicreg.config import PretrainConfig
 from vicreg.config_json import differing_fields, to_json
 from vicreg.cost.fitting import cure
 from vicreg.cost.loss_form import with_cheapest_form
-from vicreg.data.loaders import Batch, ViewLoader, open_views
+from vicreg.data.loaders import Batch, Chosen, open_views
 from vicreg.exchange.encoder_file import save_encoder
 from vicreg.exchange.given_weights import beginning_of
 from vicreg.losses.forms import known_speeds
@@ -26,6 +26,7 @@ from vicreg.model import branch
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
 from vicreg.run_files import encoder_path
+from vicreg.training.captured_step import Epochs, how_to_step
 from vicreg.training.clock import Clock
 from vicreg.training.early_end import EarlyEnd
 from vicreg.training.guards import TrainingDiverged
@@ -136,6 +137,7 @@ def _train(
     saver = Saver(run / CHECKPOINTS, learner, config, steps_per_epoch, leads, offset, oversight)
     clock = Clock(config, data, step, placement, device)
     learner.view_events = clock.view_events
+    epochs, take = how_to_step(learner, loader)
     metrics = _metrics(config, run, step, num_steps, steps_per_epoch, console) if leads else None
     early_end = EarlyEnd(config.online, run, steps_per_epoch, oversight)
     # A run that was killed between a checkpoint and what follows from its measurement measures again.
@@ -150,12 +152,13 @@ def _train(
         if metrics:
             stack.callback(metrics.close)
         end = step if ended else num_steps
-        batches = stack.enter_context(closing(_stream(loader, step + offset, end + offset)))
+        stream = _stream(epochs, loader.num_batches, step + offset, end + offset)
+        batches = stack.enter_context(closing(stream))
         for batch in clock.timed(batches):
             progress = Progress(step, num_steps, steps_per_epoch)
             is_due = step % config.train.log_every_steps == 0 or step + 1 == num_steps
             try:
-                terms = learner.step(batch, progress, placement.rank)
+                terms = take(batch, progress, placement.rank)
                 learner.count_stand_ins(loader.num_stand_ins(batch))
                 if is_due:  # a GPU is asked now and then, on all ranks at the same step
                     learner.guard.check(step, terms)
@@ -195,11 +198,11 @@ def _save_encoders(run: Path, learner: Learner, config: PretrainConfig, step: in
         save_encoder(path, encoder, branch(config.model, name if number else ""), origin)
 
 
-def _stream(loader: ViewLoader, position: int, end: int) -> Generator[Batch, None, None]:
+def _stream(epochs: Epochs, num_batches: int, position: int, end: int) -> Generator[Batch | Chosen, None, None]:
     """The batches from `position` to before `end`, epoch after epoch; the last epoch may go on behind."""
     while position < end:
-        epoch, first_batch = divmod(position, loader.num_batches)
-        with closing(loader.batches(epoch, first_batch)) as batches:
+        epoch, first_batch = divmod(position, num_batches)
+        with closing(epochs(epoch, first_batch)) as batches:
             for batch in batches:
                 yield batch
                 position += 1

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from jobs.planning import provenance, run_folder
+from jobs.planning import provenance
 from jobs.planning.run_folder import note_code, require_same_code
 from jobs.reporting import html_report
 from jobs.reporting.measured_run import load_run
 from slurm.task import Task
 from tests.jobs.run_folders import digits_config, write_run
+from vicreg.ranks import distributed
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = (*provenance.PACKAGES, "benchmarks", "drills")
@@ -138,7 +139,7 @@ def test_ranks_with_other_code_are_named(monkeypatch: pytest.MonkeyPatch) -> Non
         return str(error.value)
 
     numbers = iter([1, 1])
-    monkeypatch.setattr(run_folder.distributed, "from_rank_0", lambda number: number + next(numbers))
-    monkeypatch.setattr(run_folder.distributed, "any_rank", bool)
+    monkeypatch.setattr(distributed, "from_rank_0", lambda number: number + next(numbers))
+    monkeypatch.setattr(distributed, "any_rank", bool)
     for rank in range(2):
         assert f"rank {rank} on n{rank} runs that of {ROOT}, with SHA-256" in body(rank)

@@ -36,7 +36,7 @@ def test_a_step_on_five_channels(five: Path, method: str) -> None:
     if method == "cpc_v2":
         with pytest.raises(ValueError, match=r"colour_drop_p is 0\.25, allowed: 0 for images that are not RGB"):
             Learner.build(config, CPU, data)
-        without = dataclasses.replace(config.method, colour_drop_p=0.0)  # type: ignore[call-arg]
+        without = dataclasses.replace(config.method, colour_drop_p=0.0)
         config = dataclasses.replace(config, method=without)
     learner = Learner.build(config, CPU, data)
     loader = open_views(

@@ -37,7 +37,7 @@ def _steps(
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         optimizer.found_inf = torch.tensor(float(step == bad_step))
-        with patch.object(lars, "_is_in_blocks", lambda parameter: blocks):
+        with patch.object(lars, "_is_on_cpu", lambda parameter: blocks):
             optimizer.step()
     return [*(p.detach() for p in parameters), *(optimizer.state[p]["momentum"] for p in parameters)]
 
@@ -76,7 +76,7 @@ def test_they_compile_for_gpus(aligned: bool, capability: int) -> None:
         lars_kernels._update: {
             "factors": "*fp32",
             "found_inf": "*fp32",
-            "rate": "fp32",
+            "rate": "*fp32",
             "momentum": "fp32",
             "weight_decay": "fp32",
         },

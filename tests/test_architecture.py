@@ -36,7 +36,7 @@ FLOORS: dict[str, list[set[str]]] = {
     # From the ground up: a room or a wing of a folder imports only from lower floors of that folder.
     "border": [{"documents", "private_folder", "text"}, {"terminal"}],
     "vicreg": [
-        {"branch_kinds", "checked", "kernels", "ranks", "run_files", "stem"},
+        {"branch_kinds", "checked", "half_precision", "kernels", "ranks", "run_files", "stem"},
         {"sound_config"},
         {"stop_rule", "view_config"},
         {"config"},
@@ -86,9 +86,9 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/data": [
         {"buffers", "channels", "decode", "other_views", "plane_kernels", "planes", "vocabulary"},
         {"batches", "captions"},
-        {"block_reads", "device_images", "device_views"},
+        {"block_reads", "device_images", "device_views", "plane_batches"},
         {"array_views"},
-        {"beton_views", "sound_views"},
+        {"beton_views", "device_centres", "sound_views"},
         {"loaders"},
     ],
     "vicreg/methods": [
@@ -121,7 +121,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"detections"},
     ],
     "vicreg/evals": [
-        {"clip_pictures", "data_identity", "kept_parts", "published"},
+        {"clip_pictures", "data_identity", "encoding", "kept_features", "kept_parts", "published"},
+        {"framed_images"},
         {"detection_protocols", "results"},
         {"features", "heads", "layers", "one_vs_rest", "protocols", "work"},
         {"clip_pool", "few_labels", "gallery", "knn", "linear", "step_training", "svm"},
@@ -132,7 +133,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"clock", "guards", "metrics", "oversight", "running_statistics"},
         {"early_end", "micro_batches", "online_head"},
         {"learner"},
-        {"captured_step", "online_probe", "saver"},
+        {"captured_step", "online_probe", "saver", "trial"},
         {"train"},
     ],
     "dataprep": [{"beton"}, {"writing"}, {"sources"}, {"console"}, {"write_ffcv"}],

@@ -21,6 +21,9 @@ from vicreg.view_config import paper_views as paper_views
 from vicreg.view_config import require_no_colours as require_no_colours
 from vicreg.view_config import without_colours as without_colours
 
+Precision = Literal["auto", "float32", "bf16", "fp16"]
+"""Arithmetic of an encoder that is measured; auto: half precision on a GPU, float32 on a CPU."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -207,6 +210,9 @@ class TrainConfig:
     """Pass all views through the network at once, with batch statistics of each alone: fewer, larger kernels."""
     compile: bool = False
     """Pass the method's networks through torch.compile."""
+    trial: Literal["auto", "off"] = "auto"
+    """auto: on a GPU, where neither compile nor joint_views is asked for, a short trial at the start takes the fastest
+    of their forms; the run goes on with it. Not with deterministic. off: as they are given."""
     capture: Literal["auto", "off"] = "auto"
     """auto: steps on one GPU that holds the data set (data.loader array) are recorded once and replayed, as a CUDA
     graph, with the same result; where that cannot be, the log says why. off: never."""

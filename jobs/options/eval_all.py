@@ -12,6 +12,7 @@ from jobs.planning.cli import (
     PlaceOptions,
 )
 from jobs.planning.recipes import LAST
+from vicreg.config import Precision
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Command:
     baselines: tuple[str, ...] = ()
     """What to measure beside the trained encoder, more than the recipe says: random, pixels, or run folders of other
     encoders (jobs/import_encoder.py makes them)."""
+    precision: Precision = "auto"
+    """Arithmetic of the encoder; auto: half on a GPU (bf16, or fp16 where the card has no bf16), float32 on a CPU, and
+    a result of either holds."""
     jobs: tuple[str, ...] = ()
     """On a cluster, what single jobs ask for, JOB.KEY=VALUE of nodes, gpus, time, partition: knn.time=0:30:00; else
     --nodes, --gpus and --time hold for all, else the profile, else estimates."""

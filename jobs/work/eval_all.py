@@ -40,6 +40,7 @@ from slurm.job_size import JobSize
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
 from slurm.watchdog import Watchdog
+from vicreg import kernels
 from vicreg.config import PretrainConfig
 from vicreg.evals.results import BASELINES
 from vicreg.evals.work import Stopped
@@ -64,9 +65,8 @@ def choice_of(command: Command, cluster: Cluster, recipe: str) -> Choice:
     encoder = "" if command.encoder == "a" else command.encoder
     settings = settings_given(command.set, recipe, command.evals)
     baselines = absolute_baselines(command.baselines)
-    return Choice(
-        command.evals, command.checkpoints, train, val, absolute_folders(cluster), encoder, settings, baselines
-    )
+    data, others = absolute_folders(cluster), (settings, baselines, command.precision)
+    return Choice(command.evals, command.checkpoints, train, val, data, encoder, *others)
 
 
 def settings_given(texts: Sequence[str], recipe: str, names: Sequence[str]) -> Options:
@@ -98,7 +98,7 @@ def carry_out(command: Command) -> int:
     ranks = command.place.ranks_per_node(cluster)
     planned = plan(run, recipe, config.data, choice, keeps_options=not command.overwrite)
     pieces = split_by_data(planned, bool(command.evals), console)
-    due = find_due(run, pieces, config, command.overwrite, console)
+    due = find_due(run, pieces, config, command.overwrite, console, choice.precision)
     if not due:
         console.print(f"nothing to do; see  {suite_command('jobs/report.py', run)}", soft_wrap=True)
         return 0
@@ -241,17 +241,20 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
     ):
         require_same_code(placement.name(task.rank))
         require_agreement(placement)
+        kernels.keep_compiled_code()
         config, recipe = read_run(folder)
         if choice["checkpoints"] == LAST:
             require_finished(folder)
-        pieces = plan(folder, recipe, config.data, Choice.read(choice), keeps_options=not overwrite)
-        mine = find_due(folder, pieces, config, overwrite, console) if task.rank == 0 else []
+        wanted = Choice.read(choice)
+        pieces = plan(folder, recipe, config.data, wanted, keeps_options=not overwrite)
+        mine = find_due(folder, pieces, config, overwrite, console, wanted.precision) if task.rank == 0 else []
         distributed.device_for(placement)
         # Rank 0 decides: the others may see a result a moment later.
         due = [piece for piece in pieces if distributed.from_rank_0(int(piece in mine))]
         try:
             num_done = len(pieces) - len(due)
-            measure_all(folder, due, num_done, placement, console, chain.job_folder(folder, job), stop, watchdog)
+            place = chain.job_folder(folder, job)
+            measure_all(folder, due, num_done, placement, console, place, stop, watchdog, wanted.precision)
         except Stopped as stopped:
             if task.rank == 0:
                 console.print(f"{stopped} and saved; the same command goes on from there", highlight=False)

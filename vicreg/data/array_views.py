@@ -159,7 +159,7 @@ def _load_array(
     one_size = heights.min() == heights.max() and widths.min() == widths.max()
     shape = (int(heights[0]), int(widths[0])) if one_size else (config.eval_resize, config.eval_resize)
     pixels, dtype = beton.pixels, view_dtype(beton.pixels)
-    needed, free = len(samples) * shape[0] * shape[1] * pixels.channels * dtype.itemsize, _free_bytes(device)
+    needed, free = len(samples) * shape[0] * shape[1] * pixels.channels * dtype.itemsize, free_bytes(device)
     if needed > MAX_ARRAY_SHARE * free:
         raise ValueError(
             f"loader is 'array', but {beton.path} takes {needed:,} bytes as {len(samples):,} images of "
@@ -181,7 +181,8 @@ def _load_array(
     return images
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """Of a GPU's memory, or of the machine's, what nobody has taken."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     lines = Path("/proc/meminfo").read_text().splitlines()

@@ -22,8 +22,10 @@ from vicreg.data.buffers import Buffers
 from vicreg.data.captions import CaptionReader
 from vicreg.data.channels import clip_samples, require_channels
 from vicreg.data.decode import ImageReader
+from vicreg.data.device_centres import centres_on_device
 from vicreg.data.device_images import Chosen
 from vicreg.data.other_views import Task
+from vicreg.data.plane_batches import can_be_shipped
 from vicreg.data.sound_views import SoundViews
 from vicreg.views.resample import Framing, Interpolation, resize_centre_into, squash_into
 
@@ -38,8 +40,7 @@ __all__ = [
     "open_views",
 ]
 
-MAX_SHIPPED_BYTES = 1 << 30
-"""A rank's batch of decoded images above this is cropped before it is sent to a GPU."""
+CPU = torch.device("cpu")
 
 
 class ViewLoader(Protocol):
@@ -118,8 +119,7 @@ def open_views(
         return SoundViews(opened, sampling, config, device=device, workers=workers)
     if config.loader == "array":
         return ArrayViews(opened, sampling, config, device=device, workers=workers, interpolation=interpolation)
-    largest = int(opened.heights[samples].max()) * int(opened.widths[samples].max()) * 3 // 2  # see `Planes`
-    ship = device.type == "cuda" and pixels.is_rgb and sampling.batch_size * largest <= MAX_SHIPPED_BYTES
+    ship = can_be_shipped(opened, samples, sampling.batch_size, device)
     return BetonViews(
         opened, sampling, config, device=device, workers=workers, interpolation=interpolation, crop_on_device=ship
     )
@@ -133,10 +133,12 @@ def centre_batches(
     batch_size: int,
     workers: int,
     framing: Framing = "crop",
+    device: torch.device = CPU,
 ) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
-    """For evaluations: images (b, C, S, S), labels and samples (b, ...), each once, in order, on the CPU.
+    """For evaluations: images (b, C, S, S), labels and samples (b, ...), each once, in order.
 
-    RGB is uint8, other channels are float32 from 0 to 1. Sound is whole clips, int16 (b, 1, L).
+    RGB is uint8, other channels are float32 from 0 to 1. Sound is whole clips, int16 (b, 1, L). They are on the CPU, or
+    on a `device` where that may as well cut the centres out of decoded images; labels and samples are on the CPU.
 
     torchvision's Resize(config.eval_resize) and then CenterCrop(config.image_size), or Resize to that square without
     keeping proportions (`squash`), bilinear with antialiasing; smaller images are enlarged. The last batch may be
@@ -145,6 +147,12 @@ def centre_batches(
     opened = open_beton(beton)
     require_channels(config, opened)
     reader, buffers, size = ImageReader(opened, config.on_bad), Buffers(pinned=False), config.image_size
+    workers = workers or default_workers()
+    places = np.asarray(samples, np.int64)
+    if framing == "crop" and len(places) and can_be_shipped(opened, places, batch_size, device):
+        for centres, chosen in centres_on_device(config, reader, samples, device, batch_size, workers):
+            yield centres, torch.from_numpy(opened.labels[chosen]), torch.from_numpy(chosen)
+        return
     fill = {"crop": resize_centre_into, "squash": squash_into}[framing]
     is_sound = opened.pixels.is_sound
     shape = (1, clip_samples(opened), 1) if is_sound else (size, size, opened.pixels.channels)
@@ -168,7 +176,7 @@ def centre_batches(
             )
             yield result, split_tasks(cut, len(part))
 
-    return in_order(jobs(), workers or default_workers(), config.batches_ahead)
+    yield from in_order(jobs(), workers, config.batches_ahead)
 
 
 def default_workers() -> int:

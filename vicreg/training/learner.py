@@ -12,6 +12,7 @@ from vicreg import kernels, methods, networks
 from vicreg.config import PretrainConfig, require
 from vicreg.data.batches import Batch
 from vicreg.data.other_views import ready
+from vicreg.half_precision import autocast, dtype_of
 from vicreg.joint_views import separate_statistics
 from vicreg.method import UNKNOWN_DATA, Inputs, Method, Progress, TrainingData
 from vicreg.model import Beginning, begins_with, num_features
@@ -26,8 +27,6 @@ from vicreg.training.online_head import OnlineHead, head_rate
 from vicreg.training.running_statistics import RunningStatistics
 from vicreg.views.augment import augment
 from vicreg.views.sound import prepare_sound
-
-_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -179,8 +178,7 @@ class Learner:
         return {name: value.detach() for name, value in terms.items()}
 
     def _autocast(self) -> torch.autocast:
-        half = self.dtype in (torch.float16, torch.bfloat16)
-        return torch.autocast(self.device.type, self.dtype if half else torch.float16, enabled=half)
+        return autocast(self.device, self.dtype)
 
     def _take(self, taken: Tensor, progress: Progress, terms: dict[str, Tensor]) -> None:
         """The optimizers' steps, unless the gradients are not finite; a GPU finds that out by itself."""
@@ -273,11 +271,9 @@ def _scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
     if device.type == "cpu" and precision in ("bf16", "fp16"):
         raise ValueError(f"precision is {precision!r}, allowed on a CPU: auto, float32, float64")
-    return _DTYPES[precision]
+    return dtype_of(precision, device)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

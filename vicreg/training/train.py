@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from vicreg import checkpoint, methods
+from vicreg import checkpoint, kernels, methods
 from vicreg.config import PretrainConfig
 from vicreg.config_json import differing_fields, to_json
 from vicreg.cost.fitting import cure
@@ -36,6 +36,7 @@ from vicreg.training.metrics import Metrics
 from vicreg.training.online_probe import OnlineProbe
 from vicreg.training.oversight import Oversight
 from vicreg.training.saver import Saver
+from vicreg.training.trial import with_fastest_form
 
 log = logging.getLogger(__name__)
 
@@ -126,8 +127,12 @@ def _train(
     words = known_words(train_path, config.model.min_word_count) if "text" in config.other_kinds else ()
     data = TrainingData(loader.num_samples, loader.num_classes, words)
     beginning = beginning_of(run) if config.model.weights else None
-    learner = Learner.build(_with_form(config, placement, device), device, data, beginning)
+    form = with_fastest_form(_with_form(config, placement, device), run, device, data, num_steps, oversight)
+    learner = Learner.build(form, device, data, beginning)
     leads = placement.rank == 0
+    if form.train.compile and leads:
+        kept = os.environ.get(kernels.COMPILED_VARIABLE, "torch's own folder")
+        console.print(f"compiling: the first step takes longer, a minute or two where {kept} has nothing of it yet")
     if leads:
         oversight.require_owner()
     step, offset = _resume(learner, run, config)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.interpreted import interpreted, ptx
+from tests.interpreted import CAPABILITIES, interpreted, ptx
 from vicreg.optim import lars
 from vicreg.optim.lars import Lars
 
@@ -63,7 +63,7 @@ def test_a_step_with_a_bad_gradient_changes_nothing(form: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("aligned", [True, False])
 def test_they_compile_for_gpus(aligned: bool, capability: int) -> None:
     """Without a GPU; four values are moved by one instruction where they are aligned."""

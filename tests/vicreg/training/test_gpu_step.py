@@ -75,6 +75,7 @@ def _pretended_gpu() -> Iterator[None]:
             stack.callback(kept.cache_clear)
         stack.enter_context(patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
         stack.enter_context(patch("torch.cuda.is_bf16_supported", lambda: True))
+        stack.enter_context(patch("torch.cuda.get_device_capability", lambda device: (9, 0)))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         yield
 

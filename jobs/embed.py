@@ -33,6 +33,7 @@ from jobs.planning.cli import (
     sizes_of,
     user_errors,
 )
+from jobs.planning.command_line import read_command
 from jobs.planning.image_sets import ImageSet, digest
 from jobs.planning.plan import show_submitted
 from jobs.planning.run_folder import CHECKPOINTS, read_run, require_finished, require_same_code
@@ -109,7 +110,7 @@ def main(arguments: list[str]) -> int:
     """Parse, check, compute or submit; returns the exit code."""
     console = Terminal(quiet=not given_place.speaks())
     with user_errors("stopped; the same command goes on from there"):
-        command = tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+        command = read_command(Command, arguments)
         cluster = command.place.profile()
         run = command.run.absolute() if cluster.scheduler == "slurm" else command.run
         config, _ = read_run(run)

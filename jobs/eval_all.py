@@ -31,6 +31,7 @@ from jobs.planning.cli import (
     sizes_of,
     user_errors,
 )
+from jobs.planning.command_line import read_command
 from jobs.planning.eval_options import Options, read_options
 from jobs.planning.job_sizes import REPORT, read_sizes, size_of, size_of_report
 from jobs.planning.measurement import measure_all
@@ -124,7 +125,7 @@ def main(arguments: list[str]) -> int:
     """Parse, check, compute or submit what is missing; returns the exit code."""
     console = Terminal(quiet=not given_place.speaks())
     with user_errors("stopped; what is done stays, the same command does the rest"):
-        command = tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+        command = read_command(Command, arguments)
         cluster = command.place.profile()
         run = command.run.absolute() if cluster.scheduler == "slurm" else command.run
         config, recipe = read_run(run)

@@ -16,6 +16,7 @@ from torch import nn
 from border.terminal import Terminal
 from disk.closed_pipe import quietly
 from jobs.planning.cli import show_commands, show_summary, user_errors
+from jobs.planning.command_line import read_command
 from jobs.planning.run_folder import read_run, require_finished
 from vicreg.exchange.encoder_file import encoder_path, load_encoder
 from vicreg.exchange.foreign_formats import ONNX_OPSET, Checked, Trained, export
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
     """Parse, read, write, check, say how to load it; returns the exit code."""
     console = Terminal()
     with user_errors():
-        command = tyro.cli(Command, args=arguments)
+        command = read_command(Command, arguments)
         config, recipe = read_run(command.run)
         require_finished(command.run)
         model = branch(config.model, command.encoder)

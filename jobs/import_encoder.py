@@ -22,6 +22,7 @@ from disk.closed_pipe import quietly
 from disk.whole_files import partial_path, publish
 from jobs.planning import hints, recipes
 from jobs.planning.cli import read_run_file, show_commands, show_summary, user_errors
+from jobs.planning.command_line import read_command
 from jobs.planning.run_folder import is_finished, write_config
 from jobs.planning.subjects import open_residuals
 from slurm.cluster import load as load_profile
@@ -103,12 +104,8 @@ def parse(arguments: list[str]) -> Command:
     chosen, _ = early.parse_known_args(arguments)
     recipe = recipes.recipe(chosen.recipe)
     data = recipes.at_home(recipe.pretrain, load_profile(chosen.cluster)).data
-    command = tyro.cli(
-        Command,
-        args=arguments,
-        default=Command(run=tyro.MISSING, recipe=recipe.name, data=data),
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    default = Command(run=tyro.MISSING, recipe=recipe.name, data=data)
+    command = read_command(Command, arguments, default=default)
     if command.random == (command.source is not None):
         raise ValueError("say either SOURCE, the file of a trained encoder, or --random, and not both")
     return command

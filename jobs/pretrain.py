@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,16 +27,18 @@ from jobs.planning.checks import VAL_DATA
 from jobs.planning.cli import (
     INTERRUPTED_EXIT_CODE,
     LOG_WIDTH,
-    PlaceOptions,
+    TrainingPlace,
     configure_logging,
     placement_of,
     show_summary,
     sizes_of,
     user_errors,
 )
+from jobs.planning.command_line import read_command
 from jobs.planning.pieces import Choice, find_due, split_by_data
 from jobs.planning.pieces import plan as plan_evaluations
 from jobs.planning.plan import Plan, num_steps, show_dry_run, show_submitted
+from jobs.planning.recipe_help import describe
 from jobs.planning.run_folder import is_finished, note_code, read_run, require_same_code
 from jobs.planning.starting_point import Notes, StartingPoint, notes_that_hold, show_notes
 from jobs.planning.sweep_chains import prepare_all, run_all, show_sweep_plan, submit_all, summary
@@ -48,7 +50,6 @@ from slurm.cluster import Cluster
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
 from slurm.watchdog import Watchdog
-from vicreg import methods
 from vicreg.config import PretrainConfig
 from vicreg.config_json import to_json
 from vicreg.ranks.meeting import require_agreement
@@ -58,6 +59,7 @@ from vicreg.stop_rule import early_end_of
 from vicreg.training.oversight import Oversight
 from vicreg.training.train import Outcome, train
 
+HELP = {"--help", "-h"}
 LONG_NAMES = re.compile(r"^--(stop-if|keep-best)(?=$|=)")  # options that may be given without their group
 
 
@@ -82,7 +84,7 @@ class Command:
     """With --then-eval on a cluster, what the jobs that follow ask for: knn.time=0:30:00 report.partition=cpu."""
     stage_data: bool = False
     """Copy the training beton to each node's own disk first (node_local_folder in clusters.toml)."""
-    place: Annotated[PlaceOptions, tyro.conf.arg(name="")] = field(default_factory=PlaceOptions)
+    place: Annotated[TrainingPlace, tyro.conf.arg(name="")] = field(default_factory=TrainingPlace)
     several: Annotated[SweepOptions, tyro.conf.arg(name="")] = field(default_factory=SweepOptions)
     config: Annotated[PretrainConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
         default_factory=lambda: recipes.recipe(Command.recipe).pretrain
@@ -112,7 +114,7 @@ def main(arguments: list[str]) -> int:
         console.print(plan.summary())
         for check in plan.checks:
             if check.passed is None and check.name == VAL_DATA:
-                console.print(Text(f"note: {check.said}", "yellow"), soft_wrap=True)
+                console.print(Text(f"note: {check.whole}", "yellow"), soft_wrap=True)
         if cluster.scheduler == "slurm":
             show_submitted(run, chain.submit(run, members, cluster), console)
             return 0
@@ -220,16 +222,10 @@ def parse_with_notes(arguments: list[str]) -> tuple[Command, Notes]:
 
 def read_options(arguments: list[str], start: StartingPoint) -> Command:
     """The command line with its defaults from the starting point."""
-    recipe = recipes.recipe(start.recipe)
-    described = f"{recipe.source}.\nExpected: {recipe.expected}.\nRecipes: {', '.join(recipes.RECIPES)}; "
-    described += f"{recipes.AUTO}, which looks at your images.\nMethods: {', '.join(methods.names())}."
-    return tyro.cli(
-        Command,
-        args=arguments,
-        default=Command(recipe=recipe.name, views=start.views, config=start.config),
-        description=f"{Command.__doc__}\n\nRecipe {recipe.name}: {described}",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    described, config = f"{Command.__doc__}\n\n{describe(start.recipe, start.config.views)}", start.config
+    if HELP & set(arguments):  # the options of a view stand there once
+        arguments, config = ["--help"], replace(config, views=config.views[:1])
+    return read_command(Command, arguments, described, Command(recipe=start.recipe, views=start.views, config=config))
 
 
 def run_folder(command: Command, cluster: Cluster) -> Path:

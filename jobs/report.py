@@ -22,6 +22,7 @@ from border.terminal import Terminal
 from disk.closed_pipe import quietly
 from disk.whole_files import write_text
 from jobs.planning.cli import LOG_WIDTH, user_errors
+from jobs.planning.command_line import read_command
 from jobs.planning.sweeps import is_sweep
 from jobs.reporting import html_report
 from jobs.reporting.document import Block, Heading, Text, markdown, show
@@ -58,7 +59,7 @@ def main(arguments: list[str]) -> int:
     """Parse, read, print, write; returns the exit code."""
     console = Terminal()
     with user_errors():
-        command = tyro.cli(Command, args=arguments)
+        command = read_command(Command, arguments)
         written = [path for folder in filter(is_sweep, command.runs) for path in sweep_report(folder, console)]
         runs = [load_run(path) for path in command.runs if not is_sweep(path)]
         written += [path for run in runs for path in report(run, console)]

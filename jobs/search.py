@@ -22,6 +22,7 @@ from disk.closed_pipe import quietly
 from disk.whole_files import write_text
 from jobs.embed import Wanted, members
 from jobs.planning.cli import INTERRUPTED_EXIT_CODE, PlaceOptions, user_errors
+from jobs.planning.command_line import read_command
 from jobs.planning.image_sets import WORK_FOLDER, ImageSet, digest
 from jobs.reporting import feature_file
 from jobs.reporting.feature_file import Features
@@ -71,7 +72,7 @@ def main(arguments: list[str]) -> int:
     """Parse, embed what is not yet, find, print, write the page; returns the exit code."""
     console = Terminal()
     with user_errors("stopped; the same command goes on from there"):
-        command = tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+        command = read_command(Command, arguments)
         model = vicreg.load(command.run, command.encoder)
         pictures = [model.pixels(path) for path in command.query]  # before a long work: a query may not be there
         file = features_of(command, model.config.model.channels)

@@ -154,10 +154,20 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "jobs/planning": [
         {"hints"},
-        {"cli", "image_facts", "image_sets", "provenance", "recipes", "scaling", "subjects", "writing_commands"},
+        {
+            "cli",
+            "command_line",
+            "image_facts",
+            "image_sets",
+            "provenance",
+            "recipes",
+            "scaling",
+            "subjects",
+            "writing_commands",
+        },
         {"auto_recipe", "checks", "eval_options", "run_folder", "sweeps"},
         {"ablations", "pieces", "plan", "starting_point"},
-        {"beginning", "job_sizes", "measurement", "sweep_chains"},
+        {"beginning", "job_sizes", "measurement", "recipe_help", "sweep_chains"},
     ],
     "jobs/reporting": [
         {"document", "feature_file", "figures", "training_lines"},

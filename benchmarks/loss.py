@@ -32,7 +32,9 @@ from vicreg.config_json import from_json
 from vicreg.losses import barlow_twins
 from vicreg.losses.covariance import FORMS
 from vicreg.losses.forms import DEFAULT_SPEEDS, cheapest, correlation_costs, covariance_costs
-from vicreg.losses.vicreg import LossConfig, vicreg_loss
+from vicreg.losses.settings import BarlowTwinsLossConfig
+from vicreg.losses.settings import VicregLossConfig as LossConfig
+from vicreg.losses.vicreg import vicreg_loss
 from vicreg.ranks import distributed
 
 OFFICIAL = "official formula"
@@ -88,7 +90,7 @@ def _ours(inputs: tuple[Tensor, Tensor], config: LossConfig) -> Tensor:
     return vicreg_loss(*inputs, config)["loss"]
 
 
-def _ours_barlow_twins(inputs: tuple[Tensor, Tensor], config: barlow_twins.LossConfig) -> Tensor:
+def _ours_barlow_twins(inputs: tuple[Tensor, Tensor], config: BarlowTwinsLossConfig) -> Tensor:
     return barlow_twins.barlow_twins_loss(*inputs, config)["loss"]
 
 
@@ -166,7 +168,7 @@ def compare_barlow_twins(options: Loss, device: torch.device, console: Console) 
     inputs = embeddings(options.rows, options.dims, device)
     contestants: dict[str, Callable[[], Tensor]] = {OFFICIAL: partial(official_barlow_twins, *inputs)}
     for form in FORMS:
-        settings = from_json(barlow_twins.LossConfig, {"form": form})
+        settings = from_json(BarlowTwinsLossConfig, {"form": form})
         contestants[f"ours, {form}"] = partial(_ours_barlow_twins, inputs, settings)
     chosen = cheapest(correlation_costs(options.rows, options.dims, 1), 1, DEFAULT_SPEEDS[device.type])
     # 0.4: beside the embeddings and their gradients both are held as standardised, which VICReg's need not be.

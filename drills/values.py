@@ -14,8 +14,9 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 
 from drills.digits_runs import DigitsRuns, finish, numbers, state
 from drills.tally import Drill
-from jobs import pretrain
+from jobs.options.pretrain import parse
 from jobs.planning.run_folder import write_config
+from jobs.work import pretrain
 from slurm import local
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
@@ -76,7 +77,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def main(run: Path, value: str, rank: str, options: list[str]) -> None:
     """A run of two ranks with such a pixel."""
-    command = pretrain.parse(options)
+    command = parse(options)
     write_config(run, command.recipe, command.config)
     arguments = {"run": str(run), "value": float(value), "rank": int(rank)}
     spec = JobSpec("pretrain", "drills.values.poisoned_job", arguments, ranks_per_node=2)

@@ -76,5 +76,10 @@ def serve(folder: Path, port: int) -> None:
         server.close()
 
 
+def script() -> int:
+    """The command as it is typed."""
+    return quietly(lambda: main(sys.argv[1:]))
+
+
 if __name__ == "__main__":
-    sys.exit(quietly(lambda: main(sys.argv[1:])))
+    sys.exit(script())

@@ -3,181 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-import tyro
-from numpy.typing import NDArray
-
-import vicreg
-from border.terminal import Terminal
-from dataprep.beton.contract import Beton, open_beton
 from disk.closed_pipe import quietly
-from disk.whole_files import write_text
-from jobs.embed import Wanted, members
-from jobs.planning.cli import INTERRUPTED_EXIT_CODE, PlaceOptions, user_errors
-from jobs.planning.command_line import read_command
-from jobs.planning.image_sets import WORK_FOLDER, ImageSet, digest
-from jobs.reporting import feature_file
-from jobs.reporting.feature_file import Features
-from jobs.reporting.search_page import Hit, Query, search_page
-from slurm import chain
-from vicreg.checked import require
-from vicreg.config import DataConfig
-from vicreg.evals.data_identity import fingerprint
-from vicreg.evals.gallery import as_picture
-from vicreg.exchange.encoder_file import checksum
-
-PAGE = "search.html"
-MAX_QUERIES, MAX_NEIGHBOURS = 100, 50  # what a page holds
-BLOCK_ROWS = 65_536
-
-
-@dataclass(frozen=True)
-class Command:
-    """Print the images of a gallery that are nearest to each query, and write a page that shows them."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder of jobs/pretrain.py or jobs/import_encoder.py."""
-    gallery: Path
-    """A file of jobs/embed.py, or images: a beton, a folder, a list, tar shards, parquet. Those are embedded first, on
-    this machine, and their features kept in the run folder."""
-    query: tuple[Path, ...]
-    """Images to look for."""
-    neighbours: int = 8
-    """How many are shown of each, by the cosine of their features."""
-    out: Path | None = None
-    """Page to write; RUN/search.html if none is given."""
-    layer: str = ""
-    """Layer whose output is compared, as in jobs/embed.py; of a file of features its own."""
-    encoder: str = ""
-    """Which of the run's encoders, where it has several."""
-    split: str = ""
-    """Part of a folder or list that has several."""
-
-    def __post_init__(self) -> None:
-        require(1 <= len(self.query) <= MAX_QUERIES, "query", f"{len(self.query)} images", f"1 to {MAX_QUERIES}")
-        require(1 <= self.neighbours <= MAX_NEIGHBOURS, "neighbours", self.neighbours, f"1 to {MAX_NEIGHBOURS}")
-        suffix = self.out.suffix if self.out else ".html"
-        require(suffix == ".html", "out", str(self.out), "a name that ends in .html")
+from jobs.options.search import parse
+from jobs.planning.cli import user_errors
 
 
 def main(arguments: list[str]) -> int:
-    """Parse, embed what is not yet, find, print, write the page; returns the exit code."""
-    console = Terminal()
+    """Read the options and carry them out; returns the exit code."""
     with user_errors("stopped; the same command goes on from there"):
-        command = read_command(Command, arguments)
-        model = vicreg.load(command.run, command.encoder)
-        pictures = [model.pixels(path) for path in command.query]  # before a long work: a query may not be there
-        file = features_of(command, model.config.model.channels)
-        if file is None:
-            return INTERRUPTED_EXIT_CODE
-        gallery = feature_file.read(file)
-        if gallery.description["encoder_sha256"] != checksum(model.encoder):
-            raise ValueError(
-                f"{file} has features of another encoder than {command.run}'s; make them with jobs/embed.py"
-            )
-        found = nearest(model.embed(pictures, gallery.description["layer"]), gallery.values, command.neighbours)
-        beton, data, is_rgb = pictures_of(gallery), model.config.data, not model.config.model.channels
-        queries = [
-            Query(str(path), as_picture(pixels, data, is_rgb), hits(gallery, beton, data, samples, cosines))
-            for path, pixels, samples, cosines in zip(command.query, pictures, *found, strict=True)
-        ]
-        for query in queries:
-            console.print(*as_lines(query), sep="\n", soft_wrap=True, highlight=False)
-        out = command.out or command.run / PAGE
-        what = gallery.description["images"]
-        layer = f", layer {gallery.description['layer']}" if gallery.description["layer"] else ""
-        lead = (
-            f"The nearest of {len(gallery.names):,} images of {what}, by the cosine of {command.run}'s features{layer}."
-        )
-        lead += "" if beton else f" No pictures: {gallery.description['beton']} is gone, or another one."
-        write_text(out, search_page("Nearest images", lead, queries))
-        console.print(f"written: {out}", soft_wrap=True, highlight=False)
-    return 0
+        command = parse(arguments)
+        from jobs.work import search  # help and wrong options come at once, torch takes two seconds
+
+        return search.carry_out(command)
 
 
-def features_of(command: Command, channels: int = 0) -> Path | None:
-    """The gallery's file of features, made now where images are given; None when that was stopped."""
-    if command.gallery.suffix in feature_file.SUFFIXES and feature_file.description_path(command.gallery).is_file():
-        if command.layer:
-            raise ValueError(f"--layer is {command.layer!r}, allowed for {command.gallery}: none, it has its own")
-        return command.gallery
-    images = ImageSet.of(command.gallery, command.run, command.split, channels=channels)
-    encoder = "" if command.encoder == "a" else command.encoder
-    name = f"features-{digest(images.beton, command.layer, encoder)}.parquet"
-    out = (command.run / WORK_FOLDER / name).absolute()
-    here = PlaceOptions(cluster="local")
-    profile = here.profile()
-    wanted = Wanted(str(command.run), images, str(out), command.layer, encoder)
-    chain_members = members(wanted, 1, here.ranks_per_node(profile))
-    return out if chain.run_here(command.run, chain_members, profile) else None
-
-
-def nearest(
-    queries: NDArray[np.float32], gallery: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k most similar rows of the gallery for each query (Q, k), the nearest first and of equals the first; cosines.
-
-    In float64, rounded to float32.
-    """
-    unit = _unit(queries)
-    cosines = np.concatenate(
-        [
-            (unit @ _unit(gallery[at : at + BLOCK_ROWS]).T).astype(np.float32)
-            for at in range(0, len(gallery), BLOCK_ROWS)
-        ],
-        axis=1,
-    )
-    order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
-    return order, np.take_along_axis(cosines, order, 1)
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    wide = rows.astype(np.float64)
-    unit: NDArray[np.float64] = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
-    return unit
-
-
-def pictures_of(gallery: Features) -> Beton | None:
-    """The beton whose images were embedded; None where it is not there any more."""
-    try:
-        beton = open_beton(Path(gallery.description["beton"]))
-        return beton if fingerprint(beton) == gallery.description["beton_sha256"] else None
-    except (OSError, ValueError):
-        return None
-
-
-def hits(
-    gallery: Features,
-    beton: Beton | None,
-    data: DataConfig,
-    samples: NDArray[np.int64],
-    cosines: NDArray[np.float32],
-) -> Sequence[Hit]:
-    """What was found, with pictures."""
-    return [
-        Hit(
-            gallery.names[sample],
-            gallery.labels[sample] if gallery.labels else "",
-            float(cosine),
-            as_picture(beton.decode(sample), data, beton.pixels.is_rgb) if beton else None,
-        )
-        for sample, cosine in zip(samples.tolist(), cosines, strict=True)
-    ]
-
-
-def as_lines(query: Query) -> list[str]:
-    """What was found, nearest first: cosine, class, file."""
-    width = max(len(hit.label) for hit in query.hits)
-    return [query.name, *(f"  {hit.cosine:.3f}  {hit.label:{width}}  {hit.name}" for hit in query.hits), ""]
+def script() -> int:
+    """The command as it is typed."""
+    return quietly(lambda: main(sys.argv[1:]))
 
 
 if __name__ == "__main__":
-    sys.exit(quietly(lambda: main(sys.argv[1:])))
+    sys.exit(script())

@@ -229,5 +229,10 @@ def cancel(run: Path, console: Console) -> None:
         console.print(f"{run}: no job waits or runs", highlight=False)
 
 
+def script() -> int:
+    """The command as it is typed."""
+    return quietly(lambda: main(sys.argv[1:]))
+
+
 if __name__ == "__main__":
-    sys.exit(quietly(lambda: main(sys.argv[1:])))
+    sys.exit(script())

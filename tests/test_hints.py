@@ -72,7 +72,8 @@ def test_every_hint_names_a_program_and_options_that_there_are() -> None:
     assert len(found) > 10
     for place, script, options in found:
         assert (ROOT / script).is_file(), f"{place} names {script}"
-        text = "".join(path.read_text() for path in [ROOT / script, ROOT / "jobs/planning/cli.py"])
+        places = [ROOT / script, ROOT / "jobs/options" / Path(script).name, ROOT / "jobs/planning/cli.py"]
+        text = "".join(path.read_text() for path in places if path.is_file())
         for option in options:
             field = option.removeprefix("--").replace("-", "_")
             known = re.search(rf"^    {field}: ", text, re.MULTILINE) or f'"{option}"' in text

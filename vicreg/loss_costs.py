@@ -5,7 +5,8 @@ from __future__ import annotations
 from vicreg.config import PretrainConfig
 from vicreg.losses.contrastive import contrast_cost
 from vicreg.losses.forms import NUM_VIEWS, ring_sum_bytes
-from vicreg.losses.variance_covariance import SpreadConfig, spread_costs
+from vicreg.losses.settings import SpreadConfig
+from vicreg.losses.variance_covariance import spread_costs
 from vicreg.method import LossCost
 
 

@@ -1,6 +1,7 @@
 """The seam between learning and methods: all that the learner, the planner and the report know of a method.
 
-A method is one file in `methods/`; what the file must have is `MethodFile`, what its network must do is `Method`.
+A method is a file in `methods/`, what it is told (`MethodFile`, one floor down), and one of the same name in
+`networks/`, what it computes: `NetworkFile`, of which the network must do what `Method` says.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from vicreg.config import MethodConfig, PretrainConfig
+from vicreg.config import PretrainConfig
 from vicreg.losses.forms import FormCost
 
 
@@ -78,22 +79,6 @@ class ParameterGroup:
 
 
 @dataclass(frozen=True)
-class Term:
-    """How a number that a method logs is said."""
-
-    title: str
-    sentence: str
-    """What it means, for the report."""
-    short: str = ""
-    """Its name on the progress line; empty: not shown there."""
-    decimals: int = 4
-    spans_decades: bool = False
-    """Whether a curve may need a logarithmic axis."""
-    collapsed_below: float = 0.0
-    """Values below this are said to be a collapse; 0: none are."""
-
-
-@dataclass(frozen=True)
 class Pass:
     """One way of a view through networks in a step."""
 
@@ -118,15 +103,6 @@ class LossCost:
     """Beside what a form sends."""
     moved_bytes: float
     """Read from and written to memory beside the products."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """A named run of a method."""
-
-    source: str
-    expected: str
-    pretrain: PretrainConfig
 
 
 class Method(nn.Module, ABC):
@@ -171,13 +147,8 @@ class Method(nn.Module, ABC):
         """
 
 
-class MethodFile(Protocol):
-    """What a file of `methods/` has."""
-
-    Config: type[MethodConfig]
-    RECIPES: Mapping[str, Published]
-    TERMS: Mapping[str, Term]
-    """How what `forward` returns is said, "loss" first."""
+class NetworkFile(Protocol):
+    """What the file of the same name in `networks/` has."""
 
     def build(self, config: PretrainConfig, data: TrainingData) -> Method:
         """The method with random weights from torch's generator; ValueError for settings that it cannot work with."""

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from border.text import did_you_mean
 from vicreg.config import DataConfig, ModelConfig
 from vicreg.lab_colours import LabEncoder
+from vicreg.presets import NARROW as NARROW
 from vicreg.stem import exchange_channels
 
 if TYPE_CHECKING:
     from torchvision.models.resnet import ResNet
 
-NARROW = "resnet10-narrow"
 IMAGENET_MEAN, IMAGENET_STD = DataConfig.mean, DataConfig.std
 INCEPTIONS = ("googlenet", "inception_v3")  # of torchvision: with auxiliary classifiers, and other normalisation
 

@@ -7,9 +7,6 @@ from torch import Tensor, nn
 
 from vicreg.ranks import distributed
 
-PATCH_SHARE = 64 / 85
-"""Side of a jigsaw's patch over that of its cell (PyContrast: 64 px of 85)."""
-
 
 def global_draws(rows: int, shape: tuple[int, ...], seed: int, device: torch.device) -> Tensor:
     """Uniform numbers (rows, *shape) for own rows: this rank's part of those that a seed gives the global batch."""

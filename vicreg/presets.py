@@ -34,6 +34,10 @@ CIFAR100 = replace(
     std=(0.2673, 0.2564, 0.2762),
 )
 
+NARROW = "resnet10-narrow"
+"""An encoder of this project for small images on CPUs (`vicreg/model.py`)."""
+PATCH_SHARE = 64 / 85
+"""Side of a jigsaw's patch over that of its cell (PyContrast: 64 px of 85)."""
 PLAIN_CROP = ViewConfig(jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
 """Crop and flip, colours as they are: what supervised networks of ImageNet learn from."""
 

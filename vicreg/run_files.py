@@ -24,6 +24,11 @@ RANKS = ("rank_ms_median", "rank_ms_worst", "slowest_rank", "slowest_factor", "s
 TIMING = (*SPEED, *RANKS, "elapsed_s")  # the only fields that differ between runs of one seed
 
 
+def encoder_path(run: Path, encoder: str = "") -> Path:
+    """Where a finished run has the encoder of that name; without a name the first, whose file says that it is done."""
+    return run / (f"encoder_{encoder}.pt" if encoder else ENCODER_FILE)
+
+
 def read_lines(run: Path) -> Iterator[dict[str, Any] | None]:
     """The lines of a run's metrics one by one, oldest first; None for one that cannot be read.
 

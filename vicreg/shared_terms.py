@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vicreg.method import Term
+from vicreg.method_file import Term
 
 SPREAD = {
     "embedding_std": Term(

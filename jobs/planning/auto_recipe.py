@@ -23,7 +23,7 @@ from vicreg.config import (
     without_colours,
 )
 from vicreg.methods import vicreg
-from vicreg.model import NARROW
+from vicreg.presets import NARROW
 
 SIZES_PX = (32, 64, 96, 128, 160, 224)
 LARGEST_ON_CPU_PX = 64

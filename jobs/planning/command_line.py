@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import tyro
+
+from border.text import shell_command
+from vicreg.config_json import flat
 
 T = TypeVar("T")
 
@@ -43,3 +46,10 @@ def _filled(line: str, columns: int) -> str:
         break_on_hyphens=False,
         break_long_words=False,
     )
+
+
+def options(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every field of a configuration with its value, as they are given on the command line."""
+    for name, value in flat(values).items():
+        parts = value if isinstance(value, list) else [value]
+        yield name.replace("_", "-"), shell_command(*parts)

@@ -17,9 +17,10 @@ from dataprep.beton.contract import open_beton
 from dataprep.beton.subset import subset_path
 from jobs.planning import recipes
 from jobs.planning.eval_options import Options
+from jobs.planning.recipes import LAST
 from jobs.planning.recipes import evaluation_module as evaluation_module
 from jobs.planning.run_folder import is_finished, read_run
-from jobs.planning.subjects import LAST, build_encoder, is_comparable, other_encoders, subjects
+from jobs.planning.subjects import build_encoder, is_comparable, other_encoders, subjects
 from jobs.planning.writing_commands import subset_command, writing_command
 from vicreg.config import DataConfig, PretrainConfig
 from vicreg.config_json import from_json, to_json

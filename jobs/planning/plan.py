@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from border.text import shell_command, suite_command
+from border.text import suite_command
 from dataprep.beton.contract import Beton, open_beton
 from jobs.planning.checks import (
     check_batch,
@@ -25,6 +24,7 @@ from jobs.planning.checks import (
     training_data,
 )
 from jobs.planning.cli import show_commands
+from jobs.planning.command_line import options
 from jobs.planning.scaling import assumptions, forms_table, scaling_table
 from jobs.planning.writing_commands import asks
 from slurm import chain, executor, preflight
@@ -32,9 +32,9 @@ from slurm.chain import Submitted
 from slurm.cluster import Cluster
 from slurm.preflight import Check
 from slurm.task import JobSpec
-from vicreg import methods
+from vicreg import networks
 from vicreg.config import PretrainConfig
-from vicreg.config_json import flat, to_json
+from vicreg.config_json import to_json
 from vicreg.cost.estimate import Cost
 from vicreg.losses.forms import NUM_VIEWS
 from vicreg.optim.optimizers import peak_rate
@@ -176,7 +176,7 @@ def say_model(config: PretrainConfig) -> str:
     counts = {size: sizes.count(size) for size in dict.fromkeys(sizes)}
     usual = counts == {sizes[0]: NUM_VIEWS}
     said = f"{sizes[0]}" if usual else " + ".join(f"{count} x {size}" for size, count in counts.items())
-    return f"{methods.load(config.method.name).networks(config)}, {said} px"
+    return f"{networks.load(config.method.name).networks(config)}, {said} px"
 
 
 def num_steps(config: PretrainConfig) -> int:
@@ -212,13 +212,6 @@ def show_dry_run(plan: Plan, console: Console) -> int:
     failed = any(check.passed is False for check in plan.checks)
     console.print(Text("it would not start", "bold red") if failed else "nothing was started or submitted")
     return int(failed)
-
-
-def options(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every field of a configuration with its value, as they are given on the command line."""
-    for name, value in flat(values).items():
-        parts = value if isinstance(value, list) else [value]
-        yield name.replace("_", "-"), shell_command(*parts)
 
 
 def checks_table(checks: Sequence[Check]) -> Table:

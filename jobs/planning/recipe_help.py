@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from jobs.planning import recipes
-from jobs.planning.plan import options
+from jobs.planning.command_line import options
 from vicreg import methods
 from vicreg.config_json import to_json
 from vicreg.view_config import ViewConfig

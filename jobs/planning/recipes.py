@@ -107,6 +107,8 @@ EVALUATIONS = {"imagenet": IMAGENET, "cifar10": CIFAR10, "digits": DIGITS}
 ELSEWHERE = CIFAR10
 """What is measured on other data."""
 
+LAST = "last"
+"""Instead of checkpoints: the finished encoder."""
 AUTO = "auto"
 """The recipe that is chosen for the images (auto_recipe.py)."""
 _AUTO = Recipe(

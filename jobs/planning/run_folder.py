@@ -18,11 +18,10 @@ from border.terminal import complain
 from disk.whole_files import publish, write_text
 from jobs.planning import hints, provenance
 from jobs.planning.cli import CONFIG_FILE, RunFile
-from vicreg import checkpoint, methods
+from vicreg import methods
 from vicreg.config import PretrainConfig
 from vicreg.config_json import differing_fields, to_json
-from vicreg.exchange.encoder_file import encoder_path, load_without_code
-from vicreg.ranks import distributed
+from vicreg.run_files import encoder_path
 from vicreg.schema import SCHEMA
 
 log = logging.getLogger(__name__)
@@ -139,6 +138,9 @@ def _require_same(run: Path, before: PretrainConfig, config: PretrainConfig) -> 
 
 def _config_elsewhere(run: Path, otherwise: PretrainConfig) -> PretrainConfig:
     """The configuration of a run whose config.json is lost, from what it has made; ValueError for an imported one."""
+    from vicreg import checkpoint
+    from vicreg.exchange.encoder_file import load_without_code
+
     state = checkpoint.load_newest(run / CHECKPOINTS)
     encoder = encoder_path(run)
     if state is None and checkpoint.is_whole(encoder):
@@ -166,6 +168,8 @@ def note_code(run: Path) -> None:
 
 def require_same_code(where: str) -> None:
     """ValueError on every rank, of which `where` names this one, unless all run the same code."""
+    from vicreg.ranks import distributed
+
     sha256 = provenance.code_sha256()
     number = int(sha256[:15], 16)  # as much of it as an int64 holds
     if distributed.any_rank(number != distributed.from_rank_0(number)):
@@ -180,6 +184,8 @@ def is_finished(run: Path, encoder: str = "") -> bool:
     path = encoder_path(run, encoder)
     if not path.is_file():
         return False
+    from vicreg import checkpoint
+
     if not checkpoint.is_whole(path):
         log.warning("%s is cut off or damaged, so the run does not count as finished", path)
         return False

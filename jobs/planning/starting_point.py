@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from rich.console import Console
 from rich.text import Text
 
@@ -28,7 +27,6 @@ from vicreg import methods
 from vicreg.config import DataConfig, PretrainConfig, official_views, paper_views
 from vicreg.config_json import flat, to_json
 from vicreg.data.channels import fitted_to_channels
-from vicreg.data.loaders import default_workers
 
 VIEWS = {"official": official_views, "paper": paper_views}
 SHORT_WARMUP = 4
@@ -177,6 +175,10 @@ def machine_of(cluster: Cluster, nodes: int, gpus: int) -> Machine:
     if cluster.scheduler == "slurm":
         per_node = gpus or cluster.gpus_per_node
         return Machine(nodes * per_node, has_gpus=True, num_cores=nodes * per_node * cluster.cpus_per_gpu)
+    import torch
+
+    from vicreg.data.loaders import default_workers
+
     here = torch.cuda.device_count()
     return Machine(gpus or max(1, here), has_gpus=here > 0, num_cores=default_workers())
 

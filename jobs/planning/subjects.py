@@ -9,15 +9,15 @@ from pathlib import Path
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from jobs.planning.recipes import LAST
 from vicreg import checkpoint
 from vicreg.config import PretrainConfig
 from vicreg.evals import features, results
 from vicreg.evals.results import BASELINES, OTHER, PIXELS, RANDOM, SUBJECTS
-from vicreg.exchange.encoder_file import encoder_of, encoder_path, load_encoder, untrained_encoder
+from vicreg.exchange.encoder_file import encoder_of, load_encoder, untrained_encoder
 from vicreg.model import branch
+from vicreg.run_files import encoder_path
 from vicreg.training.train import CHECKPOINTS
-
-LAST = "last"
 
 
 def subjects(run: Path, checkpoints: str) -> list[str]:

@@ -16,7 +16,7 @@ from jobs.reporting.page import blocks, escape, figure, legend
 from jobs.reporting.result_tables import metric_names, say_metric
 from vicreg import methods
 from vicreg.evals.results import PIXELS, RANDOM, STEP, SUBJECTS, TRAINED, Result
-from vicreg.method import Term
+from vicreg.method_file import Term
 
 WATCHED = (  # field of metrics.jsonl, title, what it says: of every method, below the terms of its own
     (

@@ -11,8 +11,9 @@ from benchmarks.collapse import DIMS, KINDS, TERM_OF_DIRECTIONS, config_of, draw
 from benchmarks.small_methods import SIDE_PX
 from vicreg.config import DataConfig
 from vicreg.method import UNKNOWN_DATA
-from vicreg.methods import build
-from vicreg.methods.simsiam import Config, SimSiam
+from vicreg.methods.simsiam import Config
+from vicreg.networks import build
+from vicreg.networks.simsiam import SimSiam
 
 DATA = DataConfig(image_size=SIDE_PX, eval_resize=SIDE_PX)
 

@@ -9,9 +9,10 @@ import torch
 from rich.console import Console
 
 from benchmarks import loss as benchmark
-from vicreg.losses import barlow_twins
 from vicreg.losses.barlow_twins import barlow_twins_loss
-from vicreg.losses.vicreg import LossConfig, vicreg_loss
+from vicreg.losses.settings import BarlowTwinsLossConfig
+from vicreg.losses.settings import VicregLossConfig as LossConfig
+from vicreg.losses.vicreg import vicreg_loss
 
 CPU = torch.device("cpu")
 
@@ -26,7 +27,7 @@ def test_the_official_formula_is_the_same_loss() -> None:
 
 def test_the_official_formula_of_barlow_twins_is_the_same_loss() -> None:
     inputs = benchmark.embeddings(12, 20, CPU)
-    ours = barlow_twins_loss(*inputs, barlow_twins.LossConfig(loss_scale=1.0))["loss"]
+    ours = barlow_twins_loss(*inputs, BarlowTwinsLossConfig(loss_scale=1.0))["loss"]
     theirs = benchmark.official_barlow_twins(*inputs)
     torch.testing.assert_close(ours, theirs)
     for mine, other in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs), strict=True):

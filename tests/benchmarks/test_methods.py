@@ -14,7 +14,7 @@ from benchmarks import methods as benchmark
 from benchmarks.loss import embeddings
 from benchmarks.methods_learn import LEARNED_FILE, learn, print_rows
 from benchmarks.small_methods import BATCH, NARROW, SIDE_PX, small
-from vicreg import methods
+from vicreg import methods, networks
 from vicreg.config import DataConfig
 from vicreg.config_json import to_json
 from vicreg.evals.features import Splits
@@ -42,7 +42,7 @@ def test_every_method_has_a_form_that_a_cpu_can_do(name: str) -> None:
     assert config.method.name == name
     assert (config.train.epochs, config.train.global_batch, config.optimizer.warmup_epochs) == (30, BATCH, 3)
     assert config.model.encoder == NARROW
-    assert methods.build(config, TrainingData(5000, 10)).encoders
+    assert networks.build(config, TrainingData(5000, 10)).encoders
 
 
 def test_what_was_learned_is_kept_and_not_mixed_with_other_settings(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from dataprep.beton.contract import manifest_path, open_beton
 from dataprep.sources.digits import open_split
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import write_beton
-from jobs import eval_all, pretrain
 from jobs.planning.pieces import Choice
+from jobs.work import eval_all as measuring
+from jobs.work import pretrain as training
 from slurm.requeue import StopFlag
 from slurm.task import ERROR, HOPELESS, Task, read_notes
 from tests.jobs.run_folders import digits_config, write_run
@@ -48,10 +49,10 @@ def test_a_bad_sample_is_one_line_and_the_last_try(
     task = Task(rank=0, world_size=1, local_rank=0, local_size=1, start_folder=str(start))
     choice: dict[str, Any] = json.loads(json.dumps(asdict(Choice(names=("knn",)))))
     arguments: tuple[Any, ...] = (choice, False, job)
-    work: Callable[..., bool] = eval_all.run_job
+    work: Callable[..., bool] = measuring.run_job
     if job == "pretrain":
         (run / "encoder.pt").unlink()
-        work, arguments = pretrain.run_job, ()
+        work, arguments = training.run_job, ()
     with StopFlag() as stop, pytest.raises(SystemExit) as ended:
         work(task, stop, str(run), *arguments)
     assert ended.value.code == 1

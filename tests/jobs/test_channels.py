@@ -20,7 +20,8 @@ from PIL import Image
 import vicreg
 from dataprep.beton.contract import open_beton
 from dataprep.beton.manifest import channel_statistics, manifest_samples
-from jobs import pretrain, search
+from jobs import search
+from jobs.options.pretrain import parse
 from tests import five_channels
 from tests.jobs.run_folders import digits_config, write_run
 from vicreg import checkpoint
@@ -43,14 +44,14 @@ def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _config(five: Path, *more: str) -> PretrainConfig:
     data = [f"--data.{split}={five / f'{split}.beton'}" for split in ("train", "val")]
-    return pretrain.parse(["--recipe", "cifar10", *data, *more]).config
+    return parse(["--recipe", "cifar10", *data, *more]).config
 
 
 def test_a_configuration_fits_itself_to_the_data(five: Path) -> None:
     config = _config(five)
     assert (config.data.mean, config.data.std) == channel_statistics(five / "train.beton")
     assert config.model.channels == 5
-    recipe = pretrain.parse(["--recipe", "cifar10"]).config
+    recipe = parse(["--recipe", "cifar10"]).config
     assert config.views == tuple(map(without_colours, recipe.views)) != recipe.views
     assert recipe.model.channels == 0
     ours = _config(five, "--data.mean", "0.1", "0.2", "0.3", "0.4", "0.5")
@@ -60,14 +61,14 @@ def test_a_configuration_fits_itself_to_the_data(five: Path) -> None:
 
 def test_recipe_auto_fits_itself_too(five: Path) -> None:
     data = [f"--data.{split}={five / f'{split}.beton'}" for split in ("train", "val")]
-    config = pretrain.parse(["--recipe", "auto", *data]).config
+    config = parse(["--recipe", "auto", *data]).config
     assert config.model.channels == 5
     assert (config.data.mean, config.data.std) == channel_statistics(five / "train.beton")
     assert config.views == tuple(map(without_colours, config.views))
 
 
 def test_the_cost_is_that_of_the_channels(five: Path) -> None:
-    config, rgb = _config(five), pretrain.parse(["--recipe", "cifar10"]).config
+    config, rgb = _config(five), parse(["--recipe", "cifar10"]).config
     values = 256 * 2 * 32 * 32  # of a channel in all views
     assert estimate(rgb, 1, on_gpu=False).batch_bytes == values * 3 * (4 + 1)
     assert estimate(config, 1, on_gpu=False).batch_bytes == values * 5 * (4 + 4)

@@ -16,11 +16,11 @@ import torch
 import vicreg
 from dataprep.beton.contract import open_beton
 from jobs import embed
-from jobs.embed import PARTS
 from jobs.reporting import feature_file
+from jobs.work.embed import PARTS
 from tests.dataprep.raw_images import make_tree
 from tests.jobs.run_folders import digits_config, write_run
-from vicreg import checkpoint, methods
+from vicreg import checkpoint, networks
 from vicreg.config_json import to_json
 from vicreg.evals import features, kept_parts
 from vicreg.exchange.encoder_file import save_encoder
@@ -108,7 +108,7 @@ def test_it_goes_on_where_it_was(
 
 def test_embeddings_of_the_expander(tmp_path: Path, digits_folder: Path) -> None:
     run, config = tmp_path / "run", digits_config(digits_folder)
-    method = methods.build(config, UNKNOWN_DATA).eval()
+    method = networks.build(config, UNKNOWN_DATA).eval()
     write_run(run, config, "digits")
     save_encoder(run / "encoder.pt", method.encoders["a"], config.model, {})
     state = {"method": method.state_dict(), "step": 5, "config": to_json(config)}

@@ -18,10 +18,12 @@ from rich.console import Console
 from torch import nn
 
 from jobs import eval_all, pretrain
+from jobs.options.pretrain import Command
 from jobs.planning import measurement, pieces, recipes, run_folder, subjects
 from jobs.planning.recipes import Evaluation
 from jobs.reporting.measured_run import load_run
 from jobs.reporting.result_tables import other_settings
+from jobs.work.pretrain import evaluations_of
 from slurm.cluster import Cluster
 from tests.jobs.run_folders import digits_config, write_run
 from vicreg import checkpoint
@@ -99,15 +101,15 @@ def _computed(run: Path, *arguments: str) -> list[tuple[str, str]]:
 
 
 def test_pretraining_typed_again_submits_only_the_evaluations_that_are_missing(run: Path, few_digits: Path) -> None:
-    command = pretrain.Command(recipe="digits", config=digits_config(few_digits))
+    command = Command(recipe="digits", config=digits_config(few_digits))
     cluster, console = Cluster("mine"), Console()
-    assert pretrain.evaluations_of(command, cluster, run, 1, console) == []
+    assert evaluations_of(command, cluster, run, 1, console) == []
     (results.folder(run, "knn", PIXELS) / "result.json").unlink()
-    members = pretrain.evaluations_of(command, cluster, run, 1, console)
+    members = evaluations_of(command, cluster, run, 1, console)
     assert [member.spec.name for member in members] == ["knn", "report"]
     assert members[-1].after == ("knn",)
     (run / "encoder.pt").unlink()
-    members = pretrain.evaluations_of(command, cluster, run, 1, console)
+    members = evaluations_of(command, cluster, run, 1, console)
     assert [member.spec.name for member in members] == ["few-labels", "knn", "report"]
 
 

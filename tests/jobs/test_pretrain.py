@@ -19,8 +19,10 @@ import torch
 
 from border.private_folder import require_private
 from jobs import pretrain
+from jobs.options.pretrain import parse
 from jobs.planning.run_folder import write_config
 from jobs.watching.job_states import collect
+from jobs.work import pretrain as work
 from slurm.requeue import StopFlag
 from slurm.task import Task
 from tests.jobs.run_folders import digits_config
@@ -255,12 +257,12 @@ def test_help_shows_every_group_with_units_and_defaults() -> None:
 def test_a_run_that_is_there_brings_its_own_configuration(digits_folder: Path, tmp_path: Path) -> None:
     config = digits_config(digits_folder)
     write_config(tmp_path / "run", "digits", config)
-    command = pretrain.parse(["--run", str(tmp_path / "run")])
+    command = parse(["--run", str(tmp_path / "run")])
     assert (command.recipe, command.config) == ("digits", config)
-    longer = pretrain.parse(["--run", str(tmp_path / "run"), "--train.epochs", "7"]).config
+    longer = parse(["--run", str(tmp_path / "run"), "--train.epochs", "7"]).config
     assert longer == replace(config, train=replace(config.train, epochs=7))
-    assert pretrain.parse(["--run", str(tmp_path / "new")]).recipe == "imagenet-1000ep"
-    assert pretrain.parse(["--run", str(tmp_path / "run"), "--recipe", "cifar10"]).recipe == "cifar10"
+    assert parse(["--run", str(tmp_path / "new")]).recipe == "imagenet-1000ep"
+    assert parse(["--run", str(tmp_path / "run"), "--recipe", "cifar10"]).recipe == "cifar10"
 
 
 def test_another_method_brings_its_own_options(digits_folder: Path, tmp_path: Path) -> None:
@@ -307,7 +309,7 @@ def test_what_is_compiled_is_kept_where_nobody_else_can_put_code(
     monkeypatch.setattr(pretrain, "train", lambda *_: Outcome.FINISHED)
     monkeypatch.setattr(pretrain, "configure_logging", lambda *_: None)
     (tmp_path / "start").mkdir()
-    pretrain.run_job(Task(0, 1, 0, 1, str(tmp_path / "start"), cpus=1), StopFlag(), str(tmp_path))
+    work.run_job(Task(0, 1, 0, 1, str(tmp_path / "start"), cpus=1), StopFlag(), str(tmp_path))
     place = Path(os.environ.pop("TORCHINDUCTOR_CACHE_DIR"))
     assert place.parent == tmp_path / f"vicreg-{os.geteuid()}"
     require_private(place)

@@ -13,6 +13,7 @@ from border.text import visible
 from drills.documents import NAMES, require_quiet
 from jobs import embed, search
 from jobs.reporting import feature_file
+from jobs.work.search import nearest
 from tests.dataprep.raw_images import encoded, make_tree, picture
 from tests.jobs.html_page import Page
 from tests.jobs.run_folders import digits_config, write_run
@@ -43,13 +44,13 @@ def test_nearest_is_a_sorted_list_of_cosines() -> None:
     queries, gallery = (random.normal(size=(n, 5)).astype(np.float32) for n in (3, 40))
     gallery[7] = gallery[3]  # of equals the first
     gallery[9] = 0.0
-    samples, cosines = search.nearest(queries, gallery, 40)
+    samples, cosines = nearest(queries, gallery, 40)
     for query, row, found in zip(queries, samples, cosines, strict=True):
         lengths = np.maximum(np.sqrt((gallery.astype(np.float64) ** 2).sum(1)), 1e-12)
         reference = (gallery @ query.astype(np.float64)) / lengths / np.sqrt((query.astype(np.float64) ** 2).sum())
         assert list(row) == sorted(range(40), key=lambda sample: (-np.float32(reference[sample]), sample))
         np.testing.assert_allclose(found, reference[row], atol=1e-6)
-    assert search.nearest(queries, gallery, 100)[0].shape == (3, 40)
+    assert nearest(queries, gallery, 100)[0].shape == (3, 40)
 
 
 def test_a_folder_of_photos_is_searched(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

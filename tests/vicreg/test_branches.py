@@ -20,12 +20,13 @@ from vicreg.config import DataConfig, ModelConfig, PretrainConfig, ViewConfig
 from vicreg.evals import few_labels, results
 from vicreg.evals.features import open_splits
 from vicreg.evals.results import RANDOM, TRAINED
-from vicreg.exchange.encoder_file import checksum, encoder_path, load_encoder
+from vicreg.exchange.encoder_file import checksum, load_encoder
 from vicreg.losses.vicreg import vicreg_loss
 from vicreg.method import UNKNOWN_DATA, Inputs, Progress
 from vicreg.methods import barlow_twins, vicreg
 from vicreg.model import branch, num_features
 from vicreg.ranks.distributed import Placement
+from vicreg.run_files import encoder_path
 from vicreg.training.train import CHECKPOINTS, Outcome, train
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from vicreg import methods
+from vicreg import networks
 from vicreg.config import PretrainConfig, require
 from vicreg.cost.loss_form import form_cost, form_of, loss_cost
 from vicreg.losses.forms import DEFAULT_SPEEDS, Speeds, ring_sum_bytes
@@ -138,7 +138,7 @@ class _WeightsOnMeta(TorchFunctionMode):
 def method_without_storage(config: PretrainConfig, weights: torch.dtype, data: TrainingData) -> Method:
     """The method on the meta device; what it does not learn needs no gradient."""
     with torch.random.fork_rng(devices=[]), _WeightsOnMeta():
-        method = methods.build(config, data)
+        method = networks.build(config, data)
     method.to("meta", weights).train()
     learned = {parameter for group in method.parameter_groups() for parameter in group.parameters}
     for parameter in method.parameters():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from vicreg import methods
+from vicreg import networks
 from vicreg.config import PretrainConfig
 from vicreg.losses.forms import FormCost, Speeds, cheapest
 from vicreg.method import LossCost
@@ -14,7 +14,7 @@ AUTO = "auto"
 
 def loss_cost(config: PretrainConfig, ranks: int, size: int = 4) -> LossCost:
     """What the method's loss takes on one of so many ranks."""
-    return methods.load(config.method.name).loss_cost(config, ranks, size)
+    return networks.load(config.method.name).loss_cost(config, ranks, size)
 
 
 def form_of(config: PretrainConfig, ranks: int, speeds: Speeds) -> str:

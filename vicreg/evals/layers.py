@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from border.text import suite_command
 from vicreg import checkpoint
 from vicreg.config import PretrainConfig
-from vicreg.exchange.encoder_file import checksum, encoder_of, encoder_path, fill, load_encoder
+from vicreg.exchange.encoder_file import checksum, encoder_of, fill, load_encoder
 from vicreg.model import branch, build_model
+from vicreg.run_files import encoder_path
 
 EXPANDER = "expander"
 

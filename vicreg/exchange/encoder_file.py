@@ -17,16 +17,10 @@ from vicreg import checkpoint
 from vicreg.config import ModelConfig
 from vicreg.config_json import from_json, to_json
 from vicreg.model import encoder_by_config
-from vicreg.run_files import ENCODER_FILE
 from vicreg.schema import SCHEMA
 
 NUM_NAMES_SHOWN = 10
 _ALLOWED = "encoder.pt of a run folder"
-
-
-def encoder_path(run: Path, encoder: str = "") -> Path:
-    """Where a finished run has the encoder of that name; without a name the first, whose file says that it is done."""
-    return run / (f"encoder_{encoder}.pt" if encoder else ENCODER_FILE)
 
 
 def save_encoder(path: Path, encoder: nn.Module, config: ModelConfig, origin: dict[str, Any]) -> None:

@@ -9,8 +9,7 @@ down the gradient of its own rows in the forward pass, and statistics are float3
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,23 +18,10 @@ from torch.autograd.function import once_differentiable
 
 from vicreg.losses.correlation import FORMS
 from vicreg.losses.forms import DEFAULT_SPEEDS, cheapest, correlation_costs
+from vicreg.losses.settings import BarlowTwinsLossConfig as LossConfig
 from vicreg.ranks import distributed
 
 EPSILON = 1e-5  # of torch's batch norm, which the official code standardises with
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights and form of the loss."""
-
-    redundancy_weight: float = 0.0051
-    """Weight of the squared correlations between different dimensions (the paper's lambda)."""
-    loss_scale: float = 1 / 32
-    """What the sum is multiplied by. LARS does not feel it where it adapts the rate, biases and batch norm do: the
-    official program's gradients are 1 / ranks of the loss's, and its rate of biases was found on 32 GPUs."""
-    form: Literal["auto", "samples", "dimensions", "features"] = "auto"
-    """How the correlations are computed, with the same result: by N x N products of rows that everybody gets, D x D
-    moments, or N x N products of columns that the ranks exchange. auto: the one expected to be fastest here."""
 
 
 PARTS = ("loss", "on_diagonal", "off_diagonal", "embedding_std")

@@ -19,12 +19,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from vicreg.config import require
 from vicreg.losses.forms import FormCost, block_of
+from vicreg.losses.settings import require_temperature
 from vicreg.ranks import distributed
-
-LOWEST_TEMPERATURE = 0.025
-"""Below it exp(-2 / T), the least of what is added up, would leave the range of float32."""
 
 
 class _Contrast(Function):
@@ -159,11 +156,6 @@ def queue_loss(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float)
         own = functional.normalize(at_least_float32(queries))
         terms = _AgainstKeys.apply(own, keys.detach().to(own.dtype), queue.to(own.dtype), temperature)
         return dict(zip(("loss", "positive_similarity"), terms, strict=True))
-
-
-def require_temperature(temperature: float) -> None:
-    """ValueError for one whose exponentials float32 does not hold."""
-    require(temperature >= LOWEST_TEMPERATURE, "temperature", temperature, f"{LOWEST_TEMPERATURE} or more")
 
 
 def at_least_float32(values: Tensor) -> Tensor:

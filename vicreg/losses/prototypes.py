@@ -17,9 +17,6 @@ from vicreg.losses.forms import FormCost, block_of, ring_sum_bytes
 from vicreg.losses.written_gradient import with_gradient
 from vicreg.ranks import distributed
 
-SMALLEST_EPSILON = 0.02
-"""Cosines over a smaller one, exponentiated and summed over a batch, would leave float32's range."""
-
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, counts: Tensor, epsilon: float, num_rounds: int) -> Tensor:

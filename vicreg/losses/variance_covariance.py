@@ -5,8 +5,7 @@ Source: VICReg paper, section 4.1 (equations 1 to 4); in other methods section 5
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,30 +13,13 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from vicreg.config import require
 from vicreg.losses.contrastive import at_least_float32
 from vicreg.losses.covariance import FORMS
 from vicreg.losses.forms import DEFAULT_SPEEDS, FormCost, cheapest, covariance_costs
+from vicreg.losses.settings import SpreadConfig
 from vicreg.ranks import distributed
 
 EPSILON = 1e-4  # added to each variance before the root (paper, equation 1)
-
-
-@dataclass(frozen=True)
-class SpreadConfig:
-    """The two terms beside another method's loss (paper: 1 and 0.01 beside BYOL's and SimSiam's)."""
-
-    variance_weight: float = 0.0
-    """Weight of the hinge on each dimension's standard deviation, added over both views' embeddings."""
-    covariance_weight: float = 0.0
-    """Weight of the squared off-diagonal covariances, added over both."""
-    spread_of: Literal["raw", "normalised"] = "raw"
-    """raw: of embeddings as they are, with the hinge at 1. normalised: of embeddings brought to length 1, with the
-    hinge at 1 / sqrt(D), where that of evenly spread directions is."""
-
-    def __post_init__(self) -> None:
-        for name in ("variance_weight", "covariance_weight"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
 
 
 def regularise(

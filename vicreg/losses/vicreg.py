@@ -9,36 +9,16 @@ Statistics are float32 or better, outside autocast: half-precision sums of covar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from vicreg.losses.settings import VicregLossConfig as LossConfig
 from vicreg.losses.variance_covariance import chosen_form, regularise
 from vicreg.ranks import distributed
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights and form of the three terms (paper, section 4.2; official code)."""
-
-    invariance_weight: float = 25.0
-    """Weight of the mean squared distance between the views' embeddings."""
-    variance_weight: float = 25.0
-    """Weight of the hinge on each dimension's standard deviation."""
-    covariance_weight: float = 1.0
-    """Weight of the squared off-diagonal covariances."""
-    variance_reduction: Literal["mean", "sum"] = "mean"
-    """Over the two branches: mean as in the official code, sum as in the paper's equations (twice as large)."""
-    target_std: float = 1.0
-    """Standard deviation below which a dimension is pushed apart (gamma, paper, equation 1); 1 / sqrt(D) where
-    embeddings have unit length (appendix D.5)."""
-    form: Literal["auto", "samples", "dimensions", "features"] = "auto"
-    """How the covariance term is computed, with the same result: by N x N products of rows that everybody gets, D x D
-    moments, or N x N products of columns that the ranks exchange. auto: the one expected to be fastest here."""
 
 
 class _Loss(Function):

@@ -1,6 +1,7 @@
-"""One file per method, found by its name: no list of methods is kept anywhere.
+"""One file per method, found by its name, with what it is told: no list of methods is kept anywhere.
 
-Begin with `vicreg.py`, the example. What a file must have is `MethodFile` of the seam, one floor down.
+Begin with `vicreg.py`, the example. What a file must have is `MethodFile`, some floors down; what computes is in the
+file of the same name in `networks/`, so that options are read, and errors in them said, without torch.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import Any, cast
 from border.text import did_you_mean
 from vicreg.config import PretrainConfig
 from vicreg.config_json import from_json
-from vicreg.method import Method, MethodFile, TrainingData
+from vicreg.method_file import MethodFile
 from vicreg.schema import upgraded
 
-_PARTS = ("Config", "RECIPES", "TERMS", "build", "networks", "loss_cost")
+_PARTS = ("Config", "RECIPES", "TERMS")
 
 
 def names() -> list[str]:
@@ -32,11 +33,6 @@ def load(name: str) -> MethodFile:
     if lacking:
         raise ValueError(f"vicreg/methods/{name}.py lacks {', '.join(lacking)}; a method has {', '.join(_PARTS)}")
     return cast(MethodFile, module)
-
-
-def build(config: PretrainConfig, data: TrainingData) -> Method:
-    """The method that a configuration names, with random weights from torch's generator."""
-    return load(config.method.name).build(config, data)
 
 
 def read_config(values: dict[str, Any], schema: int) -> PretrainConfig:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
-from vicreg.branches import Branches, say_branches
 from vicreg.config import (
     DataConfig,
     MethodConfig,
@@ -16,19 +13,14 @@ from vicreg.config import (
     TrainConfig,
     ViewConfig,
 )
-from vicreg.losses.barlow_twins import LossConfig, barlow_twins_loss
-from vicreg.losses.forms import NUM_VIEWS, FormCost, correlation_costs, ring_sum_bytes
-from vicreg.losses.variance_covariance import SpreadConfig, add_spread, spread_costs
-from vicreg.method import Inputs, LossCost, ParameterGroup, Progress, Published, Term, TrainingData, usual_groups
+from vicreg.losses.settings import BarlowTwinsLossConfig, SpreadConfig
+from vicreg.method_file import Published, Term
 from vicreg.presets import CIFAR10, CIFAR100, solo_learn_cifar
 from vicreg.shared_terms import REGULARISED
 
-LOSS_PASSES = 14
-"""Times that the loss reads or writes an embedding of each view beside its products: a batch norm, both ways."""
-
 
 @dataclass(frozen=True)
-class Config(SpreadConfig, LossConfig, MethodConfig):
+class Config(SpreadConfig, BarlowTwinsLossConfig, MethodConfig):
     """Barlow Twins: weights and form of the loss, rate of biases (official `main.py`), VICReg's terms if weighted.
 
     Of the variance term beside this loss no number is published.
@@ -37,25 +29,6 @@ class Config(SpreadConfig, LossConfig, MethodConfig):
     name: str = "barlow_twins"
     bias_rate_factor: float = 0.0048 / 0.2
     """Learning rate of biases and batch norm over that of weights (official code: 0.0048 and 0.2)."""
-
-
-class BarlowTwins(Branches):
-    """Both views through their branches, then the loss; the expander's layers have no biases as published."""
-
-    def __init__(self, config: PretrainConfig, settings: Config) -> None:
-        super().__init__(config)
-        self.settings = settings
-
-    def forward(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
-        """See `Method`; the terms are `TERMS`."""
-        embedded = self.embed(inputs.views)
-        terms = barlow_twins_loss(embedded.a, embedded.b, self.settings)
-        terms = add_spread(terms, embedded.a, embedded.b, self.settings, self.settings.form)
-        return terms | {"features": embedded.features}
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """Biases and batch norm at a rate of their own."""
-        return usual_groups(self, self.settings.bias_rate_factor)
 
 
 TERMS = {
@@ -81,36 +54,6 @@ TERMS = {
     ),
     **REGULARISED,
 }
-
-
-def build(config: PretrainConfig, data: TrainingData) -> BarlowTwins:
-    """See `MethodFile`."""
-    assert isinstance(config.method, Config)
-    return BarlowTwins(config, config.method)
-
-
-def networks(config: PretrainConfig) -> str:
-    """See `MethodFile`."""
-    return say_branches(config)
-
-
-def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
-    """See `MethodFile`. At the end both embeddings are held, both as standardised, and both gradients."""
-    assert isinstance(config.method, Config)
-    total, dims = config.train.global_batch, int(config.model.expander.split("-")[-1])
-    own = total // ranks * dims
-    beside = spread_costs(config.method, total, dims, ranks, size)
-    nothing = FormCost(0.0, 0.0, 0.0, 0)
-    return LossCost(
-        title=f"cross-correlation of {total} x {dims}",
-        forms={
-            form: cost.followed_by(beside.get(form, nothing))
-            for form, cost in correlation_costs(total, dims, ranks, size).items()
-        },
-        held_bytes=7 * own * size,
-        sent_bytes=ring_sum_bytes((NUM_VIEWS * 4 + 1) * dims * size, ranks),
-        moved_bytes=LOSS_PASSES * NUM_VIEWS * own * size,
-    )
 
 
 def _imagenet(epochs: int) -> PretrainConfig:

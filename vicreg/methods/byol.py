@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from vicreg.branches import Branches, say_branches
 from vicreg.config import (
     DataConfig,
     MethodConfig,
@@ -19,13 +15,8 @@ from vicreg.config import (
     ViewConfig,
     require,
 )
-from vicreg.loss_costs import cosines_cost
-from vicreg.losses.directions import negative_cosine, spread_of_directions
-from vicreg.losses.forms import NUM_VIEWS
-from vicreg.losses.variance_covariance import SpreadConfig, add_spread
-from vicreg.method import Inputs, LossCost, Pass, Progress, Published, Term, TrainingData
-from vicreg.model import build_expander
-from vicreg.moving_average import follow, momentum_at, teacher_of
+from vicreg.losses.settings import SpreadConfig
+from vicreg.method_file import Published, Term
 from vicreg.presets import CIFAR10, CIFAR100, solo_learn_cifar
 from vicreg.shared_terms import REGULARISED, SPREAD
 
@@ -49,47 +40,6 @@ class Config(SpreadConfig, MethodConfig):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
 
 
-class Byol(Branches):
-    """Each view is predicted from the other; the teacher follows after the optimizer's step."""
-
-    def __init__(self, config: PretrainConfig, settings: Config) -> None:
-        super().__init__(config)
-        require(self.is_shared, "encoder_b", config.model.encoder_b, "none for byol")
-        self.settings = settings
-        dims = config.model.expander.split("-")[-1]
-        self.predictor = build_expander(int(dims), f"{settings.predictor_width}-{dims}")
-        self.teacher = teacher_of(self.student)
-
-    @property
-    def student(self) -> nn.Sequential:
-        """What the teacher is an average of: images in, embeddings out."""
-        return nn.Sequential(self.encoder, self.expander)
-
-    def forward(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
-        """See `Method`; the terms are `TERMS`."""
-        embedded = self.embed(inputs.views)
-        with torch.no_grad():
-            of_a, of_b = (self.teacher(view) for view in inputs.views)
-        # |p - z|^2 = 2 - 2 cos of vectors of length 1; both directions are added.
-        cosines = negative_cosine(self.predictor(embedded.a), of_b) + negative_cosine(self.predictor(embedded.b), of_a)
-        terms = {"loss": 4 + 2 * cosines, "embedding_std": spread_of_directions(embedded.a, embedded.b)}
-        return add_spread(terms, embedded.a, embedded.b, self.settings) | {"features": embedded.features}
-
-    def after_step(self, progress: Progress, taken: Tensor) -> None:
-        """The teacher follows what the step has made of the student."""
-        momentum = momentum_at(self.settings.momentum, self.settings.final_momentum, progress)
-        follow(self.teacher, self.student, momentum, taken)
-
-    def passes(self) -> list[Pass]:
-        """Each view through student and predictor, and through the teacher."""
-        student = nn.Sequential(self.encoder, self.expander, self.predictor)
-        return [
-            way
-            for view in range(NUM_VIEWS)
-            for way in (Pass(student, view), Pass(self.teacher, view, has_gradient=False))
-        ]
-
-
 TERMS = {
     "loss": Term(
         "Loss", "Squared distance between prediction and teacher's embedding at length 1, both directions.", "loss"
@@ -97,23 +47,6 @@ TERMS = {
     **SPREAD,
     **REGULARISED,
 }
-
-
-def build(config: PretrainConfig, data: TrainingData) -> Byol:
-    """See `MethodFile`."""
-    assert isinstance(config.method, Config)
-    return Byol(config, config.method)
-
-
-def networks(config: PretrainConfig) -> str:
-    """See `MethodFile`."""
-    assert isinstance(config.method, Config)
-    return f"{say_branches(config)}, predictor {config.method.predictor_width}, a teacher"
-
-
-def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
-    """See `MethodFile`. Embeddings, predictions, what the teacher says, and two gradients."""
-    return cosines_cost(config, ranks, size, kept=5)
 
 
 def _imagenet(epochs: int, base_lr: float, **settings: Any) -> PretrainConfig:
@@ -138,11 +71,16 @@ def _cifar(data: DataConfig) -> PretrainConfig:
 
 
 _100 = {"momentum": 0.99}
+
+
 _TABLE_4 = "VICReg's paper, section 5.1, appendix C.4 and Table 4: BYOL with 100 epochs, base rate 0.45, batch 4096"
+
+
 _SOLO_LEARN = (
     "solo-learn, scripts/pretrain/cifar/byol.yaml: ResNet-18 for small images, batch 256, 1000 epochs; residual "
     "branches begin at zero here, not there"
 )
+
 
 RECIPES = {
     "byol": Published(

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
-from vicreg.branches import Branches, say_branches
 from vicreg.config import (
     DataConfig,
     MethodConfig,
@@ -16,11 +13,8 @@ from vicreg.config import (
     PretrainConfig,
     TrainConfig,
 )
-from vicreg.loss_costs import nt_xent_cost
-from vicreg.losses.contrastive import nt_xent_loss, require_temperature
-from vicreg.losses.directions import spread_of_directions
-from vicreg.losses.forms import NUM_VIEWS
-from vicreg.method import Inputs, LossCost, Progress, Published, Term, TrainingData
+from vicreg.losses.settings import require_temperature
+from vicreg.method_file import Published, Term
 from vicreg.presets import CIFAR10, CIFAR100, simclr_view, solo_learn_cifar
 from vicreg.shared_terms import SPREAD
 
@@ -39,22 +33,6 @@ class Config(MethodConfig):
         require_temperature(self.temperature)
 
 
-class SimClr(Branches):
-    """Both views through their branches, then NT-Xent."""
-
-    def __init__(self, config: PretrainConfig, settings: Config) -> None:
-        super().__init__(config)
-        self.settings = settings
-
-    def forward(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
-        """See `Method`; the terms are `TERMS`."""
-        embedded = self.embed(inputs.views)
-        factor = NUM_VIEWS if self.settings.directions == "sum" else 1
-        terms = nt_xent_loss(embedded.a, embedded.b, self.settings.temperature, factor)
-        spread = spread_of_directions(embedded.a, embedded.b)
-        return terms | {"embedding_std": spread, "features": embedded.features}
-
-
 TERMS = {
     "loss": Term("Loss", "Cross-entropy of finding the other view among the global batch.", "loss", 3),
     "positive_similarity": Term(
@@ -62,22 +40,6 @@ TERMS = {
     ),
     **SPREAD,
 }
-
-
-def build(config: PretrainConfig, data: TrainingData) -> SimClr:
-    """See `MethodFile`."""
-    assert isinstance(config.method, Config)
-    return SimClr(config, config.method)
-
-
-def networks(config: PretrainConfig) -> str:
-    """See `MethodFile`."""
-    return say_branches(config)
-
-
-def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
-    """See `MethodFile`."""
-    return nt_xent_cost(config, ranks, size)
 
 
 def _imagenet(epochs: int) -> PretrainConfig:
@@ -105,6 +67,7 @@ _SOLO_LEARN = (
     "solo-learn, scripts/pretrain/cifar/simclr.yaml: ResNet-18 for small images, batch 256, 1000 epochs; residual "
     "branches begin at zero here, not there"
 )
+
 
 RECIPES = {
     "simclr": Published(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from vicreg.config import (
     DataConfig,
     MethodConfig,
@@ -15,14 +13,9 @@ from vicreg.config import (
     PretrainConfig,
     TrainConfig,
     ViewConfig,
-    require,
 )
-from vicreg.loss_costs import nt_xent_cost
-from vicreg.losses.contrastive import nt_xent_loss, require_temperature
-from vicreg.losses.directions import spread_of_directions
-from vicreg.losses.forms import NUM_VIEWS
-from vicreg.method import Inputs, LossCost, Progress, Published, Term, TrainingData
-from vicreg.one_network import OneNetwork
+from vicreg.losses.settings import require_temperature
+from vicreg.method_file import Published, Term
 from vicreg.presets import CIFAR10, CIFAR100, simclr_view
 from vicreg.shared_terms import SPREAD
 
@@ -39,43 +32,11 @@ class Config(MethodConfig):
         require_temperature(self.temperature)
 
 
-class SupCon(OneNetwork):
-    """Two views of each image at once through encoder and expander, then the loss over all of them."""
-
-    def __init__(self, config: PretrainConfig, settings: Config) -> None:
-        super().__init__(config)
-        require(self.num_views == NUM_VIEWS, "views", f"{self.num_views} of an image", f"{NUM_VIEWS} for supcon")
-        self.settings = settings
-
-    def forward(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
-        """See `Method`; the terms are `TERMS`."""
-        embeddings, features = self.embed(inputs.views)
-        terms = nt_xent_loss(embeddings[0], embeddings[1], self.settings.temperature, labels=inputs.labels)
-        return terms | {"embedding_std": spread_of_directions(*embeddings.detach()), "features": features}
-
-
 TERMS = {
     "loss": Term("Loss", "Of telling the views of the own class from all others of the batch.", "loss", 3),
     "positive_similarity": Term("Similarity within classes", "Mean cosine of views of one class.", "pos", 3),
     **SPREAD,
 }
-
-
-def build(config: PretrainConfig, data: TrainingData) -> SupCon:
-    """See `MethodFile`; ValueError where the data have no classes."""
-    assert isinstance(config.method, Config)
-    data.require_classes(config.method.name)
-    return SupCon(config, config.method)
-
-
-def networks(config: PretrainConfig) -> str:
-    """See `MethodFile`."""
-    return f"{config.model.encoder}, expander {config.model.expander}"
-
-
-def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
-    """See `MethodFile`."""
-    return nt_xent_cost(config, ranks, size)
 
 
 def _imagenet() -> PretrainConfig:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from vicreg.branches import Branches, say_branches
 from vicreg.config import (
     DataConfig,
     MethodConfig,
@@ -16,33 +13,16 @@ from vicreg.config import (
     TrainConfig,
     ViewConfig,
 )
-from vicreg.losses.forms import NUM_VIEWS, covariance_costs, ring_sum_bytes
-from vicreg.losses.vicreg import LossConfig, vicreg_loss
-from vicreg.method import Inputs, LossCost, Progress, Published, Term, TrainingData
+from vicreg.losses.settings import VicregLossConfig
+from vicreg.method_file import Published, Term
 from vicreg.presets import CIFAR10, CIFAR100, DIGITS, solo_learn_cifar
-
-LOSS_PASSES = 12
-"""Times that the loss reads or writes an embedding of each view beside its products: differences, means, gradients."""
 
 
 @dataclass(frozen=True)
-class Config(LossConfig, MethodConfig):
+class Config(VicregLossConfig, MethodConfig):
     """VICReg: weights and form of the three terms (paper, section 4.2; official code)."""
 
     name: str = "vicreg"
-
-
-class Vicreg(Branches):
-    """Both views through their branches, then the three terms."""
-
-    def __init__(self, config: PretrainConfig, settings: Config) -> None:
-        super().__init__(config)
-        self.settings = settings
-
-    def forward(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
-        """See `Method`; the terms are `TERMS`."""
-        embedded = self.embed(inputs.views)
-        return vicreg_loss(embedded.a, embedded.b, self.settings) | {"features": embedded.features}
 
 
 TERMS = {
@@ -63,30 +43,6 @@ TERMS = {
     ),
     "effective_rank": Term("Effective rank", "Directions in use, (tr C)² / ‖C‖²; near 1 is collapse to a line."),
 }
-
-
-def build(config: PretrainConfig, data: TrainingData) -> Vicreg:
-    """See `MethodFile`."""
-    assert isinstance(config.method, Config)
-    return Vicreg(config, config.method)
-
-
-def networks(config: PretrainConfig) -> str:
-    """See `MethodFile`."""
-    return say_branches(config)
-
-
-def loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
-    """See `MethodFile`. By its second branch the loss holds both embeddings, both gradients and the centred rows."""
-    total, dims = config.train.global_batch, int(config.model.expander.split("-")[-1])
-    own = total // ranks * dims
-    return LossCost(
-        title=f"covariance of {total} x {dims}",
-        forms=covariance_costs(total, dims, ranks, size),
-        held_bytes=5 * own * size,
-        sent_bytes=ring_sum_bytes(NUM_VIEWS * 2 * dims * size + size, ranks),
-        moved_bytes=LOSS_PASSES * NUM_VIEWS * own * size,
-    )
 
 
 def _imagenet_100ep(encoder_b: str = "") -> PretrainConfig:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from vicreg.method import Term
+from vicreg.method_file import Term
 
 log = logging.getLogger(__name__)
 

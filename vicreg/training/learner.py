@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vicreg import kernels, methods
+from vicreg import kernels, methods, networks
 from vicreg.config import PretrainConfig, require
 from vicreg.data.batches import Batch
 from vicreg.joint_views import separate_statistics
@@ -61,7 +61,7 @@ class Learner:
         dtype = _dtype(config.train.precision, device)
         torch.manual_seed(config.train.seed)
         with begins_with(beginning):
-            method = methods.build(config, data)
+            method = networks.build(config, data)
         method.to(torch.float64 if dtype == torch.float64 else torch.float32)
         require(
             method.joins_views or not config.train.joint_views, "joint_views", True, f"False for {config.method.name}"

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from disk.whole_files import room_for
-from vicreg.method import Term
+from vicreg.method_file import Term
 from vicreg.run_files import METRICS_FILE, cut_behind
 
 BAR_COLUMNS = 12

@@ -18,13 +18,14 @@ from vicreg.config_json import differing_fields, to_json
 from vicreg.cost.fitting import cure
 from vicreg.cost.loss_form import with_cheapest_form
 from vicreg.data.loaders import Batch, ViewLoader, open_views
-from vicreg.exchange.encoder_file import encoder_path, save_encoder
+from vicreg.exchange.encoder_file import save_encoder
 from vicreg.exchange.given_weights import beginning_of
 from vicreg.losses.forms import known_speeds
 from vicreg.method import UNKNOWN_DATA, Progress, TrainingData
 from vicreg.model import branch
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
+from vicreg.run_files import encoder_path
 from vicreg.training.clock import Clock
 from vicreg.training.early_end import EarlyEnd
 from vicreg.training.guards import TrainingDiverged

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs import pretrain
+from jobs.options.pretrain import parse
 from jobs.planning import recipes
 from jobs.planning.ablations import ABLATIONS, UNIT_STD, Ablation, rows_of
 from jobs.reporting.measured_run import Run
 from jobs.reporting.result_tables import experiment
-from vicreg import methods
+from vicreg import networks
 from vicreg.method import UNKNOWN_DATA
 from vicreg.model import build_expander
 
@@ -23,7 +23,7 @@ DISTINCT = {row.command: row for row in ABLATIONS}
 @pytest.mark.parametrize("command", DISTINCT)
 def test_a_rows_command_is_its_configuration(command: str) -> None:
     row = DISTINCT[command]
-    parsed = pretrain.parse(command.split()[2:])
+    parsed = parse(command.split()[2:])
     assert parsed.recipe == row.recipe
     assert parsed.config == row.config
     assert row in rows_of(parsed.config)
@@ -76,4 +76,4 @@ def test_what_the_expander_has_of_batch_norm() -> None:
 def test_the_first_recipes_can_be_built(name: str) -> None:
     config = recipes.recipe(name).pretrain
     narrow = replace(config.model, encoder="resnet10-narrow")
-    assert methods.build(replace(config, model=narrow), UNKNOWN_DATA).passes()
+    assert networks.build(replace(config, model=narrow), UNKNOWN_DATA).passes()

@@ -11,11 +11,14 @@ import pytest
 
 from dataprep import write_ffcv
 from jobs import pretrain
+from jobs.options.pretrain import parse
 from jobs.planning import recipes, starting_point
 from jobs.planning.auto_recipe import Machine, choose
 from jobs.planning.image_facts import ImageFacts, look_at, mirror_asymmetry
 from jobs.planning.run_folder import read_content
+from jobs.work import pretrain as work
 from vicreg.config import DataConfig, PretrainConfig
+from vicreg.config_json import to_json
 from vicreg.cost.estimate import estimate
 
 LAPTOP, GPU = Machine(1, False, 2), Machine(1, True, 16)
@@ -46,7 +49,7 @@ def test_images_of_five_channels_of_16_bits_are_looked_at_and_chosen_for(tmp_pat
     facts = look_at(tmp_path / "train.beton")
     assert (facts.num_images, facts.shorter_side_px, facts.is_grey, len(facts.mean)) == (20, 40, False, 5)
     assert facts.mean[:3] == pytest.approx((0.5, 0.23, 0.069), abs=0.01)
-    config = pretrain.parse(["--recipe", "auto", "--data.train", str(tmp_path / "train.beton")]).config
+    config = parse(["--recipe", "auto", "--data.train", str(tmp_path / "train.beton")]).config
     assert (config.model.channels, len(config.data.mean), config.views[0].hue) == (5, 5, 0.0)
 
 
@@ -121,7 +124,7 @@ def test_the_command_says_its_choices_and_a_run_keeps_them(
     run, train = tmp_path / "run", digits_folder / "train.beton"
     start = ["--recipe", "auto", "--data.train", str(train), "--run", str(run), "--train.epochs", "1"]
     start += ["--optimizer.base-lr", "0.003"]
-    monkeypatch.setattr(pretrain.chain, "run_here", lambda *_: True)
+    monkeypatch.setattr(work.chain, "run_here", lambda *_: True)
     assert pretrain.main(start) == 130
     said = capsys.readouterr().out
     assert "model.encoder  resnet10-narrow: 0.3 M parameters" in said
@@ -135,9 +138,7 @@ def test_the_command_says_its_choices_and_a_run_keeps_them(
     monkeypatch.setattr(starting_point, "machine_of", lambda *_: GPU)
     monkeypatch.setattr(starting_point, "look_at", None)
     for again in (["--run", str(run)], start):
-        assert json.loads(json.dumps(content["pretrain"])) == json.loads(
-            json.dumps(pretrain.to_json(pretrain.parse(again).config))
-        )
+        assert json.loads(json.dumps(content["pretrain"])) == json.loads(json.dumps(to_json(parse(again).config)))
     assert pretrain.main(["--run", str(run)]) == 130
     assert read_content(run)["chosen"] == content["chosen"]
 

@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from jobs import board, embed, eval_all, export_encoder, import_encoder, pretrain, report, search, status
+from jobs.options.pretrain import parse
 from jobs.planning.command_line import wrapped
 from jobs.planning.recipe_help import other_views
 from vicreg.view_config import official_views
@@ -41,7 +42,7 @@ def test_the_options_of_a_view_stand_in_the_help_once(
     assert "--views.1.blur-p" not in shown
     said = re.sub(r"\s+", " ", shown)
     assert "--views.1: the same options and values as --views.0, of which differ: blur-p 0.1, solarize-p 0.2." in said
-    assert pretrain.parse(["--recipe", "imagenet-100ep", "--views.1.blur-p", "0.3"]).config.views[1].blur_p == 0.3
+    assert parse(["--recipe", "imagenet-100ep", "--views.1.blur-p", "0.3"]).config.views[1].blur_p == 0.3
 
 
 def test_views_that_are_alike_differ_in_nothing() -> None:

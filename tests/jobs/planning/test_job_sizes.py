@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs import eval_all
 from jobs.planning import job_sizes, recipes
 from jobs.planning.job_sizes import read_sizes, size_of, size_of_report
 from jobs.planning.pieces import Choice, Piece, plan
+from jobs.work import eval_all as work
 from slurm.cluster import Cluster
 from slurm.executor import sbatch_script
 from slurm.job_size import JobSize, seconds
@@ -70,7 +70,7 @@ def test_a_time_is_never_more_than_the_profile_s_or_less_than_a_stop_needs() -> 
     assert seconds(size_of("x", [_piece("linear", epochs=10**6)], config, short, {}, JobSize()).time) == 20 * 60
     slow = replace(SITE, signal_lead_s=3600)
     assert seconds(size_of("x", [], config, slow, {}, JobSize()).time) == 7200
-    sbatch_script(eval_all.JobSpec("x", "f", {}, time="2:00:00"), Path("/runs/r/jobs/x"), slow)
+    sbatch_script(work.JobSpec("x", "f", {}, time="2:00:00"), Path("/runs/r/jobs/x"), slow)
 
 
 def test_images_that_pass_are_counted() -> None:
@@ -103,8 +103,8 @@ def test_a_chain_asks_for_little_where_little_is_to_do(digits_folder: Path, tmp_
     run, config = tmp_path / "run", digits_config(digits_folder)
     write_run(run, config, "digits")
     pieces = [piece for piece in plan(run, "digits", config.data, Choice()) if piece.asked_as in ("knn", "linear")]
-    sizes = eval_all.Sizes(config, SITE, given=("knn.time=0:10:00", "report.nodes=1"))
-    chain = {member.spec.name: member.spec for member in eval_all.members(run, "digits", pieces, Choice(), sizes, 8)}
+    sizes = work.Sizes(config, SITE, given=("knn.time=0:10:00", "report.nodes=1"))
+    chain = {member.spec.name: member.spec for member in work.members(run, "digits", pieces, Choice(), sizes, 8)}
     assert chain["knn"].time == "0:10:00"
     assert {spec.ranks_per_node for spec in chain.values()} == {1}
     assert seconds(chain["linear"].time) <= 3600
@@ -112,7 +112,7 @@ def test_a_chain_asks_for_little_where_little_is_to_do(digits_folder: Path, tmp_
     assert "--partition=cpu" in sbatch_script(chain["report"], tmp_path / "run" / "jobs" / "report", SITE)
     assert "--time=10" in sbatch_script(chain["knn"], tmp_path / "run" / "jobs" / "knn", SITE)
     with pytest.raises(ValueError, match=r"no job 'kn' \(did you mean knn\?\), allowed: knn"):
-        eval_all.members(run, "digits", pieces, Choice(), replace(sizes, given=("kn.gpus=1",)), 8)
+        work.members(run, "digits", pieces, Choice(), replace(sizes, given=("kn.gpus=1",)), 8)
 
 
 @pytest.mark.parametrize("text", ["knn", "knn.time", "knn.colour=red", "knn.gpus=none"])

@@ -16,6 +16,7 @@ from jobs.planning import recipes
 from jobs.planning.cli import INTERRUPTED_EXIT_CODE
 from jobs.planning.measurement import PERCENT
 from jobs.planning.recipes import Evaluation
+from jobs.work.eval_all import TOGETHER
 from slurm.attempts import Pulse, read_heartbeat
 from tests.jobs.run_folders import digits_config, write_run
 from vicreg.evals import results
@@ -68,7 +69,7 @@ def test_progress_goes_on_where_the_attempt_before_was(digits_folder: Path, tmp_
     assert eval_all.main([str(run)]) == 0
     assert beats == sorted(beats)
     assert beats[:5] == [25, 50, 75, 100, 100]  # the steps of the first evaluation, then its result
-    heartbeat = read_heartbeat(run / "jobs" / eval_all.TOGETHER)
+    heartbeat = read_heartbeat(run / "jobs" / TOGETHER)
     assert heartbeat
     assert (heartbeat.progress, heartbeat.total) == (PERCENT * NUM_PIECES, PERCENT * NUM_PIECES)
     beats.clear()

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs.options.pretrain import parse
 from jobs.planning import recipes
 from jobs.planning.ablations import ABLATIONS
-from jobs.pretrain import main, parse
+from jobs.pretrain import main
 
 Pretrain = Callable[..., tuple[int, str]]
 ROOT = Path(__file__).parents[3]

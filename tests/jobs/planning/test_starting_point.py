@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs import pretrain
+from jobs.options.pretrain import parse
 from jobs.planning.starting_point import find
 
 
@@ -24,7 +25,7 @@ from jobs.planning.starting_point import find
 def test_the_size_that_is_measured_at_follows_the_size_of_images(
     arguments: list[str], expected: tuple[int, int]
 ) -> None:
-    data = pretrain.parse(arguments).config.data
+    data = parse(arguments).config.data
     assert (data.image_size, data.eval_resize) == expected
 
 
@@ -38,18 +39,18 @@ def test_what_follows_is_said() -> None:
 
 
 def test_the_validation_beton_is_the_one_beside_the_training_beton() -> None:
-    data = pretrain.parse(["--data.train", "mine/train.beton"]).config.data
+    data = parse(["--data.train", "mine/train.beton"]).config.data
     assert (data.train, data.val) == ("mine/train.beton", "mine/val.beton")
-    data = pretrain.parse(["--data.train", "mine/train.beton", "--data.val", "other/val.beton"]).config.data
+    data = parse(["--data.train", "mine/train.beton", "--data.val", "other/val.beton"]).config.data
     assert data.val == "other/val.beton"
 
 
 def test_a_short_run_has_a_short_warm_up() -> None:
-    optimizer = pretrain.parse(["--recipe", "cifar10", "--train.epochs", "20"]).config.optimizer
+    optimizer = parse(["--recipe", "cifar10", "--train.epochs", "20"]).config.optimizer
     assert optimizer.warmup_epochs == 2.0  # of 10
-    assert pretrain.parse(["--recipe", "cifar10", "--train.epochs", "100"]).config.optimizer.warmup_epochs == 10.0
+    assert parse(["--recipe", "cifar10", "--train.epochs", "100"]).config.optimizer.warmup_epochs == 10.0
     given = ["--recipe", "cifar10", "--train.epochs", "20", "--optimizer.warmup-epochs", "5"]
-    assert pretrain.parse(given).config.optimizer.warmup_epochs == 5.0
+    assert parse(given).config.optimizer.warmup_epochs == 5.0
 
 
 def test_a_batch_larger_than_the_data_names_both_and_the_cure(

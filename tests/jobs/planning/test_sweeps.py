@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from jobs import pretrain
+from jobs.options.pretrain import parse
 from jobs.planning import sweeps
 from jobs.planning.recipes import recipe
 from jobs.planning.sweeps import Axis, SweepOptions, Trial, axes_of, trials_of
@@ -43,14 +44,14 @@ def test_a_run_for_each_combination_and_seed() -> None:
 
 
 def test_each_run_has_the_command_line_that_would_start_it_alone(tmp_path: Path) -> None:
-    command = pretrain.parse([*LINE, "--sweep", "recipe=digits,barlow-twins", "--at-once", "2"])
+    command = parse([*LINE, "--sweep", "recipe=digits,barlow-twins", "--at-once", "2"])
     assert command.several == SweepOptions(2, ("optimizer.base_lr=0.1,0.2", "recipe=digits,barlow-twins"), 2)
     plain = sweeps.without_sweep([*LINE, "--sweep=recipe=digits,barlow-twins", "--at-once=2"])
     assert plain == ["--recipe", "digits", "--train.epochs", "3"]
     trial = Trial("x", {"optimizer.base-lr": "0.2", "recipe": "barlow-twins", "views.0.crop-scale": "0.2 0.9"}, 5)
-    own = pretrain.parse(sweeps.arguments_of(trial, plain, tmp_path))
+    own = parse(sweeps.arguments_of(trial, plain, tmp_path))
     alone = ["--recipe", "barlow-twins", "--train.epochs", "3", "--train.seed", "5", "--optimizer.base-lr", "0.2"]
-    expected = pretrain.parse([*alone, "--views.0.crop-scale", "0.2", "0.9", "--run", str(tmp_path)])
+    expected = parse([*alone, "--views.0.crop-scale", "0.2", "0.9", "--run", str(tmp_path)])
     assert (own.recipe, own.config, own.run) == (expected.recipe, expected.config, expected.run)
     assert (own.config.optimizer.base_lr, own.config.views[0].crop_scale) == (0.2, (0.2, 0.9))
     assert not own.several.is_asked
@@ -58,7 +59,7 @@ def test_each_run_has_the_command_line_that_would_start_it_alone(tmp_path: Path)
 
 def test_short_names_of_what_ends_a_run_and_what_stays() -> None:
     more = ["--online.every-epochs", "5", "--stop-if", "online_top1<30@20", "--keep-best=knn_top1"]
-    online = pretrain.parse(["--recipe", "digits", *more]).config.online
+    online = parse(["--recipe", "digits", *more]).config.online
     assert (online.stop_if, online.keep_best) == ("online_top1<30@20", "knn_top1")
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from jobs import pretrain
 from jobs.planning.checks import check_val_data
 from jobs.planning.writing_commands import writing_command
+from jobs.work import pretrain as work
 from tests.jobs.run_folders import digits_config
 
 ROOT = Path(__file__).parents[3]
@@ -65,7 +66,7 @@ def test_a_missing_validation_beton_is_noticed_when_a_run_starts(
     assert check.passed is None
     assert check_val_data(digits_config(tmp_path), is_needed=True).passed is False
     assert f"digits --out {tmp_path} --split val" in check.whole
-    monkeypatch.setattr(pretrain.chain, "run_here", lambda *_: True)
+    monkeypatch.setattr(work.chain, "run_here", lambda *_: True)
     options = ["--recipe", "digits", "--data.train", str(tmp_path / "train.beton"), "--run", str(tmp_path / "run")]
     assert pretrain.main(options) == 130
     assert f"note: {tmp_path / 'val.beton'}: no such file" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from jobs import report
 from jobs.reporting import html_report, page
 from jobs.reporting.document import markdown
 from jobs.reporting.measured_run import load_run
+from jobs.work.report import describe_run
 from slurm import attempts, chain
 from slurm.attempts import Attempt
 from tests.jobs.html_page import Page
@@ -169,7 +170,7 @@ def test_what_is_damaged_leaves_the_rest_as_it_is(damage: str, run: Path, whole_
     assert broken == speaking
     if not speaking & {"Map of the features"}:
         assert after["Map of the features"] == whole_parts["Map of the features"]
-    assert markdown(report.describe_run(load_run(run)))  # terminal and Markdown hold as well
+    assert markdown(describe_run(load_run(run)))  # terminal and Markdown hold as well
 
 
 def _parts(text: str) -> dict[str, str]:

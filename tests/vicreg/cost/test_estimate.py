@@ -18,7 +18,8 @@ from vicreg import checkpoint
 from vicreg.config import DataConfig, ModelConfig, OptimizerConfig, PretrainConfig, TrainConfig
 from vicreg.config_json import to_json
 from vicreg.cost.estimate import Cost, estimate
-from vicreg.losses.vicreg import LossConfig, vicreg_loss
+from vicreg.losses.settings import VicregLossConfig as LossConfig
+from vicreg.losses.vicreg import vicreg_loss
 from vicreg.methods import vicreg
 from vicreg.ranks import distributed
 from vicreg.ranks.sync_batch_norm import SyncBatchNorm

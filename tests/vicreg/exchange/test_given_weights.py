@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jobs import pretrain
 from jobs.planning.run_folder import read_content
-from vicreg import checkpoint, methods
+from vicreg import checkpoint, networks
 from vicreg.config import ModelConfig, PretrainConfig
 from vicreg.exchange.encoder_file import untrained_encoder
 from vicreg.exchange.given_weights import BEGINNING_FILE, beginning_of, keep, read_given, sha256_of
@@ -43,12 +43,12 @@ def test_encoder_and_expander_begin_with_a_file(tmp_path: Path) -> None:
     (tmp_path / "official.pth").unlink()
     config = PretrainConfig(vicreg.Config(), model=NARROW)
     with begins_with(beginning_of(tmp_path / "run")):
-        state = methods.build(config, UNKNOWN_DATA).state_dict()
+        state = networks.build(config, UNKNOWN_DATA).state_dict()
     for name, tensor in content.items():
         own = name.replace("module.backbone", "encoder").replace("module.projector", "expander")
         assert torch.equal(state[own], tensor), own
     torch.manual_seed(0)
-    plain = methods.build(config, UNKNOWN_DATA).state_dict()
+    plain = networks.build(config, UNKNOWN_DATA).state_dict()
     assert not torch.equal(plain["encoder.conv1.weight"], state["encoder.conv1.weight"])
 
 
@@ -58,10 +58,10 @@ def test_teachers_begin_with_them_too_and_the_rest_as_without(tmp_path: Path) ->
     assert given.said[-1] == "its expander is another than 16-16, so that begins with random weights"
     config = PretrainConfig(byol.Config(), model=NARROW)
     torch.manual_seed(0)
-    plain = methods.build(config, UNKNOWN_DATA).state_dict()
+    plain = networks.build(config, UNKNOWN_DATA).state_dict()
     torch.manual_seed(0)
     with begins_with(given.beginning):
-        state = methods.build(config, UNKNOWN_DATA).state_dict()
+        state = networks.build(config, UNKNOWN_DATA).state_dict()
     first = content["module.backbone.conv1.weight"]
     assert torch.equal(state["encoder.conv1.weight"], first)
     assert torch.equal(state["teacher.0.conv1.weight"], first)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.ranks import run_ranks
-from vicreg.losses.barlow_twins import EPSILON, LossConfig, barlow_twins_loss
+from vicreg.losses.barlow_twins import EPSILON, barlow_twins_loss
 from vicreg.losses.correlation import FORMS
 from vicreg.losses.forms import correlation_costs
+from vicreg.losses.settings import BarlowTwinsLossConfig as LossConfig
 from vicreg.ranks import distributed
 
 SHAPES = [(16, 5), (7, 24), (12, 12)]

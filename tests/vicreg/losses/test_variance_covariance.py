@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tests.ranks import run_ranks
 from vicreg.losses.barlow_twins import barlow_twins_loss
-from vicreg.losses.variance_covariance import EPSILON, SpreadConfig, add_spread
+from vicreg.losses.settings import SpreadConfig
+from vicreg.losses.variance_covariance import EPSILON, add_spread
 from vicreg.methods import barlow_twins
 from vicreg.ranks import distributed
 

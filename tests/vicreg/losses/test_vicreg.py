@@ -17,7 +17,8 @@ from tests.ranks import run_ranks
 from vicreg.losses import forms as loss_forms
 from vicreg.losses.covariance import FORMS
 from vicreg.losses.forms import Speeds, cheapest, covariance_costs
-from vicreg.losses.vicreg import LossConfig, vicreg_loss
+from vicreg.losses.settings import VicregLossConfig as LossConfig
+from vicreg.losses.vicreg import vicreg_loss
 from vicreg.ranks import distributed
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "vicreg_loss.npz")

@@ -1,4 +1,4 @@
-"""A method is one new file: a toy in a folder of its own is found, trained, stopped, resumed, measured and costed.
+"""A method is two new files: a toy in folders of its own is found, trained, stopped, resumed, measured and costed.
 
 It needs what VICReg does not: eight views of two sizes, the samples' places, labels, a teacher, a queue with a pointer,
 a group of parameters at a fixed rate, parameters that are not learned.
@@ -18,7 +18,7 @@ from rich.console import Console
 
 from tests.ranks import run_ranks
 from tests.vicreg.methods.small_runs import assert_same
-from vicreg import checkpoint, methods
+from vicreg import checkpoint, methods, networks
 from vicreg.config import ModelConfig, OnlineConfig, OptimizerConfig, PretrainConfig, TrainConfig, ViewConfig
 from vicreg.cost.estimate import estimate
 from vicreg.cost.flops import step_flops
@@ -28,19 +28,12 @@ from vicreg.ranks.distributed import Placement
 from vicreg.run_files import TIMING, read_metrics
 from vicreg.training.train import CHECKPOINTS, Outcome, train
 
-TOY = '''"""A toy: views agree with a slow teacher's, and with a queue of what it said before."""
+METHOD = '''"""A toy: views agree with a slow teacher's, and with a queue of what it said before."""
 
-import copy
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-
 from vicreg.config import MethodConfig
-from vicreg.losses.forms import FormCost
-from vicreg.method import LossCost, Method, ParameterGroup, Pass, Term
-from vicreg.model import build_model
-from vicreg.ranks import distributed
+from vicreg.method_file import Term
 
 
 @dataclass(frozen=True)
@@ -50,6 +43,23 @@ class Config(MethodConfig):
     name: str = "toy"
     momentum: float = 0.9
     """Of the teacher."""
+
+
+RECIPES = {}
+TERMS = {"loss": Term("Loss", "What is to be small.", "loss"), "queue_norm": Term("Queue", "Its norm.", "queue", 2)}
+'''
+
+NETWORKS = '''"""Networks of the toy."""
+
+import copy
+
+import torch
+from torch import nn
+
+from vicreg.losses.forms import FormCost
+from vicreg.method import LossCost, Method, ParameterGroup, Pass
+from vicreg.model import build_model
+from vicreg.ranks import distributed
 
 
 class Toy(Method):
@@ -101,10 +111,6 @@ class Toy(Method):
         return [Pass(self.teacher, 0, has_gradient=False), *(Pass(student, view) for view in range(8))]
 
 
-RECIPES = {}
-TERMS = {"loss": Term("Loss", "What is to be small.", "loss"), "queue_norm": Term("Queue", "Its norm.", "queue", 2)}
-
-
 def build(config, data):
     return Toy(config, data)
 
@@ -119,19 +125,22 @@ def loss_cost(config, ranks, size):
 
 
 def _find_toy(folder: Path) -> None:
-    if str(folder) not in methods.__path__:
-        methods.__path__.append(str(folder))
+    for package in (methods, networks):
+        if (place := str(folder / package.__name__.split(".")[1])) not in package.__path__:
+            package.__path__.append(place)
 
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "own_methods"
-    folder.mkdir()
-    (folder / "toy.py").write_text(TOY)
+    folder = tmp_path / "own"
+    for name, text in (("methods", METHOD), ("networks", NETWORKS)):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "toy.py").write_text(text)
     _find_toy(folder)
     yield folder
-    methods.__path__.remove(str(folder))
-    sys.modules.pop("vicreg.methods.toy", None)
+    for package in (methods, networks):
+        package.__path__.pop()
+        sys.modules.pop(f"{package.__name__}.toy", None)
 
 
 def _config(digits: Path, precision: Any = "float32") -> PretrainConfig:
@@ -163,12 +172,14 @@ def test_it_is_found_and_listed(toy: Path) -> None:
     assert "toy" in methods.names()
     with pytest.raises(ValueError, match=r"allowed: barlow_twins, .*, toy, vicreg"):
         methods.load("toys")
-    (toy / "half.py").write_text('"""Half a method."""\nConfig = RECIPES = None\n')
-    with pytest.raises(
-        ValueError, match=r"half.py lacks TERMS, build, networks, loss_cost; a method has Config, RECIPES"
-    ):
+    half = toy / "methods" / "half.py"
+    half.write_text('"""Half a method."""\nConfig = RECIPES = None\n')
+    with pytest.raises(ValueError, match=r"methods/half.py lacks TERMS; a method has Config, RECIPES, TERMS"):
         methods.load("half")
-    (toy / "half.py").unlink()
+    half.write_text('"""A method without networks."""\nConfig = RECIPES = TERMS = None\n')
+    sys.modules.pop("vicreg.methods.half", None)
+    with pytest.raises(ValueError, match=r"networks/half.py lacks build, networks, loss_cost; networks have build,"):
+        networks.load("half")
 
 
 def test_it_trains_and_goes_on_to_the_same_bits(digits_folder: Path, tmp_path: Path, toy: Path) -> None:
@@ -214,7 +225,7 @@ def test_what_it_takes_is_told(digits_folder: Path, toy: Path) -> None:
     config = _config(digits_folder)
     data = TrainingData(1437, 10)
     cost = estimate(config, 2, on_gpu=False, data=data)
-    built = methods.build(config, data)
+    built = networks.build(config, data)
     teacher = sum(p.numel() for p in built.get_submodule("teacher").parameters())
     assert cost.num_parameters == sum(p.numel() for p in built.parameters()) - teacher
     assert cost.weights_bytes - cost.gradients_bytes > 4 * (teacher + 1437 * 16)

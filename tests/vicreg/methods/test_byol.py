@@ -8,7 +8,7 @@ import torch
 
 from tests.vicreg.methods.small_steps import NUM_STEPS, learner_of, small, take, views
 from vicreg.method import Inputs, Progress
-from vicreg.methods.byol import Byol
+from vicreg.networks.byol import Byol
 
 
 def test_the_loss_is_both_directions_squared_distance() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.vicreg.methods.small_runs import DATA, METHODS, assert_same, small
-from vicreg import methods
+from vicreg import methods, networks
 from vicreg.config import PretrainConfig
 from vicreg.config_json import to_json
 from vicreg.cost.estimate import estimate
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 def _build(config: PretrainConfig) -> Method:
     torch.manual_seed(0)
-    return methods.build(config, DATA)
+    return networks.build(config, DATA)
 
 
 @pytest.mark.parametrize("method", METHODS)

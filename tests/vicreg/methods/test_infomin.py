@@ -13,7 +13,7 @@ from torch.nn import functional
 from tests.vicreg.methods.small_steps import BATCH, learner_of, small
 from vicreg.key_queue import KeyQueue
 from vicreg.method import Inputs, Progress
-from vicreg.methods.infomin import CELLS, InfoMin
+from vicreg.networks.infomin import CELLS, InfoMin
 from vicreg.patches import global_draws
 
 

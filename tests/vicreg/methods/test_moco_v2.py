@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from tests.vicreg.methods.small_steps import BATCH, learner_of, small, take, views
 from vicreg.key_queue import KeyQueue
-from vicreg.methods.moco_v2 import Moco
 from vicreg.moving_average import teacher_of
+from vicreg.networks.moco_v2 import Moco
 
 LENGTH = 3 * BATCH
 SETTINGS: dict[str, Any] = {"queue_length": LENGTH, "momentum": 0.9, "final_momentum": 0.9}

@@ -17,14 +17,14 @@ from torch import Tensor
 from dataprep import write_ffcv
 from tests.ranks import run_ranks
 from tests.vicreg.methods.small_runs import BATCH, DATA, METHODS, NUM_SAMPLES, NUM_STEPS, assert_same, small
-from vicreg import checkpoint, methods
+from vicreg import checkpoint, networks
 from vicreg.config import PretrainConfig
 from vicreg.data.loaders import open_views
-from vicreg.exchange.encoder_file import encoder_path, load_encoder
+from vicreg.exchange.encoder_file import load_encoder
 from vicreg.method import UNKNOWN_DATA, Inputs, Progress
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
-from vicreg.run_files import read_metrics
+from vicreg.run_files import encoder_path, read_metrics
 from vicreg.training.learner import Learner
 from vicreg.training.train import CHECKPOINTS, Outcome, train
 
@@ -166,5 +166,5 @@ def test_stop_and_resume_end_in_the_same_bits_and_the_encoders_are_kept(
     assert states[0]["step"] == states[1]["step"] == NUM_STEPS
     for part in ("method", "optimizer"):
         assert_same(states[0][part], states[1][part], part)
-    for number, name in enumerate(methods.build(config, UNKNOWN_DATA).encoders):
+    for number, name in enumerate(networks.build(config, UNKNOWN_DATA).encoders):
         assert load_encoder(encoder_path(whole, name if number else ""))

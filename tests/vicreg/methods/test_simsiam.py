@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.vicreg.methods.small_steps import NUM_STEPS, learner_of, small, take, views
 from vicreg.method import Inputs, Progress
-from vicreg.methods.simsiam import SimSiam
+from vicreg.networks.simsiam import SimSiam
 
 
 def test_the_loss_is_half_of_both_directions_cosines() -> None:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from tests.vicreg.methods.small_runs import DATA, small
-from vicreg import methods
+from vicreg import networks
 from vicreg.losses.prototypes import sinkhorn
 from vicreg.method import Inputs, Progress
-from vicreg.methods.swav import Config, Swav
+from vicreg.methods.swav import Config
+from vicreg.networks.swav import Swav
 from vicreg.training.learner import Learner
 
 CPU = torch.device("cpu")
@@ -103,4 +104,4 @@ def test_what_it_cannot_work_with_is_refused() -> None:
 def test_methods_that_need_classes_refuse_data_without(method: str, num_classes: int, said: str) -> None:
     data = dataclasses.replace(DATA, num_classes=num_classes)
     with pytest.raises(ValueError, match=f"method.name is '{method}', which learns from classes, but .* have {said};"):
-        methods.build(small(method, Path("digits")), data)
+        networks.build(small(method, Path("digits")), data)

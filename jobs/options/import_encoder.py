@@ -1,0 +1,56 @@
+"""Options of jobs/import_encoder.py."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jobs.planning import recipes
+from jobs.planning.command_line import read_command
+from slurm.cluster import load as load_profile
+from vicreg.config import DataConfig
+
+
+@dataclass(frozen=True)
+class Command:
+    """Make a run folder from an encoder that was trained elsewhere, to be measured with jobs/eval_all.py."""
+
+    source: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")] = None
+    """A released VICReg checkpoint (whole or backbone only), weights of torchvision or timm (.pth, .safetensors), or
+    encoder.pt or a checkpoint folder of another run."""
+    run: Path = Path()
+    """Run folder to make."""
+    recipe: str = "imagenet-1000ep"
+    """Named run whose data, sizes and evaluations are taken."""
+    encoder: str = ""
+    """Name of the network in torchvision, else in timm; if empty the one that the file names, else the recipe's."""
+    small_images: bool | None = None
+    """Stem for images of about 32 px; if None as the file says or its shapes tell, else as the recipe's encoder."""
+    stem_padding: int | None = None
+    """Padding of that stem: 1, or 2 as solo-learn has it, which no shape tells; if None as the file says or looks."""
+    part: str = ""
+    """Which network, where the file holds several: a word of its name (student, teacher, ema) or the whole of it."""
+    random: bool = False
+    """Without SOURCE: the encoder with random weights, as a baseline."""
+    cluster: str = ""
+    """Profile in clusters.toml whose data folders are taken; as in jobs/pretrain.py."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+def parse(arguments: list[str]) -> Command:
+    """The command line, whose defaults are those of the recipe that it names."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--recipe", default=Command.recipe)
+    early.add_argument("--cluster", default="")
+    chosen, _ = early.parse_known_args(arguments)
+    recipe = recipes.recipe(chosen.recipe)
+    data = recipes.at_home(recipe.pretrain, load_profile(chosen.cluster)).data
+    default = Command(run=tyro.MISSING, recipe=recipe.name, data=data)
+    command = read_command(Command, arguments, default=default)
+    if command.random == (command.source is not None):
+        raise ValueError("say either SOURCE, the file of a trained encoder, or --random, and not both")
+    return command

@@ -1,0 +1,29 @@
+"""Options of jobs/report.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jobs.planning.command_line import read_command
+
+
+@dataclass(frozen=True)
+class Command:
+    """Show what was measured of one or more runs: here, and in report.md and report.html of each run folder."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders, or those of sweeps; several runs are also put side by side, in comparison.md and comparison.html of
+    the first."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("runs is empty, allowed: one run folder or more")
+
+
+def parse(arguments: list[str]) -> Command:
+    """The command line."""
+    return read_command(Command, arguments)

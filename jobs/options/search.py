@@ -1,0 +1,48 @@
+"""Options of jobs/search.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jobs.planning.command_line import read_command
+from vicreg.checked import require
+
+MAX_QUERIES, MAX_NEIGHBOURS = 100, 50  # what a page holds
+
+
+@dataclass(frozen=True)
+class Command:
+    """Print the images of a gallery that are nearest to each query, and write a page that shows them."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder of jobs/pretrain.py or jobs/import_encoder.py."""
+    gallery: Path
+    """A file of jobs/embed.py, or images: a beton, a folder, a list, tar shards, parquet. Those are embedded first, on
+    this machine, and their features kept in the run folder."""
+    query: tuple[Path, ...]
+    """Images to look for."""
+    neighbours: int = 8
+    """How many are shown of each, by the cosine of their features."""
+    out: Path | None = None
+    """Page to write; RUN/search.html if none is given."""
+    layer: str = ""
+    """Layer whose output is compared, as in jobs/embed.py; of a file of features its own."""
+    encoder: str = ""
+    """Which of the run's encoders, where it has several."""
+    split: str = ""
+    """Part of a folder or list that has several."""
+
+    def __post_init__(self) -> None:
+        require(1 <= len(self.query) <= MAX_QUERIES, "query", f"{len(self.query)} images", f"1 to {MAX_QUERIES}")
+        require(1 <= self.neighbours <= MAX_NEIGHBOURS, "neighbours", self.neighbours, f"1 to {MAX_NEIGHBOURS}")
+        suffix = self.out.suffix if self.out else ".html"
+        require(suffix == ".html", "out", str(self.out), "a name that ends in .html")
+
+
+def parse(arguments: list[str]) -> Command:
+    """The command line."""
+    return read_command(Command, arguments)

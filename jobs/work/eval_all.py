@@ -1,0 +1,244 @@
+"""Measure a run: the evaluations of its recipe, here or as jobs that wait for pretraining, and then the report.
+
+What is done and still holds is skipped (jobs/planning/pieces.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from border.terminal import Terminal
+from border.text import suite_command
+from jobs.options.eval_all import Command
+from jobs.planning import recipes
+from jobs.planning.cli import (
+    INTERRUPTED_EXIT_CODE,
+    LOG_WIDTH,
+    configure_logging,
+    placement_of,
+    sizes_of,
+    user_errors,
+)
+from jobs.planning.eval_options import Options, read_options
+from jobs.planning.job_sizes import REPORT, read_sizes, size_of, size_of_report
+from jobs.planning.measurement import measure_all
+from jobs.planning.pieces import Choice, Piece, chosen_evaluations, find_due, plan, split_by_data
+from jobs.planning.plan import show_submitted
+from jobs.planning.recipes import LAST
+from jobs.planning.run_folder import read_run, require_finished, require_same_code
+from jobs.planning.subjects import other_encoders
+from slurm import chain, executor, given_place, preflight, scheduler
+from slurm.chain import Member
+from slurm.cluster import Cluster
+from slurm.job_size import JobSize
+from slurm.requeue import StopFlag
+from slurm.task import JobSpec, Task
+from slurm.watchdog import Watchdog
+from vicreg.config import PretrainConfig
+from vicreg.evals.results import BASELINES
+from vicreg.evals.work import Stopped
+from vicreg.model import branch
+from vicreg.ranks import distributed
+from vicreg.ranks.meeting import require_agreement
+from vicreg.ranks.rendezvous import connected
+
+TOGETHER = "evaluations"  # name of the one job that does them all on this machine, sharing features
+
+
+def choice_of(command: Command, cluster: Cluster, recipe: str) -> Choice:
+    """What is wanted of a run of a recipe, with paths that hold on the nodes too.
+
+    ValueError for half a pair, for what is no id, and for unknown settings.
+    """
+    if bool(command.train) != bool(command.val):
+        raise ValueError("--train and --val go together: one beton to train on, one to measure on")
+    if command.after and not (command.after.isascii() and command.after.isdecimal()):
+        raise ValueError(f"--after is {command.after!r}, allowed: the id of a SLURM job, digits alone (squeue --me)")
+    train, val = (str(Path(path).absolute()) if path else "" for path in (command.train, command.val))
+    encoder = "" if command.encoder == "a" else command.encoder
+    settings = settings_given(command.set, recipe, command.evals)
+    baselines = absolute_baselines(command.baselines)
+    return Choice(
+        command.evals, command.checkpoints, train, val, absolute_folders(cluster), encoder, settings, baselines
+    )
+
+
+def settings_given(texts: Sequence[str], recipe: str, names: Sequence[str]) -> Options:
+    """What `--set` says of the evaluations that are chosen."""
+    return read_options(texts, {each.name: each for each in chosen_evaluations(recipe, names)})
+
+
+def absolute_baselines(names: Sequence[str]) -> tuple[str, ...]:
+    """Baselines with run folders that hold on the nodes too; ValueError for what is none."""
+    other_encoders(names)  # raises what it objects to
+    return tuple(name if name in BASELINES else str(Path(name).absolute()) for name in names)
+
+
+def absolute_folders(cluster: Cluster) -> dict[str, str]:
+    """Where the profile has data sets; data/NAME for others is looked for where the command is typed."""
+    return {name: str(Path(folder).absolute()) for name, folder in cluster.data.items()}
+
+
+def carry_out(command: Command) -> int:
+    """Check, compute or submit what is missing; returns the exit code."""
+    console = Terminal(quiet=not given_place.speaks())
+    cluster = command.place.profile()
+    run = command.run.absolute() if cluster.scheduler == "slurm" else command.run
+    config, recipe = read_run(run)
+    choice = choice_of(command, cluster, recipe)
+    branch(config.model, choice.encoder)  # raises what it objects to
+    if choice.checkpoints == LAST and not is_awaited(run, cluster, command.after):
+        require_finished(run)
+    ranks = command.place.ranks_per_node(cluster)
+    planned = plan(run, recipe, config.data, choice, keeps_options=not command.overwrite)
+    pieces = split_by_data(planned, bool(command.evals), console)
+    due = find_due(run, pieces, config, command.overwrite, console)
+    if not due:
+        console.print(f"nothing to do; see  {suite_command('jobs/report.py', run)}", soft_wrap=True)
+        return 0
+    place, nodes = command.place, command.place.num_nodes()
+    usual = JobSize(nodes if nodes > 1 else 0, place.gpus, place.time or "")
+    sizes = Sizes(config, cluster, usual, command.jobs)
+    chain_members = members(run, recipe, due, choice, sizes, ranks, command.overwrite)
+    if command.place.dry_run:
+        return show_scripts(run, chain_members, cluster, console)
+    if cluster.scheduler == "slurm":
+        require_checks(run, chain_members[0].spec, cluster)
+        show_submitted(run, chain.submit(run, chain_members, cluster, command.after), console)
+        return 0
+    return 0 if chain.run_here(run, chain_members, cluster) else INTERRUPTED_EXIT_CODE
+
+
+def is_awaited(run: Path, cluster: Cluster, after: str) -> bool:
+    """Whether a job that will finish the run is in the queue."""
+    if cluster.scheduler != "slurm":
+        return False
+    pretrain = chain.read_jobs(run).get("pretrain")
+    return bool(after) or (pretrain is not None and pretrain.job_id in scheduler.queued([pretrain.job_id]))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is known of how large the jobs of evaluations are to be."""
+
+    config: PretrainConfig
+    cluster: Cluster
+    usual: JobSize = field(default_factory=JobSize)
+    """For every evaluation, from the command line."""
+    given: tuple[str, ...] = ()
+    """For single jobs, from the command line."""
+
+
+def members(
+    run: Path,
+    recipe: str,
+    pieces: Sequence[Piece],
+    choice: Choice,
+    sizes: Sizes,
+    ranks_here: int,
+    overwrite: bool = False,
+) -> list[Member]:
+    """The evaluations that the pieces belong to after pretraining, and the report after all of them.
+
+    On a cluster each is a job of its own size; on this machine one job of `ranks_here` ranks does them all, so that
+    they share the features.
+    """
+    chosen = dict.fromkeys((piece.evaluation, piece.asked_as) for piece in pieces)
+    cluster, on_cluster = sizes.cluster, sizes.cluster.scheduler == "slurm"
+    if on_cluster:
+        groups = {name: [asked_as] for name, asked_as in chosen}
+    else:
+        groups = {TOGETHER: [asked_as for _, asked_as in chosen]} if chosen else {}
+    if sizes.given and not on_cluster:
+        raise ValueError("--jobs sizes the jobs of a cluster; on this machine one job does all, see --gpus")
+    given = read_sizes(sizes.given, [*groups, REPORT])
+    evaluations = []
+    for job, names in groups.items():
+        wanted = {**asdict(choice), "names": names}
+        arguments = {"run": str(run), "choice": wanted, "overwrite": overwrite, "job": job}
+        mine = [piece for piece in pieces if piece.asked_as in names]
+        reads = sizes_of(name for piece in mine for name in (piece.train, piece.val))
+        size = JobSize(nodes=1, gpus=ranks_here)
+        if on_cluster:
+            nodes = recipes.evaluation(recipe, names[0]).nodes
+            size = size_of(job, mine, sizes.config, cluster, given, sizes.usual, nodes)
+        spec = JobSpec(
+            job,
+            "jobs.eval_all.run_job",
+            arguments,
+            size.nodes,
+            size.gpus,
+            time=size.time,
+            partition=size.partition,
+            reads=reads,
+        )
+        evaluations.append(Member(spec, ("pretrain",)))
+    size = size_of_report(cluster, given) if on_cluster else JobSize()
+    report = JobSpec(
+        REPORT, "jobs.report.run_job", {"run": str(run)}, uses_gpus=False, time=size.time, partition=size.partition
+    )
+    awaited = tuple(member.spec.name for member in evaluations) or ("pretrain",)
+    return [*evaluations, Member(report, after=awaited, condition="afterany")]
+
+
+def show_scripts(run: Path, chain_members: list[Member], cluster: Cluster, console: Console) -> int:
+    """Print what would be submitted or run; returns the exit code."""
+    for member in chain_members:
+        waits = f", {member.condition} {' '.join(member.after)}" if member.after else ""
+        console.rule(f"{member.spec.name}{waits}")
+        folder = chain.job_folder(run, member.spec.name)
+        if cluster.scheduler == "slurm":
+            script = executor.sbatch_script(executor.for_cluster(member.spec, cluster), folder, cluster)
+            console.print(*script.split("\n"), sep="\n", soft_wrap=True, highlight=False)
+        else:
+            console.print(f"on this machine: {member.spec.num_ranks} ranks, {member.spec.arguments}", soft_wrap=True)
+    return 0
+
+
+def require_checks(run: Path, spec: JobSpec, cluster: Cluster) -> None:
+    """ValueError with the cure when the cluster cannot take the job."""
+    checks = [preflight.check_folder(run), *preflight.check_cluster(spec, cluster)]
+    failed = [check for check in checks if check.passed is False]
+    if failed:
+        raise ValueError("; ".join(check.whole for check in failed))
+
+
+def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwrite: bool, job: str) -> bool:
+    """What every rank does: measure what is due, piece by piece; rank 0 writes each result as soon as it is there.
+
+    A stop signal ends an evaluation at once where it has nothing to save, else when it has saved; what is done stays.
+    """
+    folder = Path(run)
+    console = Terminal() if task.has_terminal else Terminal(force_terminal=False, width=LOG_WIDTH)
+    configure_logging(console, task, chain.job_folder(folder, job))
+    placement = placement_of(task)
+    stop.interrupt_at_once()
+    with (
+        user_errors("stopped; what is done stays, the same command does the rest", note=task.note_error),
+        connected(placement, task.rendezvous, task.rendezvous_timeout_s, task.is_given),
+        closing(Watchdog(task)) as watchdog,
+    ):
+        require_same_code(placement.name(task.rank))
+        require_agreement(placement)
+        config, recipe = read_run(folder)
+        if choice["checkpoints"] == LAST:
+            require_finished(folder)
+        pieces = plan(folder, recipe, config.data, Choice.read(choice), keeps_options=not overwrite)
+        mine = find_due(folder, pieces, config, overwrite, console) if task.rank == 0 else []
+        distributed.device_for(placement)
+        # Rank 0 decides: the others may see a result a moment later.
+        due = [piece for piece in pieces if distributed.from_rank_0(int(piece in mine))]
+        try:
+            num_done = len(pieces) - len(due)
+            measure_all(folder, due, num_done, placement, console, chain.job_folder(folder, job), stop, watchdog)
+        except Stopped as stopped:
+            if task.rank == 0:
+                console.print(f"{stopped} and saved; the same command goes on from there", highlight=False)
+            return False
+    return True

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 import sys
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, get_args
 
 if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -16,7 +18,7 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 import tyro
 
 from border.terminal import complain, log_to, say, typed
-from border.text import program
+from border.text import did_you_mean, program, visible
 from dataprep.beton.contract import BetonError, manifest_path, open_beton
 from dataprep.console import describe, show_progress, show_summary, show_verification
 from dataprep.sources import options as source_options
@@ -87,6 +89,10 @@ Command = (
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
+
+
+NAMES = tuple(get_args(part)[1].name for part in get_args(Command))
+"""What may stand first on the command line."""
 
 
 class Stopped(BaseException):
@@ -179,8 +185,18 @@ def main(arguments: list[str] | None = None) -> int:
     return quietly(lambda: _run(arguments))
 
 
+def unknown(word: str) -> str:
+    """What is said of a word that names no source, on as many lines as it takes."""
+    said = f"error: there is no source '{visible(word)}'{did_you_mean(word, NAMES)}, allowed: {', '.join(NAMES)}"
+    return textwrap.fill(said, shutil.get_terminal_size().columns, subsequent_indent="  ", break_on_hyphens=False)
+
+
 def _run(arguments: list[str] | None) -> int:
     log_to({logging.StreamHandler(): "%(message)s"})
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and not words[0].startswith("-") and words[0] not in NAMES:  # tyro would say what each option of all is
+        complain(unknown(words[0]))
+        return 2
     config = (tyro.conf.FlagCreatePairsOff,)
     command = tyro.cli(
         Command, args=arguments, prog=program("dataprep/write_ffcv.py"), description=__doc__, config=config

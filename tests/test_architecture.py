@@ -201,9 +201,9 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "jobs/planning": [
         {"hints"},
-        {"cli", "image_facts", "image_sets", "provenance", "recipes", "scaling", "writing_commands"},
+        {"cli", "command_line", "image_facts", "image_sets", "provenance", "recipes", "scaling", "writing_commands"},
         {"auto_recipe", "checks", "eval_options", "run_folder", "subjects", "sweeps"},
-        {"ablations", "pieces", "plan", "starting_point"},
+        {"ablations", "pieces", "plan", "recipe_help", "starting_point"},
         {"beginning", "job_sizes", "measurement", "sweep_chains"},
     ],
     "jobs/reporting": [

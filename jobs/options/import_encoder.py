@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from jobs.planning import recipes
+from jobs.planning.command_line import read_command
 from slurm.cluster import load as load_profile
 from vicreg.config import DataConfig
 from vicreg.data.channels import normalised_for_channels
@@ -56,12 +57,8 @@ def parse(arguments: list[str]) -> Command:
     data = recipes.at_home(recipe.pretrain, load_profile(chosen.cluster)).data
     if chosen.channels:
         data = normalised_for_channels(replace(data, train=chosen.train or data.train), chosen.channels)
-    command = tyro.cli(
-        Command,
-        args=arguments,
-        default=Command(run=tyro.MISSING, recipe=recipe.name, data=data),
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    default = Command(run=tyro.MISSING, recipe=recipe.name, data=data)
+    command = read_command(Command, arguments, default=default)
     if command.random == (command.source is not None):
         raise ValueError("say either SOURCE, the file of a trained encoder, or --random, and not both")
     return command

@@ -21,7 +21,7 @@ from jobs.planning.recipes import LAST
 from jobs.planning.recipes import evaluation_module as evaluation_module
 from jobs.planning.run_folder import is_finished, read_run
 from jobs.planning.subjects import build_encoder, is_comparable, other_encoders, subjects
-from jobs.planning.writing_commands import writing_command
+from jobs.planning.writing_commands import subset_command, writing_command
 from vicreg.config import DataConfig, Precision, PretrainConfig
 from vicreg.config_json import from_json, to_json
 from vicreg.evals import data_identity, results
@@ -158,7 +158,8 @@ def split_by_data(pieces: list[Piece], is_named: bool, console: Console) -> list
     is_named = is_named or missing.keys() == {piece.evaluation for piece in pieces}
     for name, path in missing.items():
         said = f"{name}: no data ({path}: no such file)"
-        how = writing_command(Path(path)) if path.endswith(".beton") else "dataprep/write_ffcv.py subset --help"
+        beton, subset = next((Path(p.train), p.settings.get("subset", "")) for p in pieces if p.evaluation == name)
+        how = writing_command(Path(path)) if path.endswith(".beton") else subset_command(beton, subset)
         cure = f"write it ({how}), or say where it is in clusters.toml, [PROFILE.data]"
         if is_named:
             raise ValueError(f"{said}; {cure}")

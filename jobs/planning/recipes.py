@@ -144,9 +144,8 @@ def recipe(name: str) -> Recipe:
     if name == AUTO:
         return _AUTO
     if name not in RECIPES:
-        known = (*RECIPES, AUTO)
-        allowed = f"{', '.join(RECIPES)}, {AUTO} (chosen for your images){did_you_mean(name, known)}"
-        raise ValueError(f"recipe is {name!r}, allowed: {allowed}")
+        meant = did_you_mean(name, (*RECIPES, AUTO))
+        raise ValueError(f"recipe is {name!r}{meant}, allowed: {', '.join(RECIPES)}, {AUTO} (chosen for your images)")
     published = methods.load(RECIPES[name]).RECIPES[name]
     measured = EVALUATIONS.get(Path(published.pretrain.data.train).parent.name, ELSEWHERE)
     return Recipe(name, published.source, published.expected, published.pretrain, measured)
@@ -166,8 +165,8 @@ def evaluation(recipe_name: str, name: str) -> Evaluation:
         return Evaluation.published(name)
     others = ", ".join(preset for preset in PRESETS if preset not in known)
     raise ValueError(
-        f"evals is {name}, allowed for recipe {recipe_name}: {', '.join(known)}; or as published: {others}"
-        f"{did_you_mean(name, {*known, *PRESETS})}"
+        f"evals is {name}{did_you_mean(name, {*known, *PRESETS})}, allowed for recipe {recipe_name}: "
+        f"{', '.join(known)}; or as published: {others}"
     )
 
 

@@ -221,7 +221,7 @@ def require_checks(run: Path, spec: JobSpec, cluster: Cluster) -> None:
     checks = [preflight.check_folder(run), *preflight.check_cluster(spec, cluster)]
     failed = [check for check in checks if check.passed is False]
     if failed:
-        raise ValueError("; ".join(check.said for check in failed))
+        raise ValueError("; ".join(check.whole for check in failed))
 
 
 def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwrite: bool, job: str) -> bool:

@@ -68,7 +68,7 @@ def carry_out(command: Command, notes: Notes, arguments: list[str]) -> int:
     console.print(plan.summary())
     for check in plan.checks:
         if check.passed is None and check.name == VAL_DATA:
-            console.print(Text(f"note: {check.said}", "yellow"), soft_wrap=True)
+            console.print(Text(f"note: {check.whole}", "yellow"), soft_wrap=True)
     if cluster.scheduler == "slurm":
         show_submitted(run, chain.submit(run, members, cluster), console)
         return 0

@@ -14,6 +14,10 @@ has_headers() {
     "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 }
 
+[[ $OSTYPE == linux* ]] || {
+    echo "error: this is $OSTYPE, needed: Linux; on a Mac or Windows run it in a Linux container or virtual machine" >&2
+    exit 1
+}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "error: $python is $("$python" --version 2>&1), needed: Python 3.11 or newer; run: make PYTHON=python3.12 ..." >&2
     exit 1

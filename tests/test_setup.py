@@ -60,6 +60,13 @@ def test_an_old_python_is_refused(bare_path: Path) -> None:
     assert "is Python 3.9.2, needed: Python 3.11 or newer" in done.stderr
 
 
+def test_another_system_gets_a_sentence(bare_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OSTYPE", "darwin23")
+    done = _run(bare_path, sys.executable)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: this is darwin23, needed: Linux;")
+
+
 def test_every_requirement_is_pinned() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")

@@ -79,7 +79,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "vicreg/optim": [{"lars_kernels", "schedule"}, {"lars"}, {"optimizers"}],
     "vicreg/views": [
         {"blur", "colour_kernels", "crop_kernels", "keyed_random", "resample"},
-        {"captions", "order", "view_parameters"},
+        {"captions", "keyed_random_in_torch", "order", "view_parameters"},
         {"drawn_in_torch", "mel", "rand_augment"},
         {"colour_operations", "sound"},
         {"augment"},

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vicreg.view_config import ViewConfig
-from vicreg.views.keyed_random import uniform_in_torch
+from vicreg.views.keyed_random_in_torch import uniform_in_torch
 from vicreg.views.view_parameters import JITTER_ORDERS, NUM_CROP_TRIES, Draw, Jitter, exponential, fallback_crops
 
 NUM_DRAWS = Draw.CROP_TRIES + 2 * NUM_CROP_TRIES

@@ -12,7 +12,8 @@ from vicreg.config import ViewConfig, official_views
 from vicreg.methods import vicreg
 from vicreg.views.augment import ColourPlan
 from vicreg.views.drawn_in_torch import draw_in_torch, reason_against
-from vicreg.views.keyed_random import bits, bits_in_torch, uniform, uniform_in_torch
+from vicreg.views.keyed_random import bits, uniform
+from vicreg.views.keyed_random_in_torch import bits_in_torch, uniform_in_torch
 from vicreg.views.view_parameters import draw_colour, draw_geometry, exponential
 
 SAMPLES = np.array([0, 1, 7, 2**31, 2**40 + 3, 2**62, *range(100, 160)], np.int64)

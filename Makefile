@@ -3,6 +3,7 @@
 # make lint   ruff and mypy
 # make bench  every ratio that is claimed, measured here beside its target: make bench PHOTOS=DIR
 # make drills breaks the suite on purpose in every way that is promised to lose nothing, and counts (20 minutes)
+# make docs  the pages of docs/ as a site in build/site, without network; runs the code blocks that are marked
 # make setup  .venv with everything that the others need
 # make cluster-packages  the daemons of a SLURM cluster on this machine, for slurm/devcluster and its tests (root)
 
@@ -14,7 +15,7 @@ SLOW ?=
 TEST_PROCESSES ?= 2
 PHOTOS ?=
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint bench drills clean cluster-packages
+.PHONY: help setup demo test lint bench docs drills clean cluster-packages
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -50,6 +51,11 @@ test: lint
 bench: setup
 	@test -n "$(PHOTOS)" || { echo "error: say which photos: make bench PHOTOS=DIR (any folder tree of JPEGs)"; exit 1; }
 	$(BIN)/python benchmarks/all.py $(PHOTOS)
+
+docs: setup
+	$(BIN)/mkdocs build --strict
+	$(BIN)/python docs/run_blocks.py
+	@echo "written: build/site/index.html"
 
 drills: setup
 	$(BIN)/python drills/all.py

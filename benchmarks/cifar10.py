@@ -41,6 +41,7 @@ PIECE_BYTES = 15 * 2**20
 PIECES = "pieces"
 PUBLISHED = "92.07 % online after 1,000 epochs (solo-learn's README; the original CIFAR-10, not JPEGs of it)"
 SMALL_EPOCHS = 10
+RECIPES = ("cifar10", "cifar10-300ep")
 COLUMNS = {"online": ("online_top1", 2), "k-NN": ("knn_top1", 2), "s": ("elapsed_s", 0)}
 """Of the table: field of a measurement, and its digits."""
 
@@ -53,17 +54,17 @@ class Scale:
     plain: plain_cifar10.Settings
 
 
-def scale(data: Path, small: bool, epochs: int = SMALL_EPOCHS, compiled: bool = False) -> Scale:
+def scale(data: Path, small: bool, epochs: int = SMALL_EPOCHS, compiled: bool = False, name: str = RECIPES[0]) -> Scale:
     """What both programs are to do with the betons in a folder."""
     on_gpu = torch.cuda.is_available()
-    config = recipe("cifar10").pretrain
+    config = recipe(name).pretrain
     config = replace(
         config,
         data=replace(config.data, train=str(data / "train.beton"), val=str(data / "val.beton")),
         train=replace(config.train, keep_checkpoints=1, joint_views=on_gpu, compile=on_gpu and compiled),
     )
     workers = len(os.sched_getaffinity(0))
-    plain = plain_cifar10.Settings(workers=workers)
+    plain = plain_cifar10.Settings(workers=workers, epochs=config.train.epochs)
     if small:
         config = replace(
             config,
@@ -187,10 +188,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--compile", action="store_true", help="pass the network through torch.compile, on a GPU")
     parser.add_argument("--small", action="store_true", help="narrow network, few epochs: for CPUs")
     parser.add_argument("--epochs", type=int, default=SMALL_EPOCHS, help="of the small form (default: 10)")
+    parser.add_argument("--recipe", choices=RECIPES, default=RECIPES[0], help="which of 1,000 epochs and of 300")
     options = parser.parse_args(arguments)
     console = Console()
     end_s = time.monotonic() + 60 * options.minutes
-    both = scale(options.data, options.small, options.epochs, options.compile)
+    both = scale(options.data, options.small, options.epochs, options.compile, options.recipe)
     try:
         unpack(options.run)
         if options.plain:

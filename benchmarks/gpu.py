@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import gpu_augmentation, gpu_step, lars, loss
+from benchmarks import gpu_augmentation, gpu_evaluations, gpu_small_images, gpu_step, lars, loss
 from benchmarks.gpu_step import FORMS, Sizes
 from benchmarks.ratios import Ratio, print_ratios
 
@@ -143,13 +143,92 @@ def _determinism(sizes: Sizes, console: Console, _: Found) -> Found:
     return found | {"ratios": [Ratio("deterministic: a resumed run has the same bits", found["same_bits"], 1.0)]}
 
 
+def _evaluation(sizes: Sizes, console: Console, _: Found) -> Found:
+    found = gpu_evaluations.measure_linear(sizes, sizes.evaluated, _device())
+    table = Table("linear evaluation", "images/s", title=f"{sizes.encoder}, {sizes.image_px} px")
+    for name, key in (
+        ("in float32, as published", "float32_images_s"),
+        ("in half precision", "half_images_s"),
+        ("decoding and crops alone", "decoded_images_s"),
+        ("the encoder alone, half precision", "half_forward_images_s"),
+        ("the encoder alone, float32", "float32_forward_images_s"),
+    ):
+        table.add_row(name, f"{found[key]:,.0f}")
+    console.print(table)
+    speed, limit = found["half_images_s"], min(found["decoded_images_s"], found["half_forward_images_s"])
+    return found | {
+        "ratios": [
+            Ratio(
+                "linear evaluation: half precision / float32, images per second", speed / found["float32_images_s"], 3
+            ),
+            Ratio("linear evaluation / the lesser of decoding and encoder alone", speed / limit, 0.9),
+        ]
+    }
+
+
+def _online(sizes: Sizes, console: Console, _: Found) -> Found:
+    found = gpu_evaluations.measure_online(*sizes.looked_at, sizes.small_encoder, _device())
+    said = ", ".join(f"{name.removesuffix('_s').replace('_', ' ')} {seconds:.2f} s" for name, seconds in found.items())
+    console.print(f"looking at {' + '.join(map(str, sizes.looked_at))} small images: {said}", highlight=False)
+    return found | {
+        "ratios": [Ratio("a later look at the representation, seconds", found["later_s"], 2, at_least=False)]
+    }
+
+
+def _start(sizes: Sizes, console: Console, _: Found) -> Found:
+    found = gpu_evaluations.measure_start(sizes.small_encoder, sizes.batches[0])
+    cold, warm = found["cold_s"], found["warm_s"]
+    console.print(f"first compiled step {cold:.1f} s after the start, {warm:.1f} s with compiled code kept")
+    return found | {"ratios": [Ratio("start to first compiled step, code kept, seconds", warm, 15, False)]}
+
+
+def _trial(sizes: Sizes, console: Console, _: Found) -> Found:
+    step_ms = gpu_evaluations.measure_forms(sizes.small_encoder, sizes.batches[0], _device())
+    console.print(", ".join(f"{name} {ms:,.1f} ms" for name, ms in step_ms.items()), highlight=False)
+    gain = min(step_ms.values()) / step_ms["eager"]
+    return {"step_ms": step_ms, "ratios": [Ratio("trial: the fastest form / eager, ms of a step", gain, 1, False)]}
+
+
+def _small(sizes: Sizes, console: Console, _: Found) -> Found:
+    rows = gpu_small_images.measure(sizes, _device())
+    title = f"recipe cifar10, {sizes.small_encoder}, {sizes.small_batch} images"
+    table = Table("step", "ms", "host ms", "s an epoch", "images/s", title=title)
+    for row in rows:
+        said = [f"{1000 * row[name]:,.2f}" for name in ("seconds", "host_seconds")] if "seconds" in row else []
+        said += [f"{row['epoch_seconds']:,.2f}", f"{row['images_s']:,.0f}"] if said else ["[red]failed[/]"]
+        table.add_row(row["name"], *said)
+    console.print(table)
+    console.print("host: how long it is busy with a step; an epoch: of 50,000 images", style="dim")
+    ratios = [
+        Ratio(
+            "small images: a recorded run has the bits of one drawn by the host",
+            float(gpu_small_images.same_bits(sizes, _device())),
+            1.0,
+        )
+    ]
+    recorded = [row for row in rows if row["name"].startswith(gpu_small_images.RECORDED) and "seconds" in row]
+    if recorded:
+        best = min(recorded, key=lambda row: float(row["seconds"]))
+        what = f"small images ({best['name']})"
+        ratios += [
+            Ratio(f"{what}: seconds an epoch of 50,000", best["epoch_seconds"], 1.5, at_least=False),
+            Ratio(f"{what}: host ms a step", 1000 * best["host_seconds"], 1.0, at_least=False),
+        ]
+    return {"rows": rows, "ratios": ratios}
+
+
 PARTS: dict[str, Callable[[Sizes, Console, Found], Found]] = {
     "step": _step,
+    "small": _small,
     "augmentation": _augmentation,
     "loss": _loss,
     "lars": _lars,
     "feeding": _feeding,
     "determinism": _determinism,
+    "evaluation": _evaluation,
+    "online": _online,
+    "start": _start,
+    "trial": _trial,
 }
 
 

@@ -50,6 +50,15 @@ class Sizes:
     rounds: int = 10
     loss_rows: int = 2048
     loss_dims: int = 8192
+    evaluated: int = 8192
+    """Photos of an epoch of the linear evaluation."""
+    looked_at: tuple[int, int] = (50_000, 10_000)
+    """Small images for training and validation, at which an online measurement looks."""
+    small_encoder: str = "resnet18"
+    small_expander: str = "2048-2048-2048"
+    small_batch: int = 256
+    """Images of 32 px of a step."""
+    small_rounds: int = 100
 
     def config(self, batch: int, **train: Any) -> PretrainConfig:
         """The run whose steps are measured."""
@@ -61,7 +70,9 @@ class Sizes:
         )
 
 
-SMALL = Sizes("resnet10-narrow", "64-64-64", 32, 48, (8, 16), 2, 64, 128)
+SMALL = Sizes(
+    "resnet10-narrow", "64-64-64", 32, 48, (8, 16), 2, 64, 128, 64, (256, 64), "resnet10-narrow", "64-64-64", 8, 2
+)
 """For trying the program out: on a CPU its figures mean nothing."""
 FORMS: dict[str, dict[str, Any]] = {
     "ours, eager": {},

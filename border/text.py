@@ -56,7 +56,7 @@ def visible_lines(text: object) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ " (did you mean x?)" where one of the known words is close, else nothing: to stand behind what is allowed."""
+    """ " (did you mean x?)" where one of the known words is close, else nothing."""
     close = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from border.terminal import Terminal, say
 from border.text import visible
+from dataprep.beton.captions import CAPTIONS, decode_captions
 from dataprep.beton.contract import IMAGE_JPEG, Beton, BetonError, manifest_path, open_beton, read_manifest
 from dataprep.beton.objects import CROWD, DIFFICULT, MASKS, OBJECTS, decode_objects
 from dataprep.beton.verification import problems
@@ -82,8 +83,10 @@ def show_summary(done: WriteProgress, target: Path, manifest: Path) -> None:
         f"{target}: {num_written:,} samples{what}{of_classes}{kept}{flawed}, {len(done.rejected):,} rejected, "
         f"{done.num_bytes:,} bytes, {done.seconds:,.1f} s, {done.images_per_s:,.0f} images/s"
     )
-    if done.num_objects or done.left_out:
+    if done.num_objects or (done.left_out and not done.num_captions):
         say(f"  {done.num_objects:,} objects, {done.num_outside:,} boxes reach out of their image")
+    if done.num_captions:
+        say(f"  {done.num_captions:,} captions of {len(done.words):,} different words")
     for kind, names in (("rejected", done.rejected), ("flawed", done.flawed), ("left_out", done.left_out)):
         for name, reason in names[:_REASONS_SHOWN]:
             say(f"  {kind.replace('_', ' ')} {visible(name)}: {visible(reason)}")
@@ -133,17 +136,21 @@ def describe(path: Path) -> None:
     beton = open_beton(path)
     num_jpeg = int((beton.modes == IMAGE_JPEG).sum())
     stored = beton.sizes.astype(np.float64)
-    sides = f"{beton.widths.min()} x {beton.heights.min()} to {beton.widths.max()} x {beton.heights.max()}"
+    sides = (
+        f"{beton.widths.min()} x {beton.heights.min()} to {beton.widths.max()} x {beton.heights.max()}, "
+        f"mean {beton.widths.mean():.0f} x {beton.heights.mean():.0f}"
+    )
     table = Table(title=str(path), show_header=False, title_justify="left")
     rows = {
         "samples": f"{beton.num_samples:,} ({num_jpeg:,} JPEG, {beton.num_samples - num_jpeg:,} raw)",
         "bytes": f"{beton.file.size:,} ({stored.mean():,.0f} per image, largest {stored.max():,.0f})",
-        "pixels": str(beton.pixels),
-        "width x height": f"{sides}, mean {beton.widths.mean():.0f} x {beton.heights.mean():.0f}",
+        "samples are" if beton.pixels.is_sound else "pixels": str(beton.pixels),
+        **(_describe_clips(beton) if beton.pixels.is_sound else {"width x height": sides}),
         "fields": ", ".join(beton.field_names),
         "page size": f"{beton.page_size:,} bytes",
         "labels": _describe_labels(beton.labels),
         **_describe_objects(beton),
+        **_describe_captions(beton),
     }
     try:
         rows |= _manifest_rows(path)
@@ -163,6 +170,20 @@ def _describe_labels(labels: NDArray[Any]) -> str:
     return f"vectors of {labels.shape[1]} classes; per image {per_image}"
 
 
+def _describe_clips(beton: Beton) -> dict[str, str]:
+    """How long clips of sound are, and which belong together."""
+    rate_hz, folds = beton.pixels.rate_hz, np.unique(beton.clips["fold"])
+    low, high = int(beton.widths.min()), int(beton.widths.max())
+    length = f"{low:,} samples" if low == high else f"{low:,} to {high:,} samples"
+    return {
+        "length": f"{length}, {low / rate_hz:.4g} to {high / rate_hz:.4g} s"
+        if low != high
+        else f"{length}, {low / rate_hz:.4g} s",
+        "folds": ", ".join(map(str, folds.tolist())) if folds.any() else "none",
+        "recordings": f"{len(np.unique(beton.clips['recording'])):,}",
+    }
+
+
 def _describe_objects(beton: Beton) -> dict[str, str]:
     """How many objects there are, and of which kinds."""
     if OBJECTS not in beton.more:
@@ -173,6 +194,17 @@ def _describe_objects(beton: Beton) -> dict[str, str]:
     kinds = f"{int((flags == DIFFICULT).sum()):,} difficult, {int((flags == CROWD).sum()):,} crowds"
     masks = ", with masks" if MASKS in beton.more else ""
     return {"objects": f"{len(flags):,}, {len(flags) / beton.num_samples:.2f} per image ({kinds}){masks}"}
+
+
+def _describe_captions(beton: Beton) -> dict[str, str]:
+    """How many captions there are, and the first."""
+    if CAPTIONS not in beton.more:
+        return {}
+    captions = [decode_captions(beton.field_bytes(CAPTIONS, sample)) for sample in range(beton.num_samples)]
+    counts = list(map(len, captions))
+    return {
+        "captions": f"{sum(counts):,}, {min(counts)} to {max(counts)} of an image; the first: {captions[0][0][:60]}"
+    }
 
 
 def _manifest_rows(path: Path) -> dict[str, str]:

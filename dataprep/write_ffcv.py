@@ -1,14 +1,16 @@
-"""Raw images to a beton (imagenet ... folder), a part of one to train on (subset), two looks at one (verify, info)."""
+"""Raw images or sound to a beton (imagenet ... audio), a part to train on (subset), looks at one (verify, info)."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 import sys
-from dataclasses import dataclass
+import textwrap
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, get_args
 
 if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -16,11 +18,11 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 import tyro
 
 from border.terminal import complain, log_to, say, typed
-from border.text import program
+from border.text import did_you_mean, program, visible
 from dataprep.beton.contract import BetonError, manifest_path, open_beton
 from dataprep.console import describe, show_progress, show_summary, show_verification
 from dataprep.sources import options as source_options
-from dataprep.sources import published
+from dataprep.sources import published, sound_options
 from dataprep.writing.raw_source import Source, SourceError, doubts, first_format
 from dataprep.writing.subset_choice import write_drawn, write_listed
 from dataprep.writing.write_plan import WritePlan
@@ -76,14 +78,21 @@ Command = (
     | Annotated[source_options.CocoDetection, tyro.conf.subcommand("coco-detection")]
     | Annotated[source_options.VocSegmentation, tyro.conf.subcommand("voc-segmentation")]
     | Annotated[source_options.Ade20k, tyro.conf.subcommand("ade20k")]
+    | Annotated[source_options.Captions, tyro.conf.subcommand("captions")]
     | Annotated[source_options.Inat18, tyro.conf.subcommand("inat18")]
     | Annotated[source_options.Cifar10, tyro.conf.subcommand("cifar10")]
     | Annotated[source_options.Digits, tyro.conf.subcommand("digits")]
     | Annotated[source_options.Folder, tyro.conf.subcommand("folder")]
+    | Annotated[sound_options.Audio, tyro.conf.subcommand("audio")]
+    | Annotated[sound_options.Tones, tyro.conf.subcommand("tones")]
     | Annotated[Subset, tyro.conf.subcommand("subset")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
+
+
+NAMES = tuple(get_args(part)[1].name for part in get_args(Command))
+"""What may stand first on the command line."""
 
 
 class Stopped(BaseException):
@@ -117,23 +126,9 @@ def _write_one(command: source_options.Output, source: Source) -> None:
         raise SourceError(f"{'; '.join(differences)}; {cure}")
     for doubt in (*differences, *doubts(source)):
         logger.warning("warning: %s", doubt)
-    if source.more_fields and command.max_resolution:
+    if source.more_fields and source.captions is None and command.max_resolution:
         raise SourceError("--max-resolution shrinks images, whose boxes and masks would no longer fit; leave it out")
-    pixels, note = first_format(source, command.channels, command.max_pixels)
-    if note:
-        logger.warning("warning: %s", note)
-    usual_mode = source.default_write_mode if pixels.is_rgb else "raw"
-    plan = WritePlan(
-        write_mode=command.write_mode or usual_mode,
-        max_resolution=command.max_resolution,
-        quality=command.quality,
-        jpg_proportion=command.jpg_proportion,
-        max_pixels=command.max_pixels,
-        limit=command.limit,
-        shuffle_seed=command.shuffle_seed,
-        channels=None if pixels.is_rgb else pixels.channels,
-        bits=None if pixels.is_rgb else pixels.bits,
-    )
+    plan = _plan(command, source)
     target = command.out / f"{source.split or Path(source.root).name}.beton"
     if not command.overwrite and already_written(source, target, plan):
         say(f"{target} is already there, from the same source with the same options (--overwrite writes it again)")
@@ -141,6 +136,27 @@ def _write_one(command: source_options.Output, source: Source) -> None:
     with show_progress(target.name) as report:
         done = write_beton(source, target, plan, num_workers=command.num_workers, on_bad=command.on_bad, report=report)
     show_summary(done, target, manifest_path(target))
+
+
+def _plan(command: source_options.Output, source: Source) -> WritePlan:
+    """What the options of a command come to for its source."""
+    plan = WritePlan(
+        write_mode="raw",
+        max_resolution=command.max_resolution,
+        quality=command.quality,
+        jpg_proportion=command.jpg_proportion,
+        max_pixels=command.max_pixels,
+        limit=command.limit,
+        shuffle_seed=command.shuffle_seed,
+    )
+    if source.clips is not None:
+        return replace(plan, rate_hz=source.clips.rate_hz, clip_seconds=source.clips.seconds)
+    pixels, note = first_format(source, command.channels, command.max_pixels)
+    if note:
+        logger.warning("warning: %s", note)
+    if not pixels.is_rgb:
+        return replace(plan, write_mode=command.write_mode or "raw", channels=pixels.channels, bits=pixels.bits)
+    return replace(plan, write_mode=command.write_mode or source.default_write_mode)
 
 
 def choose_subset(command: Subset) -> int:
@@ -169,8 +185,18 @@ def main(arguments: list[str] | None = None) -> int:
     return quietly(lambda: _run(arguments))
 
 
+def unknown(word: str) -> str:
+    """What is said of a word that names no source, on as many lines as it takes."""
+    said = f"error: there is no source '{visible(word)}'{did_you_mean(word, NAMES)}, allowed: {', '.join(NAMES)}"
+    return textwrap.fill(said, shutil.get_terminal_size().columns, subsequent_indent="  ", break_on_hyphens=False)
+
+
 def _run(arguments: list[str] | None) -> int:
     log_to({logging.StreamHandler(): "%(message)s"})
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and not words[0].startswith("-") and words[0] not in NAMES:  # tyro would say what each option of all is
+        complain(unknown(words[0]))
+        return 2
     config = (tyro.conf.FlagCreatePairsOff,)
     command = tyro.cli(
         Command, args=arguments, prog=program("dataprep/write_ffcv.py"), description=__doc__, config=config

@@ -41,7 +41,7 @@ def drills(runs: DigitsRuns) -> Sequence[Drill]:
 
 def poisoned_job(task: Task, stop: StopFlag, run: str, value: float, rank: int) -> bool:
     """Pretraining in which one view of one rank has a pixel of this value at one step."""
-    prepare, seen = Learner._prepare, iter(range(10**6))
+    prepare, seen = Learner._view, iter(range(10**6))
 
     def poisoned(self: Learner, batch: Batch, view: int) -> Tensor:
         images = prepare(self, batch, view)
@@ -49,7 +49,7 @@ def poisoned_job(task: Task, stop: StopFlag, run: str, value: float, rank: int) 
             images[0, 0, 0, 0] = value
         return images
 
-    Learner._prepare = poisoned  # type: ignore[method-assign]
+    Learner._view = poisoned  # type: ignore[method-assign]
     return pretrain.run_job(task, stop, run)
 
 

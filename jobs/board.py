@@ -18,6 +18,7 @@ from waitress.server import create_server
 from border.terminal import log_to, say, typed
 from disk.closed_pipe import quietly
 from jobs.planning.cli import user_errors
+from jobs.planning.command_line import read_command
 from jobs.serving.application import Application
 from slurm.cluster import load
 
@@ -43,7 +44,7 @@ class Command:
 def main(arguments: list[str]) -> int:
     """Parse, say the address, serve until Ctrl-C; returns the exit code."""
     with user_errors():
-        command = tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+        command = read_command(Command, arguments)
         folder = command.folder or Path(load(command.cluster).shared_folder) / "runs"
         if not folder.is_dir():
             raise ValueError(f"{folder} is no folder; allowed: one with runs of jobs/pretrain.py, such as runs/")

@@ -24,6 +24,7 @@ from border.terminal import Terminal, typed
 from border.text import visible
 from disk.closed_pipe import quietly
 from jobs.planning.cli import CONFIG_FILE, user_errors
+from jobs.planning.command_line import read_command
 from jobs.planning.sweeps import SWEEP_FILE, is_sweep, run_folders
 from jobs.watching import job_traces
 from jobs.watching.job_states import OF_SLURM, Queue, collect
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> int:
     """Parse, look, show; returns the exit code."""
     console = Terminal()
     with user_errors():
-        command = tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+        command = read_command(Command, arguments)
         if command.run is None and (command.logs is not None or command.cancel):
             raise ValueError("--logs and --cancel are of one run; name its folder in front of them")
         runs = find_runs(command.run, Path(load(command.cluster).shared_folder) / "runs")

@@ -73,7 +73,7 @@ def _attempt(spec: JobSpec, folder: Path, claim: Claim) -> bool:
         reason = f"rank {errors[0].rank}: {errors[0].message}" if errors else str(error)
         if isinstance(error, KeyboardInterrupt) or not claim.holds():
             outcome = STOPPED
-        if isinstance(error, JobFailed) and errors and errors[0].rank:  # nobody watches that rank's log
+        if isinstance(error, JobFailed) and errors:  # nobody watches that rank's log, and much may stand below rank 0's
             raise JobFailed(f"{error}: {errors[0].message}") from error
         raise
     finally:

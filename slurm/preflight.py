@@ -26,6 +26,13 @@ class Check:
     """None: it could not be checked here."""
     said: str
     """What was found; where it failed, what is allowed and the cure."""
+    command: str = ""
+    """The whole command that cures it, to be copied; empty where there is none."""
+
+    @property
+    def whole(self) -> str:
+        """What was found, with the command, in one line."""
+        return f"{self.said}; write it with  {self.command}" if self.command else self.said
 
 
 def check_folder(folder: Path) -> Check:
@@ -65,7 +72,8 @@ def _check_partition(spec: JobSpec, cluster: Cluster) -> list[Check]:
     except SchedulerError as error:
         if shutil.which("sinfo") is None:
             return [Check("partition", None, "there is no SLURM on this machine to ask")]
-        return [Check("scheduler", False, f"SLURM does not answer ({error}); on this machine alone: --cluster local")]
+        said = (str(error).splitlines() or [repr(error)])[-1]
+        return [Check("scheduler", False, f"SLURM does not answer ({said}); on this machine alone: --cluster local")]
     names = ", ".join(partition.name for partition in partitions)
     wanted = [name for name in cluster.partition.split(",") if name] or [p.name for p in partitions if p.is_default]
     if not wanted:

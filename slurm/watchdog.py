@@ -23,7 +23,7 @@ from slurm.task import Task
 HUNG_EXIT_CODE = 70  # sysexits.h: internal software error
 DUMP_LEAD_S = 10.0  # from the dump of the stacks to the end of the process: the other ranks dump theirs
 A_STEP, THE_START = "a step", "the start"
-ALLOWANCES = {A_STEP: 1, THE_START: 2, "a checkpoint": 2, "a measurement": 4, "the end": 4}
+ALLOWANCES = {A_STEP: 1, THE_START: 2, "a trial": 4, "a checkpoint": 2, "a measurement": 4, "the end": 4}
 """How long a phase may last, in times of `hang_timeout_s`: compilation belongs to the start, a whole validation set
 passes through the encoder in a measurement, and the last checkpoint and the encoder are written at the end."""
 

@@ -37,6 +37,10 @@ def _with_kernels(work: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         return work(*arguments)
 
 
+CAPABILITIES = (75, 80, 86, 89, 90, 100)
+"""Compute capabilities of the cards that everything has to compile for: T4, A100, RTX 30, RTX 40 and L4, H100, B200."""
+
+
 def ptx(kernel: Any, signature: dict[str, str], constants: dict[str, Any], capability: int) -> str:
     """The kernel compiled for GPUs of a compute capability, such as 90."""
     from triton.backends.compiler import GPUTarget

@@ -71,8 +71,10 @@ def test_every_requirement_is_pinned() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     extras = config["options.extras_require"]
-    wanted = "\n".join([config["options"]["install_requires"], extras["dev"], extras["tensorboard"]])
-    names = {re.split(r"[<>=]", line)[0].strip().lower() for line in wanted.splitlines() if line.strip()}
+    wanted = "\n".join(
+        [config["options"]["install_requires"], *(extras[name] for name in ("dev", "docs", "tensorboard"))]
+    )
+    names = {re.split(r"[<>=[]", line)[0].strip().lower() for line in wanted.splitlines() if line.strip()}
     assert names <= {line.split("==")[0].lower() for line in _pins()}
 
 

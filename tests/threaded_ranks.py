@@ -16,7 +16,7 @@ T = TypeVar("T")
 def run_threaded_ranks(work: Callable[[], T], world_size: int) -> list[T]:
     """What `work` returns on each rank, in rank order; it sees a process group of that size."""
     # As torch's own MultiThreadedTestCase does; torch's stubs do not have it.
-    isolate = torch._C._distributed_c10d._set_thread_isolation_mode  # type: ignore[attr-defined]
+    isolate = torch._C._distributed_c10d._set_thread_isolation_mode
     store = dist.HashStore()
 
     def run(rank: int) -> T:

@@ -7,6 +7,7 @@ then). Stands apart from `method.py`, the seam, which asks for no branches.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from vicreg.config import PretrainConfig, require
 from vicreg.losses.forms import NUM_VIEWS
-from vicreg.method import Method, Pass
-from vicreg.model import branch, build_model
+from vicreg.method import Method, ParameterGroup, Pass, usual_groups
+from vicreg.model import branch, build_model, num_features
 
 
 class Embedded(NamedTuple):
@@ -26,6 +27,12 @@ class Embedded(NamedTuple):
     b: Tensor
     features: Tensor
     """The first encoder's, without gradient: (2B, F) of both views where it is shared, else (B, F) of the first."""
+
+
+def _width(encoder: nn.Module, expander: nn.Sequential) -> int:
+    """Of the embeddings of a branch."""
+    linear = [layer.out_features for layer in expander if isinstance(layer, nn.Linear)]
+    return linear[-1] if linear else num_features(encoder)
 
 
 def say_branches(config: PretrainConfig) -> str:
@@ -47,15 +54,39 @@ class Branches(Method):
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__()
         sizes = [view.image_size for view in config.each_view]
-        require(len(sizes) == NUM_VIEWS, "views", f"{len(sizes)} of an image", f"{NUM_VIEWS} for {config.method.name}")
-        self.encoder, self.expander = build_model(config.model)
-        self.is_shared = not config.model.encoder_b
+        wanted = NUM_VIEWS - len(config.other_kinds)
+        beside = "".join(f", beside that of {kind}" for kind in config.other_kinds)
+        allowed = f"{wanted} for {config.method.name}{beside}"
+        require(len(sizes) == wanted, "views", f"{len(sizes)} of an image", allowed)
+        model, self.is_frozen = config.model, config.model.frozen
+        self.encoder, self.expander = build_model(replace(model, encoder_b="", expander_b=""))
+        self.is_shared = not model.encoder_b
         if not self.is_shared:
-            self.encoder_b, self.expander_b = build_model(branch(config.model, "b"))
+            self.encoder_b, self.expander_b = build_model(branch(model, "b"))
+            widths = [_width(*pair) for pair in ((self.encoder, self.expander), (self.encoder_b, self.expander_b))]
+            said = f"{model.expander_b or model.expander} ({widths[1]} wide)"
+            require(widths[0] == widths[1], "expander_b", said, f"one that ends {widths[0]} wide, as the first does")
         self.joint_views = config.train.joint_views
         if self.joint_views:
             one_pass = self.is_shared and sizes[0] == sizes[1]
             require(one_pass, "joint_views", True, "for two views of one size and without encoder_b")
+
+    def train(self, mode: bool = True) -> Branches:
+        """As every module; a frozen encoder stays as it is."""
+        super().train(mode)
+        if self.is_frozen:
+            self.encoder.eval()
+        return self
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The usual ones, without a frozen encoder."""
+        return self.learned_groups()
+
+    def learned_groups(self, vector_rate_factor: float = 1.0) -> list[ParameterGroup]:
+        """The usual groups without a frozen encoder."""
+        if self.is_frozen:
+            self.encoder.requires_grad_(False)
+        return usual_groups(self, vector_rate_factor)
 
     @property
     def encoders(self) -> dict[str, nn.Module]:
@@ -68,7 +99,8 @@ class Branches(Method):
             features = self.encoder(torch.cat(list(views)))
             a, b = self.expander(features).chunk(NUM_VIEWS)
             return Embedded(a, b, features.detach())
-        of_a = self.encoder(views[0])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
+            of_a = self.encoder(views[0])
         a = self.expander(of_a)
         if not self.is_shared:
             return Embedded(a, self.expander_b(self.encoder_b(views[1])), of_a.detach())

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dataprep.beton.pixel_format import MAX_CHANNELS
+from vicreg.branch_kinds import Kind, kind_of
 from vicreg.checked import require as require
+from vicreg.sound_config import SoundConfig as SoundConfig
 from vicreg.stop_rule import MEASURES, stop_rules
 from vicreg.view_config import ViewConfig as ViewConfig
 from vicreg.view_config import each_view as each_view
@@ -18,6 +20,9 @@ from vicreg.view_config import official_views as official_views
 from vicreg.view_config import paper_views as paper_views
 from vicreg.view_config import require_no_colours as require_no_colours
 from vicreg.view_config import without_colours as without_colours
+
+Precision = Literal["auto", "float32", "bf16", "fp16"]
+"""Arithmetic of an encoder that is measured; auto: half precision on a GPU, float32 on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -90,26 +95,47 @@ class ModelConfig:
     stem_padding: int = 1
     """Padding of the small images' stem: 1 keeps the image's size, 2 (solo-learn, eb_jepa) makes 34 x 34 of 32 x 32."""
     encoder_b: str = ""
-    """Encoder of the second branch, which then has weights and an expander of its own; empty: both branches share."""
+    """Encoder of the second branch, which then has weights and an expander of its own; empty: both branches share.
+    gru-300-1024, or other widths of word embedding and state, is one of captions."""
+    expander_b: str = ""
+    """Widths of the second branch's expander, or none for no expander; empty: those of the first's."""
+    frozen: bool = False
+    """Whether the first encoder stays as it begins, with its running statistics; else it learns."""
+    num_words: int = 0
+    """Words that the encoder of captions knows. Follows the training data."""
+    min_word_count: int = 4
+    """Times that a word must stand in the training captions to be known."""
     weights: str = ""
     """Weights to begin with: a file that jobs/import_encoder.py reads (of the encoder, and of the expander where it has
     one that fits), or torchvision or timm for those that these publish of the encoder. Empty: random ones."""
     weights_part: str = ""
     """Which network, where that file holds several: a word of its name (student, teacher, ema) or the whole of it."""
+    weights_channels: Literal["refuse", "mean"] = "refuse"
+    """What becomes of weights for another number of channels than the images have: refused, or the first layer has
+    their mean for each channel, times their number over the images', which keeps the sum."""
     channels: int = 0
     """Channels of images that are not RGB, 1 to 16, which the first layer takes; 0: RGB. Follows the training data."""
+    sound: SoundConfig = field(default_factory=SoundConfig)
+    """Sound instead of images, and its spectrograms, which have one channel."""
 
     def __post_init__(self) -> None:
         require(self.stem_padding in (1, 2), "stem_padding", self.stem_padding, "1 or 2")
-        widths = self.expander.split("-")
-        ok = all(width.isdigit() and int(width) > 0 for width in widths)
-        require(ok, "expander", self.expander, "positive widths joined by dashes, such as 8192-8192-8192")
+        for name, words in (("expander", ("none",)), ("expander_b", ("none", ""))):
+            widths = getattr(self, name)
+            ok = widths in words or all(width.isdigit() and int(width) > 0 for width in widths.split("-"))
+            require(ok, name, widths, "positive widths joined by dashes, such as 8192-8192-8192")
         require(0 <= self.channels <= MAX_CHANNELS, "channels", self.channels, f"0 (RGB), or 1 to {MAX_CHANNELS}")
         has_colours = not self.channels or self.colours == "rgb"
         require(has_colours, "colours", self.colours, f"rgb: {self.channels} channels have none")
-        both = bool(self.weights and self.encoder_b)
-        require(not both, "weights", self.weights, "none with encoder_b: they are one network's")
+        require(not self.sound.is_on or self.channels == 1, "channels", self.channels, "1 for sound")
+        both = bool(self.weights and self.encoder_b) and kind_of(self.encoder_b) == kind_of(self.encoder)
+        require(not both, "weights", self.weights, "none with an encoder_b of images: they are one network's")
+        require(not self.expander_b or bool(self.encoder_b), "expander_b", self.expander_b, "with encoder_b")
+        require(self.num_words >= 0, "num_words", self.num_words, "0 or more")
+        require(self.min_word_count >= 1, "min_word_count", self.min_word_count, "1 or more")
         require(bool(self.weights) or not self.weights_part, "weights_part", self.weights_part, "with weights")
+        alone = bool(self.weights) or self.weights_channels == "refuse"
+        require(alone, "weights_channels", self.weights_channels, "refuse without weights")
 
     @property
     def is_plain(self) -> bool:
@@ -184,6 +210,12 @@ class TrainConfig:
     """Pass all views through the network at once, with batch statistics of each alone: fewer, larger kernels."""
     compile: bool = False
     """Pass the method's networks through torch.compile."""
+    trial: Literal["auto", "off"] = "auto"
+    """auto: on a GPU, where neither compile nor joint_views is asked for, a short trial at the start takes the fastest
+    of their forms; the run goes on with it. Not with deterministic. off: as they are given."""
+    capture: Literal["auto", "off"] = "auto"
+    """auto: steps on one GPU that holds the data set (data.loader array) are recorded once and replayed, as a CUDA
+    graph, with the same result; where that cannot be, the log says why. off: never."""
     deterministic: bool = False
     """Bit-identical resume on GPUs too, at a cost in speed; on CPUs it always is."""
     seed: int = 0
@@ -258,17 +290,22 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         require(len(self.each_view) > 0, "views", self.views, "at least one, with a count above 0")
+        require(self.model.expander != "none", "model.expander", "none", "widths; none is for --model.expander-b")
+        first = self.model.encoder
+        require(kind_of(first) != "text", "model.encoder", first, "one of images (of captions: --model.encoder-b)")
         channels = self.model.in_channels
-        require(
-            len(self.data.mean) == channels,
-            "data.mean",
-            self.data.mean,
-            f"a number for each of the encoder's {channels} channels",
-        )
-        if self.model.channels:
+        allowed = f"a number for each of the encoder's {channels} channels"
+        require(len(self.data.mean) == channels, "data.mean", self.data.mean, allowed)
+        if self.model.channels and not self.model.sound.is_on:
             require_no_colours(self.views)
 
     @property
     def each_view(self) -> tuple[ViewConfig, ...]:
-        """One entry for each view of an image, in the order of their numbers."""
+        """One entry for each view of an image, in the order of their numbers; views of another kind follow them."""
         return each_view(self.views, self.data.image_size)
+
+    @property
+    def other_kinds(self) -> tuple[Kind, ...]:
+        """The kinds of the views that are no images, in the order of their numbers, behind those of `each_view`."""
+        kinds = (kind_of(self.model.encoder), kind_of(self.model.encoder_b or self.model.encoder))
+        return tuple(kind for kind in kinds if kind != "image")

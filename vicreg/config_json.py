@@ -43,7 +43,7 @@ def _from_json(hint: Any, value: Any, name: str) -> Any:
 
 MAY_CHANGE = frozenset(
     ["data.workers", "data.batches_ahead", "data.val", "data.on_bad", "online.stop_if", "online.keep_best"]
-    + [f"train.{name}" for name in ("keep_checkpoints", "checkpoint_every_steps", "checkpoint_every_min")]
+    + [f"train.{name}" for name in ("capture", "keep_checkpoints", "checkpoint_every_steps", "checkpoint_every_min")]
     + [
         f"train.{name}"
         for name in ("log_every_steps", "stop_check_every_steps", "max_skipped_steps", "max_rollbacks", "wandb_project")

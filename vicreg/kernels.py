@@ -15,9 +15,12 @@ from types import ModuleType
 
 import torch
 
+from border.private_folder import private_folder, require_private, temporary_folder
+
 log = logging.getLogger(__name__)
 
 COMPILED_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # where torch.compile puts what it makes, if it is set
+TRITON_VARIABLE = "TRITON_CACHE_DIR"  # the same of our own kernels
 
 
 @functools.cache
@@ -47,3 +50,25 @@ def require_executable_folder() -> None:
             f"torch.compile puts what it makes; set {COMPILED_VARIABLE} to a folder on another disk (environment in "
             "clusters.toml), or leave compile out"
         )
+
+
+def keep_compiled_code() -> Path:
+    """Let what is compiled be kept, for the next start too, in a folder of this user alone; returns it.
+
+    That is the folder that TORCHINDUCTOR_CACHE_DIR names (environment in clusters.toml) or, where that is everybody's,
+    this user's own in it; without the name it lies in the temporary folder. What is loaded from there is executed:
+    PermissionError where others may write.
+    """
+    named = os.environ.get(COMPILED_VARIABLE)
+    folder = _own_folder(Path(named).absolute()) if named else temporary_folder("compiled")
+    os.environ[COMPILED_VARIABLE] = str(folder)
+    os.environ.setdefault(TRITON_VARIABLE, str(folder / "triton"))
+    return folder
+
+
+def _own_folder(named: Path) -> Path:
+    try:
+        require_private(named)
+        return named
+    except OSError:
+        return private_folder(named / f"user-{os.geteuid()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vicreg.config import PretrainConfig
 from vicreg.losses.contrastive import contrast_cost
+from vicreg.losses.cross_modal import cross_modal_cost
 from vicreg.losses.forms import NUM_VIEWS, ring_sum_bytes
 from vicreg.losses.settings import SpreadConfig
 from vicreg.losses.variance_covariance import spread_costs
@@ -37,4 +38,17 @@ def nt_xent_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
         held_bytes=6 * own,
         sent_bytes=ring_sum_bytes(2 * dims * size, ranks),  # for the spread of directions
         moved_bytes=12 * own,  # lengths, company, gradients
+    )
+
+
+def cross_modal_loss_cost(config: PretrainConfig, ranks: int, size: int) -> LossCost:
+    """Cosines of all rows of one branch with all of the other (VSE++, CLIP), for which the ranks gather them."""
+    total, dims = config.train.global_batch, int(config.model.expander.split("-")[-1])
+    own = NUM_VIEWS * total // ranks * dims * size
+    return LossCost(
+        title=f"cosines of {total} x {total}",
+        forms={"rows": cross_modal_cost(total, dims, ranks, size)},
+        held_bytes=4 * own,
+        sent_bytes=ring_sum_bytes(2 * dims * size, ranks),  # for the spread of directions
+        moved_bytes=8 * own,
     )

@@ -24,6 +24,8 @@ class TrainingData:
     num_samples: int
     num_classes: int
     """0 where the labels are no classes."""
+    words: tuple[int, ...] = ()
+    """Numbers of the words (views/captions.py) that an encoder of captions is to know."""
 
     def require_classes(self, method: str) -> int:
         """The number of classes; ValueError where the data have none that a method could learn from."""
@@ -44,7 +46,7 @@ class Inputs:
     """A rank's part of a global batch, ready for the networks."""
 
     views: Sequence[Tensor]
-    """Each (B, 3, S, S); S may differ from view to view."""
+    """Each (B, 3, S, S); S may differ from view to view. Behind them those of other kinds: captions (B, L) int64."""
     labels: Tensor
     """int64 (B,)."""
     samples: Tensor
@@ -83,7 +85,7 @@ class Pass:
     """One way of a view through networks in a step."""
 
     network: nn.Module
-    """Images in, embedding out."""
+    """A view in, embedding out."""
     view: int
     """Number of the view."""
     has_gradient: bool = True
@@ -110,6 +112,8 @@ class Method(nn.Module, ABC):
 
     joins_views: ClassVar[bool] = False
     """Whether it can pass all views through the network at once (`train.joint_views`)."""
+    follows_progress: ClassVar[bool] = True
+    """Whether anything but the learning rate depends on where the run is; if not, one step may be recorded for all."""
 
     @property
     @abstractmethod

@@ -17,10 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from border.text import did_you_mean
+from vicreg.branch_kinds import kind_of
 from vicreg.config import DataConfig, ModelConfig
 from vicreg.lab_colours import LabEncoder
 from vicreg.presets import NARROW as NARROW
 from vicreg.stem import exchange_channels
+from vicreg.text_encoder import build_text_encoder
+from vicreg.wave_resnet import WAVE_ENCODERS, OnSpectrogram, WaveResNet
 
 if TYPE_CHECKING:
     from torchvision.models.resnet import ResNet
@@ -242,7 +245,7 @@ def begins_with(beginning: Beginning | None) -> Iterator[None]:
 def encoder_by_config(config: ModelConfig) -> nn.Module:
     """The encoder of a configuration, with random weights from torch's generator, or with those it `begins_with`."""
     encoder = _random_encoder(config)
-    if beginning := _beginning.get():
+    if (beginning := _beginning.get()) and kind_of(config.encoder) == "image":
         _copy(beginning.encoder, encoder)
     return encoder
 
@@ -256,10 +259,16 @@ def _copy(weights: Mapping[str, Tensor], network: nn.Module) -> None:
 
 def _random_encoder(config: ModelConfig) -> nn.Module:
     encoder: nn.Module
+    if kind_of(config.encoder) == "text":
+        return build_text_encoder(config.encoder, config.num_words)
     if config.colours == "lab":
         encoder = LabEncoder(*(_random_encoder(replace(config, colours="rgb")) for _ in range(2)))
+    elif config.sound.is_on and config.encoder in WAVE_ENCODERS:
+        encoder = WaveResNet(WAVE_ENCODERS[config.encoder])
     else:
         encoder = build_encoder(config.encoder, config.small_images, config.stem_padding, config.channels)
+        if config.sound.is_on:
+            encoder = OnSpectrogram(encoder, config.sound, num_features(encoder))
     if config.encoder_norm == "layer":
         layer_norms(encoder)
     return encoder
@@ -268,8 +277,10 @@ def _random_encoder(config: ModelConfig) -> nn.Module:
 def build_model(config: ModelConfig) -> tuple[nn.Module, nn.Sequential]:
     """Encoder and expander of a configuration, with random weights from torch's generator."""
     encoder = encoder_by_config(config)
+    if config.expander == "none":
+        return encoder, nn.Sequential(*([UnitLength()] if config.unit_length else []))
     expander = build_expander(num_features(encoder), config.expander, config.expander_bias, config.expander_norm)
-    if (beginning := _beginning.get()) and beginning.expander:
+    if (beginning := _beginning.get()) and beginning.expander and kind_of(config.encoder) == "image":
         _copy(beginning.expander, expander)
     return encoder, expander.append(UnitLength()) if config.unit_length else expander
 
@@ -284,4 +295,10 @@ def branch(config: ModelConfig, encoder: str = "") -> ModelConfig:
         shared = "" if config.encoder_b else " (the branches share it)"
         raise ValueError(f"encoder is {encoder!r}, allowed for this run: {', '.join(names)}{shared}")
     name = config.encoder_b if encoder == "b" else config.encoder
-    return replace(config, encoder=name, encoder_b="", weights="", weights_part="")  # wherever it began
+    expander = config.expander_b or config.expander if encoder == "b" else config.expander
+    return without_beginning(replace(config, encoder=name, encoder_b="", expander=expander, expander_b=""))
+
+
+def without_beginning(config: ModelConfig) -> ModelConfig:
+    """The same network, wherever its weights began."""
+    return replace(config, weights="", weights_part="", weights_channels="refuse")

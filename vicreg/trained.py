@@ -28,10 +28,12 @@ from dataprep.writing.channel_images import read_channels
 from dataprep.writing.images import ImageOptions, store_image
 from vicreg import methods
 from vicreg.config import PretrainConfig
-from vicreg.data.batches import Task, in_order, split_tasks
+from vicreg.data.batches import in_order, split_tasks
 from vicreg.data.loaders import default_workers
+from vicreg.data.other_views import Task
 from vicreg.evals.features import Splits, compute_features
 from vicreg.evals.layers import open_network, require_encoder
+from vicreg.sound_config import require_images
 from vicreg.training.train import CHECKPOINTS
 from vicreg.views.resample import resize_centre_into
 
@@ -80,6 +82,7 @@ class TrainedModel:
 
     def pixels(self, image: ImageLike) -> NDArray[Any]:
         """An image as it is before it is framed, (H, W, C)."""
+        require_images(self.config.model.sound, "TrainedModel.pixels")
         channels = self.config.model.channels
         return _channels_of(image, channels) if channels else _pixels_of(image)
 
@@ -98,6 +101,7 @@ class TrainedModel:
         layer: by its name in the encoder, or `expander`; empty: what the encoder gives. batch: images that pass at
         once. workers: threads that read; 0 for one per CPU core. ValueError, naming it, for an image that is none.
         """
+        require_images(self.config.model.sound, "TrainedModel.embed")
         if isinstance(images, str | os.PathLike | Image.Image | np.ndarray):
             images = [images]
         network = self.up_to(layer)

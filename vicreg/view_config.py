@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vicreg.checked import require
+from vicreg.sound_config import SoundViewConfig
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class ViewConfig:
     """Operations of RandAugment, each drawn from 15 and done with probability 1/2; 0 is none."""
     rand_magnitude: float = 10.0
     """How strong they are, from 0 to 10."""
+    sound: SoundViewConfig = field(default_factory=SoundViewConfig)
+    """Views of sound, of which all the above but `count` says nothing."""
 
     def __post_init__(self) -> None:
         require(self.image_size == 0 or self.image_size >= 8, "image_size", self.image_size, "0, or 8 pixels or more")

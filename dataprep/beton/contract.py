@@ -13,7 +13,7 @@ import functools
 import io
 import logging
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from PIL import Image
 from border.text import suite_command
 from dataprep.beton.bytes import REWRITE, BetonBytes, runs
 from dataprep.beton.bytes import BetonError as BetonError
+from dataprep.beton.captions import CAPTIONS
 from dataprep.beton.layout import FIELD_METADATA, IMAGE_METADATA, TYPE_BYTES
 from dataprep.beton.layout import IMAGE_JPEG as IMAGE_JPEG
 from dataprep.beton.layout import IMAGE_RAW as IMAGE_RAW
@@ -33,7 +34,16 @@ from dataprep.beton.manifest import read_manifest as read_manifest
 from dataprep.beton.objects import MASKS, OBJECTS
 from dataprep.beton.pixel_format import PixelFormat
 from dataprep.beton.segments import SEGMENTS
-from dataprep.beton.tables import ROWS, image_metadata, image_sizes, read_fields, read_header, read_vectors, table
+from dataprep.beton.tables import (
+    CLIP_NUMBERS,
+    ROWS,
+    image_metadata,
+    image_sizes,
+    read_fields,
+    read_header,
+    read_vectors,
+    table,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +76,8 @@ class Beton:
     field_names: tuple[str, ...]
     file: BetonBytes
     modes: NDArray[np.uint8]
-    widths: NDArray[np.uint16]
+    widths: NDArray[np.uint16] | NDArray[np.uint32]
+    """In pixels; of sound, in samples."""
     heights: NDArray[np.uint16]
     pointers: NDArray[np.uint64]
     sizes: NDArray[np.uint64]
@@ -75,7 +86,10 @@ class Beton:
     pixels: PixelFormat
     """What its images consist of."""
     more: dict[str, NDArray[np.void]]
-    """Where the bytes of each further field of a sample lie (N,), by the field's name (objects.py, segments.py)."""
+    """Where the bytes of each further field of a sample lie (N,), by the field's name (objects.py, segments.py,
+    captions.py)."""
+    clips: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    """Of sound: the `fold` (0: none) and the `recording` of each clip (N,)."""
 
     @property
     def memory(self) -> NDArray[np.uint8]:
@@ -139,7 +153,7 @@ class Beton:
 
 
 def open_beton(path: Path) -> Beton:
-    """Open a beton with the fields `image` and `label`; BetonError names what is wrong and its cure."""
+    """Open a beton with the fields `image` or `sound`, and `label`; BetonError names what is wrong and its cure."""
     beton = read_beton(path)
     check_head(beton)
     return beton
@@ -155,10 +169,13 @@ def read_beton(path: Path) -> Beton:
     fields = read_fields(file, header)
     table_start, num_samples = int(header["alloc_table_ptr"]), int(header["num_samples"])
     columns = {name: np.empty(num_samples, IMAGE_METADATA[name]) for name in IMAGE_METADATA.names or ()}
+    if fields.pixels.is_sound:  # longer than any side of an image
+        columns["width"] = np.empty(num_samples, np.uint32)
+    clips = {name: np.empty(num_samples, np.int64) for name in CLIP_NUMBERS if fields.pixels.is_sound}
     labels = np.empty(num_samples, FIELD_METADATA[fields.kinds["label"]])
     more = {
         name: np.empty(num_samples, FIELD_METADATA[TYPE_BYTES])
-        for name in (OBJECTS, MASKS, SEGMENTS)
+        for name in (OBJECTS, MASKS, SEGMENTS, CAPTIONS)
         if fields.kinds.get(name) == TYPE_BYTES
     }
     for part, rows in table(file, fields.start, num_samples, fields.record):
@@ -166,7 +183,7 @@ def read_beton(path: Path) -> Beton:
         for name, column in columns.items():
             column[part] = found[name]
         labels[part] = rows["label"]
-        for name, column in more.items():
+        for name, column in (more | clips).items():
             column[part] = rows[name]
     beton = Beton(
         path=path,
@@ -183,6 +200,7 @@ def read_beton(path: Path) -> Beton:
         labels=read_vectors(file, table_start, labels, fields.label_length) if fields.label_length else labels,
         pixels=fields.pixels,
         more=more,
+        clips=clips,
     )
     _check_images(beton)
     for name, places in more.items():

@@ -3,7 +3,7 @@
 Header, field descriptors, metadata (one record per sample), page-aligned data, allocation table at the end. A label
 vector is a field of FFCV's NDArrayField: its values are data like an image's, and the metadata point to them. Of images
 that are not RGB (`pixel_format.py`) the arguments of the field `image`, of which FFCV makes no use, say channels and
-bits.
+bits; those of the field `sound` its rate.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import numpy as np
 from numpy.typing import NDArray
 
-from dataprep.beton.pixel_format import PixelFormat, channels_format
+from dataprep.beton.pixel_format import PixelFormat, channels_format, sound_format
 
 FORMAT_VERSION = 2
 MIN_PAGE_SIZE = 1 << 21
@@ -48,6 +48,7 @@ FIELD_METADATA = {
     5: BYTES_METADATA,  # JSON
     6: np.dtype("<u8"),  # tensor
 }
+_RATE = slice(2, 6)  # of a format's arguments
 _ARRAY_ARGUMENTS = np.dtype([("shape", "<u8", (32,)), ("dtype_bytes", "<u8")])
 
 
@@ -70,15 +71,17 @@ def vector_length(arguments: NDArray[np.uint8]) -> int | None:
 
 
 def format_arguments(pixels: PixelFormat) -> NDArray[np.uint8]:
-    """The descriptor's arguments of the field `image` where it holds bytes: channels, then bits."""
+    """The descriptor's arguments of the field `image` where it holds bytes: channels, bits, the rate of sound."""
     arguments = np.zeros(DESCRIPTOR["arguments"].shape, np.uint8)
     arguments[:2] = pixels.channels, pixels.bits
+    arguments[_RATE] = np.array([pixels.rate_hz], "<u4").view(np.uint8)
     return arguments
 
 
 def read_format(arguments: NDArray[np.uint8]) -> PixelFormat:
     """What `format_arguments` wrote; ValueError for anything else."""
-    pixels = channels_format(int(arguments[0]), int(arguments[1]))
-    if arguments[2:].any():
+    rate_hz = int(arguments[_RATE].view("<u4")[0])
+    pixels = sound_format(rate_hz) if rate_hz else channels_format(int(arguments[0]), int(arguments[1]))
+    if not np.array_equal(arguments, format_arguments(pixels)):
         raise ValueError("unknown arguments")
     return pixels

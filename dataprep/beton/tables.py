@@ -30,6 +30,8 @@ from dataprep.beton.layout import (
 )
 from dataprep.beton.pixel_format import RGB, PixelFormat
 
+CLIP_NUMBERS = ("fold", "recording")
+"""Fields that say of a clip of sound in which fold of its data set it is (0: none), and of which recording it is."""
 ROWS = 1 << 16
 """Rows of metadata or of the allocation table that are read at a time."""
 
@@ -68,7 +70,7 @@ def read_header(file: BetonBytes) -> np.void:
 @dataclass(frozen=True)
 class Fields:
     kinds: dict[str, int]
-    """FFCV's type of each field, by its name; `image` and `label` are among them."""
+    """FFCV's type of each field, by its name; `image` or `sound`, and `label`, are among them."""
     label_length: int
     """Length of the label vectors; 0 where a label is a class."""
     start: int
@@ -93,7 +95,7 @@ def read_fields(file: BetonBytes, header: np.void) -> Fields:
         raise BetonError(f"{path}: its fields {unknown or names} are none that FFCV defines; {REWRITE}")
     pixels = _pixels(file, kinds, descriptors)
     if pixels is None or kinds.get("label") not in (TYPE_INT, TYPE_ARRAY):
-        needed = "`image` (RGB image) and `label` (integer, or vector of int8)"
+        needed = "`image` (RGB image) or `sound`, and `label` (integer, or vector of int8)"
         raise BetonError(f"{path}: has fields {names}, needed: {needed}; {REWRITE}")
     record = np.dtype([(name, FIELD_METADATA[kind]) for name, kind in kinds.items()], align=True)
     if start + int(header["num_samples"]) * record.itemsize > end:
@@ -107,15 +109,20 @@ def read_fields(file: BetonBytes, header: np.void) -> Fields:
 
 
 def _pixels(file: BetonBytes, kinds: dict[str, int], descriptors: NDArray[Any]) -> PixelFormat | None:
-    """What the field `image` holds; None where it holds no images."""
+    """What the field `image` or `sound` holds; None where there is neither."""
     if kinds.get("image") == TYPE_IMAGE:
         return RGB
-    if [kinds.get(name) for name in ("image", "width", "height")] != [TYPE_BYTES, TYPE_INT, TYPE_INT]:
+    name = "sound" if "sound" in kinds else "image"
+    sides = ("samples", *CLIP_NUMBERS) if name == "sound" else ("width", "height")
+    if kinds.get(name) != TYPE_BYTES or any(kinds.get(side) != TYPE_INT for side in sides):
         return None
     try:
-        return read_format(descriptors["arguments"][list(kinds).index("image")])
+        pixels = read_format(descriptors["arguments"][list(kinds).index(name)])
+        if pixels.is_sound != (name == "sound"):
+            raise ValueError(f"{pixels} in the field `{name}`")
     except ValueError as error:
-        raise BetonError(f"{file.path}: its header does not say what its images are ({error}); {REWRITE}") from error
+        raise BetonError(f"{file.path}: its header does not say what its {name}s are ({error}); {REWRITE}") from error
+    return pixels
 
 
 def image_metadata(rows: NDArray[Any], pixels: PixelFormat) -> Mapping[str, NDArray[Any]] | NDArray[Any]:
@@ -124,6 +131,9 @@ def image_metadata(rows: NDArray[Any], pixels: PixelFormat) -> Mapping[str, NDAr
         rgb: NDArray[Any] = rows["image"]
         return rgb
     mode = np.full(len(rows), IMAGE_RAW, np.uint8)
+    if pixels.is_sound:
+        height = np.ones(len(rows), np.int64)
+        return {"mode": mode, "width": rows["samples"], "height": height, "data_ptr": rows["sound"]["ptr"]}
     return {"mode": mode, "width": rows["width"], "height": rows["height"], "data_ptr": rows["image"]["ptr"]}
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dataprep.beton.captions import CAPTIONS, BadCaptions, decode_captions
 from dataprep.beton.contract import (
     IMAGE_JPEG,
     Beton,
@@ -141,7 +142,7 @@ def _sample_problems(
 
 
 def _object_problems(beton: Beton, sample: int) -> list[str]:
-    """What is wrong with the boxes, classes and masks of a sample, or with the classes of its pixels."""
+    """What is wrong with the boxes, classes and masks of a sample, the classes of its pixels, or its captions."""
     size = int(beton.heights[sample]), int(beton.widths[sample])
     num_classes = beton.labels.shape[1] if beton.labels.ndim == 2 else 0
     if SEGMENTS in beton.more:
@@ -150,6 +151,11 @@ def _object_problems(beton: Beton, sample: int) -> list[str]:
         except BadSegments as error:
             said = str(error)
         return [said] if said else []
+    if CAPTIONS in beton.more:
+        try:
+            decode_captions(beton.field_bytes(CAPTIONS, sample))
+        except BadCaptions as error:
+            return [str(error)]
     if OBJECTS not in beton.more:
         return []
     try:

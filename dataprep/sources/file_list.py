@@ -35,7 +35,7 @@ class _Columns:
 
 def open_splits(path: Path) -> list[Source]:
     """One source for each split that the list names, in the order of their names; SourceError names line and cure."""
-    rows = _rows(path)
+    rows = table_rows(path)
     if rows:
         columns, rows = _read_columns(path, rows)
     if not rows:
@@ -71,7 +71,7 @@ def _source(path: Path, split: str, listings: dict[str, Listing]) -> Source:
     )
 
 
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
+def table_rows(path: Path) -> list[tuple[int, list[str]]]:
     """Line numbers and fields of what is not empty."""
     try:
         text = path.read_text(encoding="utf-8-sig")

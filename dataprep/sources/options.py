@@ -7,7 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from dataprep.sources import anywhere, coco_detection, digits, inat18, places205, segmentation, voc07, voc_detection
+from dataprep.sources import (
+    anywhere,
+    captions,
+    coco_detection,
+    digit_captions,
+    digits,
+    inat18,
+    places205,
+    segmentation,
+    voc07,
+    voc_detection,
+)
 from dataprep.sources import class_folders as sources
 from dataprep.sources.own_images import hold_out
 from dataprep.writing.images import WriteMode
@@ -171,6 +182,31 @@ class Ade20k(Output, OnDisk):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Captions(Output, OnDisk):
+    """Images with what is said of them: COCO captions by Karpathy's splits, or a table of images and captions."""
+
+    root: Path
+    """For COCO the folder with train2014/, val2014/, annotations/captions_{train,val}2014.json and dataset_coco.json;
+    else one with captions.txt (or .csv; below a line image,caption a line for each caption, as Flickr8k has it)
+    and the folder images/ or Images/."""
+    split: str | None = None
+    """COCO: train, val or test. A table: train, or val with --num-val. Default: all."""
+    restval: bool = True
+    """COCO's train has Karpathy's restval too (113,287 images), as VSE++ is trained; else 82,783."""
+    num_val: int = 0
+    """Of a table: hold out so many images, drawn by --seed, as val.beton."""
+    seed: int = 0
+    """Seed of that draw."""
+
+    def open_source(self) -> Source:
+        (source,) = self.open_sources()
+        return source
+
+    def open_sources(self) -> list[Source]:
+        return captions.open_splits(self.root, self.split, self.restval, self.num_val, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inat18(Output, OnDisk):
     """iNaturalist 2018: 8,142 species, labelled by category id."""
 
@@ -205,8 +241,12 @@ class Digits(Output):
     """train (1,437 images) or val (360)."""
     multi_label: bool = False
     """Label vectors of five attributes of the digits (even, prime, ...), for trying the path that VOC2007 takes."""
+    captions: bool = False
+    """Numbers of three digits with their spelled-out names as captions: train (800 images) or val (200)."""
 
     def open_source(self) -> Source:
+        if self.captions:
+            return digit_captions.open_split(self.split)
         return digits.open_split(self.split, self.multi_label)
 
 

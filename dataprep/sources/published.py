@@ -77,6 +77,7 @@ _COUNTS = {  # data set: classes, images of each split
     "voc07-detection": (20, {"train": 5_011, "trainval": 5_011, "val": 4_952, "test": 4_952}),
     "coco-detection": (80, {"train": 118_287, "val": 5_000}),
     "voc12-segmentation": (21, {"train": 1_464, "val": 1_449}),
+    "esc50": (50, {"train": 1_600, "val": 400}),
     "ade20k": (150, {"train": 20_210, "val": 2_000}),
     "inat18": (8_142, {"train": 437_513, "val": 24_426}),
 }

@@ -29,18 +29,21 @@ from dataprep.beton.layout import (
     vector_arguments,
 )
 from dataprep.beton.pixel_format import RGB, PixelFormat
+from dataprep.beton.tables import CLIP_NUMBERS
 from dataprep.writing.sample_encoding import Encoded
 
 MAX_SAMPLE_BYTES = 1 << 31  # a page must be under 4 GiB
 _TYPE_IDS = {"RGBImageField": TYPE_IMAGE, "IntField": TYPE_INT, "NDArrayField": TYPE_ARRAY, "BytesField": TYPE_BYTES}
 _SIDES = ("width", "height")
+_CLIP_FIELDS = ("samples", *CLIP_NUMBERS)
 
 
 class BetonFile:
     """A beton of up to `num_reserved` samples on an open file; unreadable to everyone until `finish`.
 
     label_length: 0 for labels that are classes; else the length of the label vectors, which go behind the images, so
-    that a reader finds them all in one place. Images that are not RGB have their sides in fields of their own.
+    that a reader finds them all in one place. Images that are not RGB have their sides in fields of their own, sound
+    its length, fold and recording.
     more_fields: names of fields of bytes, which lie behind the sample's image.
     """
 
@@ -52,11 +55,13 @@ class BetonFile:
         pixels: PixelFormat = RGB,
         more_fields: Sequence[str] = (),
     ) -> None:
+        self._main = "sound" if pixels.is_sound else "image"
+        self._sides = () if pixels.is_rgb else _CLIP_FIELDS if pixels.is_sound else _SIDES
         self.fields = {
-            "image": "RGBImageField" if pixels.is_rgb else "BytesField",
+            self._main: "RGBImageField" if pixels.is_rgb else "BytesField",
             "label": "NDArrayField" if label_length else "IntField",
             "index": "IntField",
-            **({} if pixels.is_rgb else dict.fromkeys(_SIDES, "IntField")),
+            **dict.fromkeys(self._sides, "IntField"),
             **dict.fromkeys(more_fields, "BytesField"),
         }
         self._more_fields = tuple(more_fields)
@@ -96,10 +101,12 @@ class BetonFile:
         """Positions in the source of the samples so far."""
         return self._records["index"][: self.num_samples]
 
-    def append(self, sample: Encoded, label: Any, index: int, more: Sequence[bytes] = ()) -> None:
+    def append(
+        self, sample: Encoded, label: Any, index: int, more: Sequence[bytes] = (), clip: Sequence[int] = ()
+    ) -> None:
         """Write one sample behind the others; `label` is a class or, as (label_length,) int8, a vector.
 
-        more: the bytes of each of the `more_fields`.
+        more: the bytes of each of the `more_fields`. clip: of sound, its fold and recording.
         """
         number = self.num_samples
         pointer = self._place(0, number, sample.data)
@@ -107,9 +114,10 @@ class BetonFile:
         if self._is_rgb:
             self._records["image"][number] = (sample.mode, sample.width, sample.height, pointer)
         else:
-            self._records["image"][number] = (pointer, len(sample.data))
-            for side in _SIDES:
-                self._records[side][number] = getattr(sample, side)
+            self._records[self._main][number] = (pointer, len(sample.data))
+            sides = (sample.width, *clip) if self._main == "sound" else (sample.width, sample.height)
+            for side, value in zip(self._sides, sides, strict=True):
+                self._records[side][number] = value
         for part, (name, content) in enumerate(zip(self._more_fields, more, strict=True), 2):
             self._records[name][number] = (self._place(part, number, content), len(content))
         self.crcs[number] = sample.crc

@@ -42,8 +42,11 @@ class ChannelStatistics:
         self._squares += (values**2).mean(0)
 
     def measured(self) -> dict[str, list[float]]:
-        """For the manifest: mean and standard deviation of each channel, for values from 0 to 1."""
+        """For the manifest: mean and standard deviation of each channel, for values from 0 to 1; of sound 0 and the
+        root mean square, for values from -1 to 1."""
         mean = self._sums / self._counted
+        if self._pixels.is_sound:  # which swings about 0: what a microphone adds to that is no part of it
+            mean = np.zeros_like(mean)
         squares = self._squares / self._counted
         variance = squares - mean**2
         std = np.sqrt(np.where(variance > _ROUNDING * squares, variance, 0))

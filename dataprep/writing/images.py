@@ -56,7 +56,9 @@ class ImageOptions:
     quality: int
     max_pixels: int
     pixels: PixelFormat = RGB
-    """What images are to consist of; what is not RGB is stored by `channel_images.py`."""
+    """What images are to consist of; what is not RGB is stored by `channel_images.py`, sound by `sound_clips.py`."""
+    clip_samples: int = 0
+    """Length of a clip of sound."""
 
 
 @dataclass(frozen=True)

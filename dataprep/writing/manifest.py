@@ -27,8 +27,10 @@ from dataprep.writing.write_plan import WritePlan
 def identity(source: Source, plan: WritePlan) -> dict[str, Any]:
     """What a beton was made from and how, as in its manifest: equal for equal source, listing and options."""
     listing = {"num_listed": len(source), "listing_crc32": _listing_crc(source)}
-    if source.objects is not None:
+    if source.objects is not None or source.captions is not None:
         listing["annotations_crc32"] = source.annotations_crc32
+    if source.clips is not None:
+        listing["clips_crc32"] = zlib.crc32(np.stack([source.clips.folds, source.clips.recordings]).tobytes())
     return {
         "classes": list(source.classes),
         "source": {"name": source.name, "root": source.root, "split": source.split, **listing},
@@ -46,12 +48,14 @@ def samples_per_class(labels: NDArray[Any], classes: Sequence[str]) -> dict[str,
     return {name: {str(value): int((column == value).sum()) for value in LABEL_VALUES} for name, column in columns}
 
 
-def software() -> dict[str, str]:
+def software(is_sound: bool = False) -> dict[str, str]:
     """Versions on which the stored bytes and the rejections depend."""
     try:
         suite = importlib.metadata.version("vicreg-suite")
     except importlib.metadata.PackageNotFoundError:
         suite = "not installed"
+    if is_sound:
+        return {"suite": suite} | {name: importlib.metadata.version(name) for name in ("soundfile", "scipy")}
     libjpeg = str(features.version("libjpeg_turbo") or features.version("jpg"))
     return {"suite": suite, "pillow": PIL.__version__, "libjpeg": libjpeg, "jpeg_check": checker_name()}
 

@@ -34,13 +34,14 @@ class StoredObjects:
     """What of an image's objects, or of its pixels' classes, is stored."""
 
     fields: tuple[bytes, ...]
-    """The bytes of `objects` and, where there are masks, of `masks`; or those of `segments`."""
-    label: NDArray[np.int8]
-    """Which classes the image shows."""
+    """The bytes of `objects` and, where there are masks, of `masks`; or those of `segments`, or of `captions`."""
+    label: NDArray[np.int8] | None
+    """Which classes the image shows; None: what the source says."""
     num_objects: int = 0
     num_outside: int = 0
     """Boxes that reach out of the image; training cuts them off."""
     left_out: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
 
 
 def usable(raw: RawObjects, num_classes: int) -> RawObjects:

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from border.text import did_you_mean
+from dataprep.beton.captions import CAPTIONS
 from dataprep.beton.jpeg_check import BadImage
 from dataprep.beton.objects import MASKS, OBJECTS
 from dataprep.beton.pixel_format import PixelFormat, channels_format
 from dataprep.beton.segments import SEGMENTS
 from dataprep.writing.channel_images import format_of
 from dataprep.writing.images import WriteMode
+from dataprep.writing.raw_captions import RawCaptions
 from dataprep.writing.raw_objects import RawObjects
 from dataprep.writing.sample_encoding import Content, FilePart, read_content
 
@@ -31,6 +33,18 @@ LABEL_VALUES = (-1, 0, 1)
 
 class SourceError(ValueError):
     """The raw data are not where or what they should be; the message says what was expected where."""
+
+
+@dataclass(frozen=True)
+class Clips:
+    """How clips of sound are stored, and which of them belong together."""
+
+    rate_hz: int
+    seconds: float
+    folds: NDArray[np.int64]
+    """Fold of the data set in which each clip is (N,); 0 where it has none."""
+    recordings: NDArray[np.int64]
+    """Number of the recording from which each clip was cut (N,): a hash of its name."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +66,14 @@ class Source:
     """The objects that each image shows; then its label vector follows from them when it is written."""
     has_masks: bool = False
     annotations_crc32: int = 0
-    """Of the files that hold the objects."""
+    """Of the files that hold the objects, or the captions."""
     segments: Callable[[int], NDArray[np.uint8] | str] | None = None
     """The class of every pixel of each image (height, width), or why there is none; label vectors follow from them."""
+    captions: Callable[[int], RawCaptions] | None = None
+    """What is said of each image."""
+
+    clips: Clips | None = None
+    """Of sound."""
 
     def __post_init__(self) -> None:
         assert len(set(self.classes)) == len(self.classes), "class names must differ"
@@ -73,7 +92,9 @@ class Source:
 
     @property
     def more_fields(self) -> tuple[str, ...]:
-        """Names of the fields in which objects, or the classes of pixels, are stored."""
+        """Names of the fields in which objects, the classes of pixels, or captions are stored."""
+        if self.captions is not None:
+            return (CAPTIONS,)
         if self.segments is not None:
             return (SEGMENTS,)
         return () if self.objects is None else (OBJECTS, MASKS) if self.has_masks else (OBJECTS,)

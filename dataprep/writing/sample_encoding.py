@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dataprep.beton.jpeg_check import BadImage
 from dataprep.writing.channel_images import store_channels
 from dataprep.writing.images import ImageOptions, store_image
+from dataprep.writing.sound_clips import store_clip
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,10 @@ def _encode_sample(content: Content, as_jpeg: bool, options: ImageOptions) -> Re
     except BadImage as error:
         return Rejected(str(error))
     try:
-        if options.pixels.is_rgb:
+        if options.pixels.is_sound:
+            assert isinstance(pixels_or_file, bytes)
+            stored = store_clip(pixels_or_file, options)
+        elif options.pixels.is_rgb:
             stored = store_image(pixels_or_file, options, as_jpeg=as_jpeg)
         else:
             stored = store_channels(pixels_or_file, options)

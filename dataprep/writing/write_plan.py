@@ -8,9 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataprep.beton.keyed_choice import chosen, permutation
-from dataprep.beton.pixel_format import RGB, PixelFormat, channels_format
+from dataprep.beton.pixel_format import RGB, PixelFormat, channels_format, sound_format
 from dataprep.writing.beton_file import MAX_SAMPLE_BYTES
 from dataprep.writing.images import MAX_SIDE, ImageOptions, WriteMode
+
+MIN_CLIP_SAMPLES = 256
+"""Fewer are no sound that a network could tell from another."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,9 @@ class WritePlan:
     channels: int | None = None
     """Of images that are not RGB."""
     bits: int | None = None
+    rate_hz: int | None = None
+    """Of sound."""
+    clip_seconds: float | None = None
 
     def __post_init__(self) -> None:
         modes = ("passthrough", "jpg", "raw", "proportion")
@@ -39,17 +45,30 @@ class WritePlan:
         _require(1 <= self.max_pixels <= most, "max-pixels", self.max_pixels, f"1 to {most:,}")
         if not self.pixels.is_rgb:
             _require(self.write_mode == "raw", "write-mode", self.write_mode, f"raw, for {self.pixels}")
+        if self.pixels.is_sound:
+            fits = MIN_CLIP_SAMPLES <= self.clip_samples <= self.max_pixels
+            allowed = f"{MIN_CLIP_SAMPLES} to {self.max_pixels:,} samples at {self.rate_hz:,} Hz"
+            _require(fits, "clip-seconds", self.clip_seconds, allowed)
         _require(self.limit is None or self.limit >= 1, "limit", self.limit, "1 or more")
 
     @property
     def pixels(self) -> PixelFormat:
         """What the images are to consist of; ValueError for what is not kept."""
+        if self.rate_hz is not None:
+            return sound_format(self.rate_hz)
         return RGB if self.channels is None else channels_format(self.channels, self.bits or 8)
+
+    @property
+    def clip_samples(self) -> int:
+        """Length of a clip of sound; 0 for images."""
+        return round((self.clip_seconds or 0) * (self.rate_hz or 0))
 
     @property
     def image_options(self) -> ImageOptions:
         """The part that concerns a single image."""
-        return ImageOptions(self.write_mode, self.max_resolution, self.quality, self.max_pixels, self.pixels)
+        return ImageOptions(
+            self.write_mode, self.max_resolution, self.quality, self.max_pixels, self.pixels, self.clip_samples
+        )
 
     def order(self, num_listed: int) -> NDArray[np.int64]:
         """Positions in the source, in the order in which they are read: shuffled first, then limited."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dataprep.beton.captions import words
 from dataprep.beton.contract import (
     BetonError,
     check_head,
@@ -32,6 +34,7 @@ from dataprep.writing.beton_file import MAX_SAMPLE_BYTES, BetonFile
 from dataprep.writing.channel_statistics import ChannelStatistics
 from dataprep.writing.encoder_pool import EncoderPool, WorkerDied
 from dataprep.writing.manifest import identity, samples_per_class, software, write_manifest
+from dataprep.writing.raw_captions import store_captions
 from dataprep.writing.raw_objects import StoredObjects, store_objects, store_segments
 from dataprep.writing.raw_source import Source
 from dataprep.writing.sample_encoding import Chunk, Encoded, FilePart, Rejected, Result, SourceUnreadable
@@ -62,16 +65,22 @@ class WriteProgress:
     num_outside: int = 0
     """Boxes that reach out of their image."""
     left_out: list[tuple[str, str]] = field(default_factory=list)
-    """Relative path of an image, and why an object of it was left out."""
+    """Relative path of an image, and why an object or a caption of it was left out."""
+    num_captions: int = 0
+    words: Counter[str] = field(default_factory=Counter)
+    """How often each word stands in the captions."""
     started_s: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     """Duration of the whole write, once it is over."""
 
     def see(self, name: str, stored: StoredObjects) -> None:
-        """Count the objects of an image."""
+        """Count the objects, or the captions and their words, of an image."""
         self.num_objects += stored.num_objects
         self.num_outside += stored.num_outside
         self.left_out += [(name, why) for why in stored.left_out]
+        self.num_captions += len(stored.captions)
+        for caption in stored.captions:
+            self.words.update(words(caption))
 
     @property
     def images_per_s(self) -> float:
@@ -148,6 +157,9 @@ def write_beton(
             if source.objects is not None:
                 head |= {"num_objects": progress.num_objects, "num_outside": progress.num_outside}
                 head["left_out"] = progress.left_out
+            if source.captions is not None:
+                head |= {"num_captions": progress.num_captions, "left_out": progress.left_out}
+                head["words"] = dict(sorted(progress.words.items(), key=lambda item: (-item[1], item[0])))
             head |= {"flawed": progress.flawed, "rejected": progress.rejected}
             names = map(source.relative_path, map(int, beton.indices))
             write_manifest(partial_manifest, head, zip(names, map(int, beton.crcs), strict=False))
@@ -214,10 +226,12 @@ def _fill(
             if isinstance(stored, str):
                 result = Rejected(stored)
             else:
-                label, more = stored.label, stored.fields
+                label, more = label if stored.label is None else stored.label, stored.fields
                 progress.see(name, stored)
         if isinstance(result, Encoded):
-            beton.append(result, label, position, more)
+            clips = source.clips
+            clip = (int(clips.folds[position]), int(clips.recordings[position])) if clips else ()
+            beton.append(result, label, position, more, clip)
             statistics.see(result)
             progress.num_kept += result.kept
             progress.num_bytes = beton.num_bytes
@@ -236,6 +250,8 @@ def _fill(
 
 def _stored(source: Source, position: int, height: int, width: int) -> StoredObjects | str:
     """What is stored of an image beside it, or why it cannot be."""
+    if source.captions is not None:
+        return store_captions(source.captions(position))
     if source.segments is not None:
         return store_segments(source.segments(position), height, width, source.label_length)
     assert source.objects is not None
@@ -245,7 +261,7 @@ def _stored(source: Source, position: int, height: int, width: int) -> StoredObj
 def _manifest_head(source: Source, plan: WritePlan, beton: BetonFile, progress: WriteProgress) -> dict[str, object]:
     """All of the manifest but the checksums, the rejected and the samples."""
     return {
-        "software": software(),
+        "software": software(plan.pixels.is_sound),
         "beton_bytes": beton.num_bytes,
         "head_bytes": beton.head_bytes,
         "num_samples": beton.num_samples,

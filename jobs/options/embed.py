@@ -11,6 +11,7 @@ import tyro
 from jobs.planning.cli import (
     PlaceOptions,
 )
+from jobs.planning.command_line import read_command
 
 
 @dataclass(frozen=True)
@@ -40,4 +41,4 @@ class Command:
 
 def parse(arguments: list[str]) -> Command:
     """The command line."""
-    return tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+    return read_command(Command, arguments)

@@ -11,7 +11,9 @@ import tyro
 from jobs.planning.cli import (
     PlaceOptions,
 )
+from jobs.planning.command_line import read_command
 from jobs.planning.recipes import LAST
+from vicreg.config import Precision
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class Command:
     baselines: tuple[str, ...] = ()
     """What to measure beside the trained encoder, more than the recipe says: random, pixels, or run folders of other
     encoders (jobs/import_encoder.py makes them)."""
+    precision: Precision = "auto"
+    """Arithmetic of the encoder; auto: half on a GPU (bf16, or fp16 where the card has no bf16), float32 on a CPU, and
+    a result of either holds."""
     jobs: tuple[str, ...] = ()
     """On a cluster, what single jobs ask for, JOB.KEY=VALUE of nodes, gpus, time, partition: knn.time=0:30:00; else
     --nodes, --gpus and --time hold for all, else the profile, else estimates."""
@@ -49,4 +54,4 @@ class Command:
 
 def parse(arguments: list[str]) -> Command:
     """The command line."""
-    return tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+    return read_command(Command, arguments)

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from jobs.planning.command_line import read_command
+
 
 @dataclass(frozen=True)
 class Command:
@@ -27,4 +29,4 @@ class Command:
 
 def parse(arguments: list[str]) -> Command:
     """The command line."""
-    return tyro.cli(Command, args=arguments)
+    return read_command(Command, arguments)

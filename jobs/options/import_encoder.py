@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from jobs.planning import recipes
+from jobs.planning.command_line import read_command
 from slurm.cluster import load as load_profile
 from vicreg.config import DataConfig
+from vicreg.data.channels import normalised_for_channels
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class Command:
     """Padding of that stem: 1, or 2 as solo-learn has it, which no shape tells; if None as the file says or looks."""
     part: str = ""
     """Which network, where the file holds several: a word of its name (student, teacher, ema) or the whole of it."""
+    channels: int | None = None
+    """Channels of the images, where these are no colours; weights for another number become their mean for each, times
+    their number over the images', which keeps the sum. If None as the file says, else RGB."""
     random: bool = False
     """Without SOURCE: the encoder with random weights, as a baseline."""
     cluster: str = ""
@@ -45,15 +50,15 @@ def parse(arguments: list[str]) -> Command:
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--recipe", default=Command.recipe)
     early.add_argument("--cluster", default="")
+    early.add_argument("--channels", type=int, default=0)
+    early.add_argument("--data.train", dest="train", default="")
     chosen, _ = early.parse_known_args(arguments)
     recipe = recipes.recipe(chosen.recipe)
     data = recipes.at_home(recipe.pretrain, load_profile(chosen.cluster)).data
-    command = tyro.cli(
-        Command,
-        args=arguments,
-        default=Command(run=tyro.MISSING, recipe=recipe.name, data=data),
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    if chosen.channels:
+        data = normalised_for_channels(replace(data, train=chosen.train or data.train), chosen.channels)
+    default = Command(run=tyro.MISSING, recipe=recipe.name, data=data)
+    command = read_command(Command, arguments, default=default)
     if command.random == (command.source is not None):
         raise ValueError("say either SOURCE, the file of a trained encoder, or --random, and not both")
     return command

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import tyro
 
 from jobs.planning import recipes, starting_point
 from jobs.planning.cli import (
-    PlaceOptions,
+    TrainingPlace,
 )
+from jobs.planning.command_line import read_command
+from jobs.planning.recipe_help import describe
 from jobs.planning.starting_point import Notes, StartingPoint, notes_that_hold
 from jobs.planning.sweeps import SweepOptions
-from vicreg import methods
 from vicreg.config import PretrainConfig
 
+HELP = {"--help", "-h"}
 LONG_NAMES = re.compile(r"^--(stop-if|keep-best)(?=$|=)")  # options that may be given without their group
 
 
@@ -41,7 +43,7 @@ class Command:
     """With --then-eval on a cluster, what the jobs that follow ask for: knn.time=0:30:00 report.partition=cpu."""
     stage_data: bool = False
     """Copy the training beton to each node's own disk first (node_local_folder in clusters.toml)."""
-    place: Annotated[PlaceOptions, tyro.conf.arg(name="")] = field(default_factory=PlaceOptions)
+    place: Annotated[TrainingPlace, tyro.conf.arg(name="")] = field(default_factory=TrainingPlace)
     several: Annotated[SweepOptions, tyro.conf.arg(name="")] = field(default_factory=SweepOptions)
     config: Annotated[PretrainConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
         default_factory=lambda: recipes.recipe(Command.recipe).pretrain
@@ -67,13 +69,7 @@ def parse_with_notes(arguments: list[str]) -> tuple[Command, Notes]:
 
 def read_options(arguments: list[str], start: StartingPoint) -> Command:
     """The command line with its defaults from the starting point."""
-    recipe = recipes.recipe(start.recipe)
-    described = f"{recipe.source}.\nExpected: {recipe.expected}.\nRecipes: {', '.join(recipes.RECIPES)}; "
-    described += f"{recipes.AUTO}, which looks at your images.\nMethods: {', '.join(methods.names())}."
-    return tyro.cli(
-        Command,
-        args=arguments,
-        default=Command(recipe=recipe.name, views=start.views, config=start.config),
-        description=f"{Command.__doc__}\n\nRecipe {recipe.name}: {described}",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    described, config = f"{Command.__doc__}\n\n{describe(start.recipe, start.config.views)}", start.config
+    if HELP & set(arguments):  # the options of a view stand there once
+        arguments, config = ["--help"], replace(config, views=config.views[:1])
+    return read_command(Command, arguments, described, Command(recipe=start.recipe, views=start.views, config=config))

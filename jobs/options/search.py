@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from jobs.planning.command_line import read_command
 from vicreg.checked import require
 
 MAX_QUERIES, MAX_NEIGHBOURS = 100, 50  # what a page holds
@@ -44,4 +45,4 @@ class Command:
 
 def parse(arguments: list[str]) -> Command:
     """The command line."""
-    return tyro.cli(Command, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+    return read_command(Command, arguments)

@@ -83,6 +83,11 @@ def _twins(row: str, published: str, encoder_b: str = "") -> Ablation:
     return Ablation(5, f"Barlow Twins, {row}", published, options, "barlow-twins")
 
 
+def _simclr(row: str, published: str, encoder_b: str = "") -> Ablation:
+    options = {"model.encoder_b": encoder_b} if encoder_b else {}
+    return Ablation(5, f"SimCLR, {row}", published, options, "simclr-100ep")
+
+
 _NO_BATCH_NORM = {"model.expander_norm": "none"}
 UNIT_STD = round(8192**-0.5, 6)
 """The standard deviation of a dimension where 8,192-dimensional rows have unit length and no direction is preferred."""
@@ -102,6 +107,10 @@ ABLATIONS = (
     _twins("different weights", "64.2", "resnet50"),
     _twins("ResNet-50 and ResNet-101", "65.3", "resnet101"),
     _twins("ResNet-50 and ViT-S", "63.9", "vit_small_patch16_224"),
+    _simclr("shared weights", "64.4"),
+    _simclr("different weights", "63.1", "resnet50"),
+    _simclr("ResNet-50 and ResNet-101", "63.9", "resnet101"),
+    _simclr("ResNet-50 and ViT-S", "63.5", "vit_small_patch16_224"),
     _coefficients(1.0, 0.0, 0.0, "collapse"),
     _coefficients(25.0, 0.0, 1.0, "collapse"),
     _coefficients(0.0, 25.0, 1.0, "collapse"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import torch
 
 from dataprep.beton.contract import Beton, open_beton
-from jobs.planning.scaling import speeds_of
+from jobs.planning.scaling import speeds_of, three_digits
 from jobs.planning.writing_commands import writing_command
 from slurm.cluster import Cluster
 from slurm.preflight import Check
@@ -27,7 +29,9 @@ def check_batch(config: PretrainConfig, spec: JobSpec) -> Check:
     """Whether every rank gets the same number of images."""
     batch, ranks = config.train.global_batch, spec.num_ranks
     if batch % ranks == 0:
-        return Check("batch", True, f"{batch} images on {ranks} ranks, {batch // ranks} each")
+        return Check(
+            "batch", True, f"{batch} images on {ranks} {'rank' if ranks == 1 else 'ranks'}, {batch // ranks} each"
+        )
     below, above = batch - batch % ranks, batch + ranks - batch % ranks
     multiples = f"{below} or {above}" if below else str(above)
     said = f"global_batch is {batch}, allowed: a multiple of the {ranks} ranks, such as {multiples}"
@@ -47,22 +51,57 @@ def check_model(
     if ranks != spec.num_ranks:
         return None, Check("model", True, f"{needs.num_parameters / 1e6:,.1f} M parameters")
     said = f"{needs.num_parameters / 1e6:,.1f} M parameters, about {gb(needs.memory_bytes)} on each rank"
-    memory_bytes = cluster.gpu_memory_gb * 1e9
+    memory_bytes, has = _memory_of_rank(spec, cluster, on_gpu)
     if not memory_bytes:
         return needs, Check("model", True, said)
-    has = f"{cluster.gpu_memory_gb:g} GB of a GPU of {cluster.name}"
     if needs.memory_bytes > memory_bytes:
-        fits = f"take {cure(config, ranks, memory_bytes, on_gpu, data)}, or another profile if gpu_memory_gb is wrong"
+        fits = f"take {cure(config, ranks, memory_bytes, on_gpu, data)}"
+        fits += ", or another profile if gpu_memory_gb is wrong" if on_gpu and cluster.gpu_memory_gb else ""
         return needs, Check("model", False, f"{said}, allowed: the {has}; {fits}")
     return needs, Check("model", True, f"{said}, of the {has}")
+
+
+def _memory_of_rank(spec: JobSpec, cluster: Cluster, on_gpu: bool) -> tuple[float, str]:
+    """Bytes that a rank can have, 0 where that is unknown, and whose they are."""
+    if on_gpu and cluster.gpu_memory_gb:
+        return cluster.gpu_memory_gb * 1e9, f"{cluster.gpu_memory_gb:g} GB of a GPU of {cluster.name}"
+    if on_gpu and cluster.scheduler == "local":
+        total = torch.cuda.get_device_properties(0).total_memory
+        return total, f"{gb(total)} of a GPU here"
+    memory = 0 if on_gpu else node_memory_bytes(cluster)
+    share = f", shared by {spec.ranks_per_node} ranks" if spec.ranks_per_node > 1 else ""
+    return memory / spec.ranks_per_node, f"{gb(memory)} of a machine{share}"
+
+
+def node_memory_bytes(cluster: Cluster) -> float:
+    """Main memory of a node, 0 where it is unknown; of this machine what its container may have, too."""
+    if cluster.node_memory_gb or cluster.scheduler != "local":
+        return cluster.node_memory_gb * 1e9
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):  # another kind of cgroup, or "max"
+        limit = sys.maxsize
+    return min(limit, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def check_cores(spec: JobSpec, cluster: Cluster) -> list[Check]:
+    """What ranks without GPUs have of this machine, where there are several."""
+    if cluster.scheduler != "local" or spec.ranks_per_node == 1 or is_on_gpu(spec, cluster):
+        return []
+    cores, ranks = len(os.sched_getaffinity(0)), spec.ranks_per_node
+    if ranks > cores:
+        said = f"no GPU here: {ranks} CPU ranks on {cores} cores, {cores / ranks:.2g} each; allowed, and slower than"
+        return [Check("cores", None, f"{said} --gpus {cores}")]
+    each = f"{cores // ranks} {'core' if cores // ranks == 1 else 'cores'} each"
+    return [Check("cores", True, f"no GPU here: {ranks} CPU ranks, {each}")]
 
 
 def check_val_data(config: PretrainConfig, is_needed: bool) -> Check:
     """Whether what is measured, by this command if `is_needed`, or by a later one, will have data."""
     path = Path(config.data.val)
     if not path.is_file():
-        cure = f"the evaluations need it; write it with  {writing_command(path)}"
-        return Check(VAL_DATA, False if is_needed else None, f"{path}: no such file; {cure}")
+        said = f"{path}: no such file; the evaluations need it"
+        return Check(VAL_DATA, False if is_needed else None, said, writing_command(path))
     try:
         beton = open_beton(path)
         require_channels(config.data, beton)
@@ -75,7 +114,7 @@ def check_data(config: PretrainConfig) -> tuple[Beton | None, Check]:
     """The training data, and whether they are there and enough for a step."""
     path, batch = Path(config.data.train), config.train.global_batch
     if not path.is_file():
-        return None, Check("data", False, f"{path}: no such file; write it with  {writing_command(path)}")
+        return None, Check("data", False, f"{path}: no such file", writing_command(path))
     try:
         beton = open_beton(path)
         require_channels(config.data, beton)
@@ -98,8 +137,8 @@ def gb(num_bytes: float) -> str:
     """With three digits."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if num_bytes >= size:
-            return f"{num_bytes / size:,.3g} {unit}"
-    return f"{num_bytes / 1e3:,.3g} kB"
+            return f"{three_digits(num_bytes / size)} {unit}"
+    return f"{three_digits(num_bytes / 1e3)} kB"
 
 
 def is_on_gpu(spec: JobSpec, cluster: Cluster) -> bool:

@@ -161,8 +161,6 @@ class PlaceOptions:
     """Profile; $VICREG_CLUSTER if none is given, else slurm where there is sbatch, else local (this machine)."""
     nodes: int = 1
     """Machines."""
-    spare_nodes: int = 0
-    """Machines beside these that only take the place of one that fails."""
     gpus: int = 0
     """GPUs per node, one rank each; 0 for the profile's number, or those of this machine (none: one rank, on CPUs)."""
     time: str | None = None
@@ -202,8 +200,6 @@ class PlaceOptions:
         """One rank per GPU; ValueError with what is allowed for numbers that cannot be."""
         if self.nodes < 1:
             raise ValueError(f"nodes is {self.nodes}, allowed: 1 or more")
-        if self.spare_nodes < 0 or (self.spare_nodes and profile.scheduler != "slurm"):
-            raise ValueError(f"spare-nodes is {self.spare_nodes}, allowed: 0 or, on a cluster with SLURM, more")
         if self.gpus < 0:
             raise ValueError(f"gpus is {self.gpus}, allowed: 0 (the cluster's number) or more")
         if given := given_place.place():
@@ -226,3 +222,17 @@ class PlaceOptions:
         if here and self.gpus > here:
             raise ValueError(f"gpus is {self.gpus}, allowed: up to the number of GPUs here, {here}")
         return self.gpus or max(1, here)
+
+
+@dataclass(frozen=True)
+class TrainingPlace(PlaceOptions):
+    """Where a pretraining runs."""
+
+    spare_nodes: int = 0
+    """Machines beside these that only take the place of one that fails."""
+
+    def ranks_per_node(self, profile: Cluster) -> int:
+        """As of any job; ValueError for spare nodes where there can be none, too."""
+        if self.spare_nodes < 0 or (self.spare_nodes and profile.scheduler != "slurm"):
+            raise ValueError(f"spare-nodes is {self.spare_nodes}, allowed: 0 or, on a cluster with SLURM, more")
+        return super().ranks_per_node(profile)

@@ -43,6 +43,10 @@ class ImageFacts:
 def look_at(beton: Path) -> ImageFacts:
     """The facts about a beton, the same each time; BetonError where it is missing or damaged."""
     opened = open_beton(beton)
+    if opened.pixels.is_sound:
+        raise ValueError(
+            f"recipe auto chooses for images, and {beton} holds sound; allowed: --recipe esc50, spoken-digits"
+        )
     samples = np.unique(np.linspace(0, opened.num_samples - 1, NUM_IMAGES).astype(np.int64))
     small = np.stack([_shrunk(opened.decode(int(sample)), opened.pixels.largest) for sample in samples])
     axes = (0, 1, 2)

@@ -22,23 +22,24 @@ from dataprep.beton.contract import BadSample
 from jobs.planning import provenance
 from jobs.planning.pieces import Piece, Place
 from jobs.planning.recipes import evaluation_module
-from jobs.planning.run_folder import read_run
+from jobs.planning.run_folder import FEATURES, read_run
 from jobs.planning.subjects import build_encoder
 from slurm.attempts import Pulse
 from slurm.requeue import StopFlag
 from slurm.watchdog import Watchdog
-from vicreg.config import PretrainConfig
+from vicreg.config import Precision, PretrainConfig
 from vicreg.config_json import from_json
 from vicreg.evals import data_identity, features, results
 from vicreg.evals.results import CannotMeasure, Result, say_subject
 from vicreg.evals.work import Work
 from vicreg.exchange.encoder_file import checksum
+from vicreg.half_precision import dtype_of
 from vicreg.model import num_features
 from vicreg.ranks import distributed
 
 log = logging.getLogger(__name__)
 
-PARTS = "features"  # in a job's folder, until its results are there
+PARTS = "parts"  # in a job's folder, until its results are there
 PERCENT = 100  # the progress of a job counts in hundredths of a piece
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 
@@ -52,6 +53,7 @@ def measure_all(
     job_folder: Path,
     stop: StopFlag,
     watchdog: Watchdog,
+    precision: Precision = "auto",
 ) -> None:
     """All pieces in turn; the features of a subject are let go when the next one comes.
 
@@ -60,7 +62,7 @@ def measure_all(
     with all that could not be measured; the reasons also lie where their results would.
     """
     config, _ = read_run(run)
-    bench = _Bench(config, placement, job_folder, watchdog)
+    bench = _Bench(config, placement, run, job_folder, watchdog, precision)
     pulse = Pulse(job_folder, PERCENT * (num_done + len(pieces)))
     failed: list[str] = []
     for number, piece in enumerate(pieces, num_done):
@@ -109,9 +111,16 @@ class _Bench:
     """The encoder and the data at hand, which a piece shares with the one before it."""
 
     def __init__(
-        self, config: PretrainConfig, placement: distributed.Placement, job_folder: Path, watchdog: Watchdog
+        self,
+        config: PretrainConfig,
+        placement: distributed.Placement,
+        run: Path,
+        job_folder: Path,
+        watchdog: Watchdog,
+        precision: Precision,
     ) -> None:
-        self._config, self._parts, self._watchdog = config, job_folder / PARTS, watchdog
+        self._config, self._watchdog, self._precision = config, watchdog, precision
+        self._parts, self._features = job_folder / PARTS, run / FEATURES
         self._device = distributed.device_for(placement)
         self._workers = config.data.workers or placement.num_threads
         self._opened: dict[Place, tuple[features.Splits, dict[str, Any]]] = {}
@@ -131,7 +140,13 @@ class _Bench:
         if place not in self._opened:
             data = place.data(self._config)
             splits = features.open_splits(data, self._device, self._workers)
-            splits = replace(splits, parts=self._parts, heard=self._watchdog.heard)
+            splits = replace(
+                splits,
+                precision=self._precision,
+                parts=self._parts,
+                shared=self._features,
+                heard=self._watchdog.heard,
+            )
             self._opened[place] = splits, data_identity.describe(data)
         return self._opened[place]
 
@@ -147,7 +162,14 @@ def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dic
     module = evaluation_module(piece.module)
     sha256 = checksum(encoder)
     same_data = results.without_paths(data)
-    work.belongs_to = {"module": piece.module, "settings": piece.settings, "data": same_data, "encoder": sha256}
+    computed_in = str(dtype_of(splits.precision, splits.device)).removeprefix("torch.")
+    work.belongs_to = {
+        "module": piece.module,
+        "settings": piece.settings,
+        "data": same_data,
+        "encoder": sha256,
+        "precision": computed_in,
+    }
     start = time.monotonic()
     more = (work,) if getattr(module, "RESUMES", False) else ()
     config, notes = from_json(module.Config, piece.settings), []
@@ -177,6 +199,7 @@ def measure(piece: Piece, encoder: nn.Module, splits: features.Splits, data: dic
         details=measured.details,
         options=piece.options,
         notes=notes,
+        precision=computed_in,
     )
 
 

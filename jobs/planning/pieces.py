@@ -21,8 +21,8 @@ from jobs.planning.recipes import LAST
 from jobs.planning.recipes import evaluation_module as evaluation_module
 from jobs.planning.run_folder import is_finished, read_run
 from jobs.planning.subjects import build_encoder, is_comparable, other_encoders, subjects
-from jobs.planning.writing_commands import writing_command
-from vicreg.config import DataConfig, PretrainConfig
+from jobs.planning.writing_commands import subset_command, writing_command
+from vicreg.config import DataConfig, Precision, PretrainConfig
 from vicreg.config_json import from_json, to_json
 from vicreg.evals import data_identity, results
 from vicreg.evals.protocols import IMAGENET_TRAIN
@@ -79,6 +79,8 @@ class Choice:
     """Settings that were given by option, by the evaluation's name."""
     baselines: tuple[str, ...] = ()
     """What is measured beside the trained encoder, more than the recipe says: random, pixels, other run folders."""
+    precision: Precision = "auto"
+    """Arithmetic of the encoder."""
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> Choice:
@@ -156,7 +158,8 @@ def split_by_data(pieces: list[Piece], is_named: bool, console: Console) -> list
     is_named = is_named or missing.keys() == {piece.evaluation for piece in pieces}
     for name, path in missing.items():
         said = f"{name}: no data ({path}: no such file)"
-        how = writing_command(Path(path)) if path.endswith(".beton") else "dataprep/write_ffcv.py subset --help"
+        beton, subset = next((Path(p.train), p.settings.get("subset", "")) for p in pieces if p.evaluation == name)
+        how = writing_command(Path(path)) if path.endswith(".beton") else subset_command(beton, subset)
         cure = f"write it ({how}), or say where it is in clusters.toml, [PROFILE.data]"
         if is_named:
             raise ValueError(f"{said}; {cure}")
@@ -164,7 +167,14 @@ def split_by_data(pieces: list[Piece], is_named: bool, console: Console) -> list
     return [piece for piece in pieces if piece.evaluation not in missing]
 
 
-def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: bool, console: Console) -> list[Piece]:
+def find_due(
+    run: Path,
+    pieces: list[Piece],
+    config: PretrainConfig,
+    overwrite: bool,
+    console: Console,
+    precision: Precision = "auto",
+) -> list[Piece]:
     """The pieces without a result that still holds; says what is skipped, and why something is done again."""
     encoder = pieces[0].encoder if pieces else ""
     if not is_finished(run, encoder) and any(piece.subject in SUBJECTS for piece in pieces):
@@ -182,7 +192,7 @@ def find_due(run: Path, pieces: list[Piece], config: PretrainConfig, overwrite: 
             due.append(piece)
             continue
         data = described[Place.of(piece)]
-        changed = results.changes(result, piece.module, piece.settings, data, sums[piece.subject])
+        changed = results.changes(result, piece.module, piece.settings, data, sums[piece.subject], precision)
         if changed:
             due.append(piece)
             console.print(f"{title}: again, because of {'; '.join(changed)}", highlight=False, soft_wrap=True)

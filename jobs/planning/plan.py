@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from border.text import shell_command, suite_command
+from border.text import suite_command
 from dataprep.beton.contract import Beton, open_beton
 from jobs.planning.checks import (
     check_batch,
+    check_cores,
     check_data,
     check_model,
     check_val_data,
     gb,
     is_on_gpu,
+    node_memory_bytes,
     training_data,
 )
+from jobs.planning.cli import show_commands
+from jobs.planning.command_line import options
 from jobs.planning.scaling import assumptions, forms_table, scaling_table
+from jobs.planning.writing_commands import asks
 from slurm import chain, executor, preflight
 from slurm.chain import Submitted
 from slurm.cluster import Cluster
@@ -31,8 +34,9 @@ from slurm.preflight import Check
 from slurm.task import JobSpec
 from vicreg import networks
 from vicreg.config import PretrainConfig
-from vicreg.config_json import flat, to_json
+from vicreg.config_json import to_json
 from vicreg.cost.estimate import Cost
+from vicreg.cost.view_shapes import view_shape
 from vicreg.losses.forms import NUM_VIEWS
 from vicreg.optim.optimizers import peak_rate
 from vicreg.views.order import batches_per_epoch
@@ -67,6 +71,7 @@ class Plan:
         checks = [
             check_batch(config, spec),
             model,
+            *check_cores(spec, cluster),
             data,
             check_val_data(config, is_needed=bool(then) or config.online.every_epochs > 0),
             preflight.check_folder(run),
@@ -84,9 +89,9 @@ class Plan:
         """ValueError with all that failed."""
         failed = [check for check in self.checks if check.passed is False]
         if len(failed) == 1:
-            raise ValueError(failed[0].said)
+            raise ValueError(failed[0].whole)
         if failed:
-            raise ValueError("".join(f"\n  {check.said}" for check in failed))
+            raise ValueError("".join(f"\n  {check.whole}" for check in failed))
 
     def summary(self) -> Table:
         """The job in a few lines."""
@@ -94,12 +99,13 @@ class Plan:
         table = _facts()
         table.add_row("recipe", self.recipe)
         table.add_row("data", self._data())
-        if config.model.channels:
+        if config.model.channels and not config.model.sound.is_on:
             table.add_row("views", "channels that are no colours: nothing changes saturation or hue, or solarises")
         table.add_row("method", config.method.name)
         table.add_row("model", say_model(config))
         table.add_row("length", self._length())
-        ranks = f"{spec.num_ranks} {'rank' if spec.num_ranks == 1 else 'ranks'}"
+        kind = "rank" if is_on_gpu(spec, self.cluster) else "CPU rank"
+        ranks = f"{spec.num_ranks} {kind}{'' if spec.num_ranks == 1 else 's'}"
         nodes = f"{spec.num_nodes} {'node' if spec.num_nodes == 1 else 'nodes'}"
         nodes += f" and {spec.spare_nodes} to spare" if spec.spare_nodes else ""
         where = f"cluster {self.cluster.name}" if self.cluster.scheduler == "slurm" else "this machine"
@@ -155,9 +161,7 @@ class Plan:
 
     def _data_in_memory(self) -> str:
         """Whether a node can keep all training data in its file cache."""
-        memory = self.cluster.node_memory_gb * 1e9
-        if not memory and self.cluster.scheduler == "local":
-            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = node_memory_bytes(self.cluster)
         if self.beton is None:
             return "unknown: there are no data"
         size = self.beton.file.size
@@ -169,6 +173,10 @@ class Plan:
 
 def say_model(config: PretrainConfig) -> str:
     """The method's networks and the sizes of the views, in one line."""
+    if config.model.sound.is_on:
+        views = range(len(config.each_view))
+        shapes = " and ".join(" x ".join(f"{side:,}" for side in view_shape(config, view)[1:]) for view in views)
+        return f"{networks.load(config.method.name).networks(config)}, views of {shapes}"
     sizes = [view.image_size for view in config.each_view]
     counts = {size: sizes.count(size) for size in dict.fromkeys(sizes)}
     usual = counts == {sizes[0]: NUM_VIEWS}
@@ -202,16 +210,13 @@ def show_dry_run(plan: Plan, console: Console) -> int:
         console.print(assumptions(plan.cluster, on_gpu), style="dim", highlight=False)
     console.rule("checks")
     console.print(checks_table(plan.checks))
+    commands = dict.fromkeys(check.command for check in plan.checks if check.command)
+    if commands:
+        meant = "; what stands in capitals is yours to say" if any(asks(command) for command in commands) else ""
+        show_commands(console, f"what is missing is written with{meant}", list(commands))
     failed = any(check.passed is False for check in plan.checks)
     console.print(Text("it would not start", "bold red") if failed else "nothing was started or submitted")
     return int(failed)
-
-
-def options(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every field of a configuration with its value, as they are given on the command line."""
-    for name, value in flat(values).items():
-        parts = value if isinstance(value, list) else [value]
-        yield name.replace("_", "-"), shell_command(*parts)
 
 
 def checks_table(checks: Sequence[Check]) -> Table:

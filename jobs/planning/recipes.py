@@ -94,6 +94,10 @@ DIGITS = (
     Evaluation("multi-label", "svm", {"costs": [0.1, 1.0, 10.0]}, ("random", "pixels"), "digits-multi-label"),
 )
 
+_BESIDE_SOUND = (Evaluation("knn", "knn", {}, ("random",)), Evaluation("gallery", "gallery"))
+ESC50 = (Evaluation("sound", "sound", {"tuned_epochs": 30}, ("random",)), *_BESIDE_SOUND)
+SMALL_SOUND = (Evaluation("sound", "sound", {}, ("random",)), *_BESIDE_SOUND)
+
 OWN = (
     Evaluation("knn", "knn", {}, _BASELINES),
     Evaluation("few-labels", "few_labels", {}, _BASELINES),
@@ -102,7 +106,18 @@ OWN = (
 )
 """What is measured of own images."""
 
-EVALUATIONS = {"imagenet": IMAGENET, "cifar10": CIFAR10, "digits": DIGITS}
+CAPTIONS = (Evaluation("retrieval", "retrieval", baselines=("random",)),)
+
+EVALUATIONS = {
+    "imagenet": IMAGENET,
+    "cifar10": CIFAR10,
+    "digits": DIGITS,
+    "esc50": ESC50,
+    "spoken-digits": SMALL_SOUND,
+    "tones": SMALL_SOUND,
+    "coco-captions": CAPTIONS,
+    "digit-captions": CAPTIONS,
+}
 """What is measured of a run, by the folder of its training data."""
 ELSEWHERE = CIFAR10
 """What is measured on other data."""
@@ -129,9 +144,8 @@ def recipe(name: str) -> Recipe:
     if name == AUTO:
         return _AUTO
     if name not in RECIPES:
-        known = (*RECIPES, AUTO)
-        allowed = f"{', '.join(RECIPES)}, {AUTO} (chosen for your images){did_you_mean(name, known)}"
-        raise ValueError(f"recipe is {name!r}, allowed: {allowed}")
+        meant = did_you_mean(name, (*RECIPES, AUTO))
+        raise ValueError(f"recipe is {name!r}{meant}, allowed: {', '.join(RECIPES)}, {AUTO} (chosen for your images)")
     published = methods.load(RECIPES[name]).RECIPES[name]
     measured = EVALUATIONS.get(Path(published.pretrain.data.train).parent.name, ELSEWHERE)
     return Recipe(name, published.source, published.expected, published.pretrain, measured)
@@ -151,8 +165,8 @@ def evaluation(recipe_name: str, name: str) -> Evaluation:
         return Evaluation.published(name)
     others = ", ".join(preset for preset in PRESETS if preset not in known)
     raise ValueError(
-        f"evals is {name}, allowed for recipe {recipe_name}: {', '.join(known)}; or as published: {others}"
-        f"{did_you_mean(name, {*known, *PRESETS})}"
+        f"evals is {name}{did_you_mean(name, {*known, *PRESETS})}, allowed for recipe {recipe_name}: "
+        f"{', '.join(known)}; or as published: {others}"
     )
 
 

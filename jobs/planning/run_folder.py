@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from border.terminal import complain
 from disk.whole_files import publish, write_text
 from jobs.planning import hints, provenance
 from jobs.planning.cli import CONFIG_FILE, RunFile
+from slurm import attempts, chain
 from vicreg import methods
 from vicreg.config import PretrainConfig
 from vicreg.config_json import differing_fields, to_json
@@ -28,6 +30,7 @@ from vicreg.schema import SCHEMA
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
+FEATURES = "features"  # which a chain's evaluations share, until its report is there
 DAMAGED = "damaged_"  # how the names of files begin that were set aside
 
 
@@ -209,3 +212,11 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "missing"
     return found
+
+
+def forget_features(run: Path, report: str) -> None:
+    """Remove the features that a chain's evaluations have shared, unless a job but the `report` is still to be done."""
+    jobs = [folder for folder in (run / chain.JOBS_FOLDER).glob("*") if folder.name != report]
+    past = [attempts.read(folder) for folder in jobs]
+    if all(each[-1].outcome == attempts.FINISHED for each in past if each):
+        shutil.rmtree(run / FEATURES, ignore_errors=True)

@@ -32,7 +32,7 @@ def scaling_table(config: PretrainConfig, num_steps: int, cluster: Cluster, on_g
             f"{batch / step.seconds:,.0f}",
             f"{step.communication_s / step.seconds:.0%}",
             step.cost.loss_form,
-            f"{step.cost.memory_bytes / 1e9:.3g} GB",
+            f"{three_digits(step.cost.memory_bytes / 1e9)} GB",
             f"{step.cost.traffic_bytes / 1e6:,.0f} MB",
             _duration(num_steps * step.seconds) if num_steps else "",
         )
@@ -51,11 +51,11 @@ def forms_table(config: PretrainConfig, ranks: int, cluster: Cluster, on_gpu: bo
     for form, form_cost in loss.forms.items():
         table.add_row(
             form,
-            f"{form_cost.flops / 1e9:,.3g} GFLOP",
+            f"{three_digits(form_cost.flops / 1e9)} GFLOP",
             f"{form_cost.memory_bytes / 1e6:,.0f} MB",
             f"{form_cost.sent_bytes / 1e6:,.0f} MB",
             str(form_cost.num_collectives if ranks > 1 else 0),
-            f"{1000 * form_cost.seconds(speeds, ranks):.3g} ms",
+            f"{three_digits(1000 * form_cost.seconds(speeds, ranks))} ms",
             chosen if form == taken else "",
         )
     return table
@@ -83,6 +83,11 @@ def speeds_of(cluster: Cluster, ranks: int, on_gpu: bool) -> Speeds:
         link_gb_s=cluster.node_interconnect_gb_s if one_node else cluster.interconnect_gb_s,
         latency_us=cluster.interconnect_latency_us,
     )
+
+
+def three_digits(number: float) -> str:
+    """Of a number above a thousand all before the point: 2,750 where the usual form has 2.75e+03."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _duration(seconds: float) -> str:

@@ -27,6 +27,7 @@ from vicreg import methods
 from vicreg.config import DataConfig, PretrainConfig, official_views, paper_views
 from vicreg.config_json import flat, to_json
 from vicreg.data.channels import fitted_to_channels
+from vicreg.data.vocabulary import fitted_to_captions
 
 VIEWS = {"official": official_views, "paper": paper_views}
 SHORT_WARMUP = 4
@@ -68,6 +69,9 @@ def find(arguments: Sequence[str], default_recipe: str) -> StartingPoint:
     if not own:
         train = fields.get("data.train", config.data.train)
         config = fitted_to_channels(replace(config, data=replace(config.data, train=train)))
+        names = [name for name in ("encoder_b", "min_word_count") if f"model.{name}" in fields]
+        model = replace(config.model, **{name: fields[f"model.{name}"] for name in names})
+        config = fitted_to_captions(replace(config, model=model))
     if early.method and early.method != config.method.name:
         config = replace(config, method=methods.load(early.method).Config())
     return StartingPoint(recipe.name, early.views, config, notes)
@@ -104,6 +108,8 @@ _DECIDING: dict[str, Callable[[str], Any]] = {
     "optimizer.name": str,
     "optimizer.warmup_epochs": float,
     "model.encoder": str,
+    "model.encoder_b": str,
+    "model.min_word_count": int,
 }
 """Fields on which others depend, and what they are."""
 

@@ -13,10 +13,12 @@ from jobs.planning.recipes import LAST
 from vicreg import checkpoint
 from vicreg.config import PretrainConfig
 from vicreg.evals import features, results
-from vicreg.evals.results import BASELINES, OTHER, PIXELS, RANDOM, SUBJECTS
+from vicreg.evals.results import BASELINES, OTHER, PIXELS, RANDOM, SUBJECTS, TRAINED
 from vicreg.exchange.encoder_file import encoder_of, load_encoder, untrained_encoder
+from vicreg.exchange.pair import pair_of
 from vicreg.model import branch
 from vicreg.run_files import encoder_path
+from vicreg.sound_config import require_images
 from vicreg.training.train import CHECKPOINTS
 
 
@@ -53,15 +55,27 @@ def other_encoders(baselines: Sequence[str]) -> dict[str, str]:
 
 
 def is_comparable(module: str, subject: str) -> bool:
-    """Whether an evaluation says something of a subject: pictures do not, and pixels have no weights to tune."""
-    return module != "gallery" and not (module == "semisup" and subject == PIXELS)
+    """Whether an evaluation says something of a subject: pictures do not, and pixels have no weights, nor captions."""
+    return module != "gallery" and not (module in ("semisup", "retrieval") and subject == PIXELS)
 
 
 def build_encoder(run: Path, subject: str, config: PretrainConfig, encoder: str = "") -> nn.Module:
-    """What is measured: the trained encoder or a checkpoint, the same with random weights, or the pixels themselves."""
+    """What is measured: the trained encoder or a checkpoint, the same with random weights, or the pixels themselves.
+
+    Of a run on captions, where no other encoder is asked for, both branches, with the first's encoder as what they say.
+    """
+    if "text" in config.other_kinds and not encoder and subject in (TRAINED, RANDOM):
+        newest = checkpoint.list_checkpoints(run / CHECKPOINTS)
+        if not newest:
+            raise ValueError(f"{run / CHECKPOINTS} is empty, which has both branches; retrieval needs its newest")
+        pair = pair_of(newest[-1], config, is_random=subject == RANDOM)
+        return open_residuals(pair) if subject == RANDOM else pair
+    if "text" in config.other_kinds and not encoder and subject.startswith(results.STEP):
+        return pair_of(run / CHECKPOINTS / subject, config)
     if subject.startswith(results.STEP):
         return encoder_of(run / CHECKPOINTS / subject, branch(config.model, encoder), encoder)
     if subject == PIXELS:
+        require_images(config.model.sound, "baseline pixels")
         return features.Pixels(config.data.image_size, config.model.in_channels)
     if subject == RANDOM:
         return open_residuals(untrained_encoder(branch(config.model, encoder), config.train.seed))

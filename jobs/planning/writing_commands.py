@@ -9,8 +9,13 @@ from border.text import suite_command
 from dataprep.beton.contract import BetonError, read_manifest
 
 TRAIN = "train.beton"
-WITH_FOLDERS = ("imagenet", "cifar10", "places205", "voc07", "inat18")
+WITH_FOLDERS = (
+    *("imagenet", "cifar10", "places205", "voc07", "inat18"),
+    *("voc-detection", "coco-detection", "voc-segmentation", "ade20k"),
+)
 """Data sets that write_ffcv.py reads from a folder of raw data."""
+ASKED = ("RAW", "IMAGES", "LISTS")
+"""What nobody but the user knows: the folder of raw data, of own images, of SimCLR's imagenet_subsets/."""
 HELD_OUT = 0.1
 
 
@@ -34,6 +39,17 @@ def writing_command(beton: Path) -> str:
     if not root or (Path(root) / split).is_dir():
         return _command("folder", "--root", root or "IMAGES", "--out", folder, "--split", split, *options)
     return _command("folder", "--root", root, "--out", folder, "--val-fraction", HELD_OUT, "--overwrite", *options)
+
+
+def subset_command(beton: Path, name: str) -> str:
+    """The command that chooses the published part of a beton that has this name."""
+    percent = name.removeprefix("simclr-")  # simclr-1percent is 1percent.txt of SimCLR's imagenet_subsets/
+    return _command("subset", beton, "--name", name, "--list", f"LISTS/{percent}.txt")
+
+
+def asks(command: str) -> bool:
+    """Whether something stands in the command, in capitals, that the user has to say."""
+    return any(word in ASKED for word in command.replace("/", " ").split())
 
 
 def _options(manifest: dict[str, Any]) -> list[object]:

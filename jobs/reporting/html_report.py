@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from jobs.planning import provenance, recipes
-from jobs.reporting import detection_pictures, page, pictures, training_charts
+from jobs.reporting import detection_pictures, page, pictures, retrieval_pictures, training_charts
 from jobs.reporting.document import Table, Text
 from jobs.reporting.measured_run import Run, began_with, say_length, summary, what_is_missing
 from jobs.reporting.page import Section, escape
@@ -51,6 +51,7 @@ def run_page(run: Run) -> str:
         *_section("checkpoints", "Along training", lambda: training_charts.checkpoints(run)),
         *_section("classes", "Class by class", lambda: training_charts.classes(run)),
         *_section("detections", "Found and true objects", lambda: detection_pictures.found_and_true(run)),
+        *_section("retrieval", "Found for images and captions", lambda: retrieval_pictures.retrieved(run)),
         *_section("map", "Map of the features", lambda: _picture(run, pictures.feature_map)),
         *_section("neighbours", "Nearest neighbours", lambda: _picture(run, pictures.neighbours)),
         *_section("origin", "Settings and origin", lambda: _origin(run)),
@@ -130,7 +131,7 @@ def _published(run: Run) -> str:
     measured = ", ".join(dict.fromkeys(names))
     said = (
         "Published numbers stand beside measured ones only where the data are the published ones, whole (ImageNet, "
-        f"Places205, iNaturalist 2018, VOC07, VOC07+12, COCO 2017). Measured here: {measured}."
+        f"Places205, iNaturalist 2018, VOC07, VOC07+12, COCO 2017, ESC-50). Measured here: {measured}."
     )
     alone = page.folded("For orientation: published on ImageNet, not measured here", page.blocks(published_alone()))
     return page.blocks([Text(said)]) + "\n" + alone

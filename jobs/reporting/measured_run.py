@@ -15,6 +15,7 @@ from typing import Any
 from jobs.planning import hints
 from jobs.planning.pieces import Choice, Piece, plan
 from jobs.planning.run_folder import read_content, read_run
+from jobs.planning.subjects import build_encoder
 from jobs.reporting import training_lines
 from jobs.reporting.document import Block, Code, Text
 from slurm import attempts, chain, requeue
@@ -23,7 +24,7 @@ from slurm.task import JobSpec
 from vicreg.config import PretrainConfig
 from vicreg.evals import results
 from vicreg.evals.results import TRAINED, Result, say_subject
-from vicreg.exchange.encoder_file import checksum, load_encoder
+from vicreg.exchange.encoder_file import checksum
 from vicreg.run_files import ENCODER_FILE, METRICS_FILE
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def load_run(path: Path) -> Run:
     config, recipe = read_run(path)
     pieces = plan(path, recipe, config.data, Choice())
     finished = (path / ENCODER_FILE).is_file()
-    sha256, damaged = _encoder_checksum(path / ENCODER_FILE) if finished else ("", [])
+    sha256, damaged = _checksum(path, config) if finished else ("", [])
     asked = {(piece.evaluation, piece.subject): piece for piece in pieces}
     found: dict[tuple[str, str], Result] = {}
     outdated: list[str] = []
@@ -132,12 +133,12 @@ def load_run(path: Path) -> Run:
     return Run(path, config, recipe, finished, pieces, found, outdated, damaged, read.lines, origin, read.every)
 
 
-def _encoder_checksum(path: Path) -> tuple[str, list[str]]:
-    """The encoder's checksum, or why there is none."""
+def _checksum(run: Path, config: PretrainConfig) -> tuple[str, list[str]]:
+    """That of what was measured of the trained run, or why there is none."""
     try:
-        return checksum(load_encoder(path)), []
+        return checksum(build_encoder(run, TRAINED, config)), []
     except Exception as error:  # a damaged file raises every kind
-        reason = f"{path.name} cannot be read ({error}), so results are not checked against it"
+        reason = f"{ENCODER_FILE} cannot be read ({error}), so results are not checked against it"
         return "", [reason]
 
 

@@ -119,40 +119,59 @@ def _window(sheet: dict[str, Any], number: int, sheet_name: str, place: str) -> 
 def neighbours(gallery: dict[str, Any]) -> str:
     """Validation images, each with the training images nearest to it."""
     content, names = gallery["neighbours"], gallery["classes"]
-    rows: list[str] = []
+    sounds, rows = content.get("sounds", []), list[str]()
+    thing = "clip" if sounds else "image"
     tile = 0
     for query, label, samples, labels, cosines in zip(
         *(content[key] for key in ("samples", "labels", "train_samples", "train_labels", "cosines")), strict=True
     ):
         name = names.get(str(label), "no class")
-        tiles = [_tile(content["sheet"], tile, f"validation image {query}", name, "", "query")]
+        tiles = [_tile(content["sheet"], tile, f"validation {thing} {query}", name, "", "query", sounds)]
         for sample, found, cosine in zip(samples, labels, cosines, strict=True):
             tile += 1
             kind = "same" if found == label else "other"
             found_name = names.get(str(found), "no class")
-            tiles.append(_tile(content["sheet"], tile, f"training image {sample}", found_name, f"{cosine:.2f}", kind))
+            what = f"training {thing} {sample}"
+            tiles.append(_tile(content["sheet"], tile, what, found_name, f"{cosine:.2f}", kind, sounds))
         tile += 1
         rows.append(f'<li class="row">{"".join(tiles)}</li>')
     about = (
-        "Left a validation image, then the training images whose features have the largest cosine with its own (below "
-        "the name). A name with ≠ is another class."
+        f"Left a validation {thing}, then the training {thing}s whose features have the largest cosine with its own "
+        "(below the name). A name with ≠ is another class."
     )
+    if sounds:
+        about += " Pictures are mel spectrograms: time to the right, low bands at the bottom, bright is loud."
     sheet = hidden_sheet(content["sheet"], NEIGHBOUR_SHEET)
     return f'{sheet}<p>{about}</p>\n<ul class="neighbours">' + "\n".join(rows) + "</ul>"
 
 
-def _tile(sheet: dict[str, Any], number: int, what: str, name: str, cosine: str, kind: str) -> str:
-    """A picture with its class and how near it is."""
+def _tile(
+    sheet: dict[str, Any], number: int, what: str, name: str, cosine: str, kind: str, sounds: Sequence[str]
+) -> str:
+    """A picture with its class and how near it is, and of sound a player."""
     sign = "≠ " if kind == "other" else ""
     said = f"{what}, class {name}" + (f", cosine {cosine}" if cosine else "")
-    return tile(sheet, NEIGHBOUR_SHEET, number, said, (f"{sign}{name}", cosine), kind)
+    source = f"data:audio/mpeg;base64,{escape(sounds[number])}" if sounds else ""
+    player = f'<audio controls src="{source}" aria-label="Play {escape(said)}"></audio>' if sounds else ""
+    return tile(sheet, NEIGHBOUR_SHEET, number, said, (f"{sign}{name}", cosine), kind, player)
 
 
-def tile(sheet: dict[str, Any], sheet_name: str, number: int, said: str, lines: Sequence[str], kind: str = "") -> str:
-    """A picture of a sheet with lines below it, of which the first is its name; `said` is for who does not see it."""
+def tile(
+    sheet: dict[str, Any],
+    sheet_name: str,
+    number: int,
+    said: str,
+    lines: Sequence[str],
+    kind: str = "",
+    player: str = "",
+) -> str:
+    """A picture of a sheet with lines below it, of which the first is its name; `said` is for who does not see it.
+
+    player: an element that plays what the picture shows.
+    """
     window = _window(sheet, number, sheet_name, f'role="img" aria-label="{escape(said)}"')
     name, *more = lines
     below = f'<span class="name">{escape(name)}</span>' + "".join(
         f"<span>{escape(line)}</span>" for line in more if line
     )
-    return f'<div class="tile {kind}">{window}{below}</div>'
+    return f'<div class="tile {kind}">{window}{player}{below}</div>'

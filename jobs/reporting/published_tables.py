@@ -19,6 +19,7 @@ from vicreg.evals.protocols import Column
 from vicreg.evals.results import Result
 
 _PUBLISHED_ENCODER = "ResNet-50, ImageNet"
+_PUBLISHED_SOUND = "ResNet-18 of spectrograms and one of waveforms, ESC-50, 100 epochs"
 ROWS_OF = {
     "vicreg": (protocols.OURS,),
     "barlow_twins": ("Barlow Twins",),
@@ -37,6 +38,7 @@ ROWS_OF = {
 _NOT_OF_THE_PUBLISHED_HEAD = ("grid_lrs", "grid_weight_decays")  # other heads of the same run of `linear`
 NUM_FIELDS_SHOWN = 12
 PUBLISHED_RECIPE = "imagenet-1000ep"
+RECIPE_OF_SOUND = "esc50"
 OF_PRETRAINING = ("model.encoder", "train.epochs", "train.global_batch", "data.image_size", "optimizer.", "views.")
 """Fields in which a run may differ from the published one; methods of others are known to share the encoder alone."""
 
@@ -67,9 +69,9 @@ def published(runs: list[Run], with_settings: bool = False) -> list[Block]:
         _add_published(table, columns, own_rows)
         shown = [] if with_settings else [run for run, own in zip(runs, measured, strict=True) if own]
         notes = [f"Measured, {run.path}: {pretraining(run)}." for run in shown]
-        differing = [_other_pretraining(run) for run, own in zip(runs, measured, strict=True) if own]
+        differing = [_other_pretraining(run, data_set) for run, own in zip(runs, measured, strict=True) if own]
         differing += _other_protocols(runs, measured, columns)
-        blocks += [table, Text(" ".join(filter(None, [*notes, _sources(), *differing])))]
+        blocks += [table, Text(" ".join(filter(None, [*notes, _sources(data_set), *differing])))]
     return blocks
 
 
@@ -78,7 +80,7 @@ def published_alone() -> list[Block]:
     columns = [column for column in protocols.COLUMNS if column.data_set == protocols.IMAGENET]
     table = _empty(f"{protocols.IMAGENET}: published, percent; not measured here", columns, with_settings=True)
     _add_published(table, columns)
-    return [table, Text(_sources())]
+    return [table, Text(_sources(protocols.IMAGENET))]
 
 
 def _empty(title: str, columns: list[Column], with_settings: bool) -> Table:
@@ -102,19 +104,23 @@ def _add_published(table: Table, columns: list[Column], first: Sequence[str] = (
     for method in sorted(methods, key=lambda name: (name not in first, name != protocols.OURS)):
         values = [column.values.get(method) for column in columns]
         setting = f"{_PUBLISHED_ENCODER}, 1000 epochs" if method == protocols.OURS else _PUBLISHED_ENCODER
+        setting = _PUBLISHED_SOUND if columns[0].data_set == protocols.ESC50 else setting
         names = ["published", method, setting]
         table.add(names[: table.num_names], values, [None] * len(values), mark=False)
 
 
-def _sources() -> str:
-    return f"Published: {protocols.PUBLISHED_SETTING}, all methods as printed in the {protocols.PAPER}."
+def _sources(data_set: str) -> str:
+    setting = _PUBLISHED_SOUND if data_set == protocols.ESC50 else protocols.PUBLISHED_SETTING
+    return f"Published: {setting}, all methods as printed in the {protocols.PAPER}."
 
 
-def _other_pretraining(run: Run) -> str:
+def _other_pretraining(run: Run, data_set: str) -> str:
     """A sentence on what the run's pretraining has other than the published one; empty where that is nothing."""
     if "imported" in run.origin:
         return ""
-    published_run = to_json(recipes.recipe(PUBLISHED_RECIPE).pretrain)
+    published_run = to_json(
+        recipes.recipe(RECIPE_OF_SOUND if data_set == protocols.ESC50 else PUBLISHED_RECIPE).pretrain
+    )
     compared = OF_PRETRAINING if run.config.method.name == published_run["method"]["name"] else OF_PRETRAINING[:1]
     changed = [line for line in differing_fields(published_run, to_json(run.config)) if line.startswith(compared)]
     if not changed:

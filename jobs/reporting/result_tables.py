@@ -94,7 +94,14 @@ def flatters(name: str, names: Collection[str]) -> bool:
 
 
 def say_metric(name: str, names: Collection[str] = ()) -> str:
-    """top1_10_labels -> top-1, 10 labels; ap50_box -> AP50, box; the best of the epochs `names` is named so."""
+    """top1_10_labels -> top-1, 10 labels; ap50_box -> AP50, box; text_to_image_r5 -> text to image, R@5.
+
+    The best of the epochs `names` is named so.
+    """
+    if "_to_" in name:  # of retrieval
+        way, _, recall = name.rpartition("_r")
+        recall, _, fold = recall.partition("_of_")
+        return f"{way.replace('_', ' ')}, R@{recall}" + (f", {int(fold):,} at a time" if fold else "")
     base = name.removesuffix(GRID_BEST).removesuffix(LAST_EPOCH)
     first, _, rest = base.partition("_")
     named = {"map": "mAP", "miou": "mIoU"}

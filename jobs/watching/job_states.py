@@ -77,7 +77,7 @@ class JobState:
     silent_s: float
     """How long a running job has not been heard of, where that is over a minute; else 0."""
     note: str
-    """What it waits for, why it stopped or failed last, or the last line of its log."""
+    """What it waits for, why it stopped or failed last, or what a running one has said last."""
     progress: Progress = field(default_factory=Progress)
     in_queue: bool = False
     pid: int = 0
@@ -152,7 +152,7 @@ def say_why(job: Job, state: str, queued: QueuedJob | None, others: Sequence[str
         return reason if last and last.reason else f"started again after: {reason}"
     if state != FINISHED and reason not in ("", state):
         return reason
-    return job_traces.last_line(job.folder)
+    return "" if state == FINISHED else job_traces.last_line(job.folder)
 
 
 def _describe(job: Job, state: str, note: str, queued: QueuedJob | None, pid: int) -> JobState:

@@ -28,6 +28,7 @@ from vicreg.run_files import METRICS_FILE
 MAIN_LOG, BATCH_LOGS = "rank_0.log", "batch_*.log"
 TAIL_BYTES = 1 << 16
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]")
+LOG_PREFIX = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ [A-Z]+ [\w.]+: ")  # when, how bad and where: for the log's readers
 METRICS_LINE = re.compile(r"epoch \d+/\d+ +step ")  # as vicreg/training/metrics.py prints it
 ON_THIS_MACHINE = re.compile(r"pid (\d+)")  # ids of jobs without SLURM
 COMMANDS = re.compile(r"(.*[/.])?(pretrain|eval_all|embed|search)(\.py)?")  # what runs jobs on this machine
@@ -217,8 +218,9 @@ def log_files(folder: Path) -> list[Path]:
 
 
 def last_line(folder: Path) -> str:
-    """The last line that a job has logged, if it says more than its progress."""
+    """What a job has said last, if that is more than its progress."""
     line = next((lines[-1].strip() for path in log_files(folder) if (lines := tail(path, 1))), "")
+    line = LOG_PREFIX.sub("", line, count=1)
     return "" if METRICS_LINE.match(line) else line
 
 

@@ -49,6 +49,7 @@ from vicreg.ranks import distributed
 from vicreg.ranks.meeting import require_agreement
 from vicreg.ranks.rendezvous import connected
 from vicreg.run_files import encoder_path
+from vicreg.sound_config import require_images
 
 PARTS = "features"  # in the job's folder, until the file is there
 PRESENT = 1  # in a label vector
@@ -82,6 +83,7 @@ def carry_out(command: Command) -> int:
     run = command.run.absolute() if cluster.scheduler == "slurm" else command.run
     config, _ = read_run(run)
     require_finished(run)
+    require_images(config.model.sound, "jobs/embed.py")
     branch(config.model, command.encoder)  # raises what it objects to
     feature_file.require_suffix(command.out)
     encoder = "" if command.encoder == "a" else command.encoder

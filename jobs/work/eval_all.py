@@ -5,7 +5,7 @@ What is done and still holds is skipped (jobs/planning/pieces.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from jobs.planning.cli import (
     user_errors,
 )
 from jobs.planning.eval_options import Options, read_options
-from jobs.planning.job_sizes import REPORT, read_sizes, size_of, size_of_report
+from jobs.planning.job_sizes import REPORT, read_sizes, say_needs, size_of, size_of_report
 from jobs.planning.measurement import measure_all
 from jobs.planning.pieces import Choice, Piece, chosen_evaluations, find_due, plan, split_by_data
 from jobs.planning.plan import show_submitted
@@ -40,6 +40,7 @@ from slurm.job_size import JobSize
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
 from slurm.watchdog import Watchdog
+from vicreg import kernels
 from vicreg.config import PretrainConfig
 from vicreg.evals.results import BASELINES
 from vicreg.evals.work import Stopped
@@ -64,9 +65,8 @@ def choice_of(command: Command, cluster: Cluster, recipe: str) -> Choice:
     encoder = "" if command.encoder == "a" else command.encoder
     settings = settings_given(command.set, recipe, command.evals)
     baselines = absolute_baselines(command.baselines)
-    return Choice(
-        command.evals, command.checkpoints, train, val, absolute_folders(cluster), encoder, settings, baselines
-    )
+    data, others = absolute_folders(cluster), (settings, baselines, command.precision)
+    return Choice(command.evals, command.checkpoints, train, val, data, encoder, *others)
 
 
 def settings_given(texts: Sequence[str], recipe: str, names: Sequence[str]) -> Options:
@@ -98,7 +98,7 @@ def carry_out(command: Command) -> int:
     ranks = command.place.ranks_per_node(cluster)
     planned = plan(run, recipe, config.data, choice, keeps_options=not command.overwrite)
     pieces = split_by_data(planned, bool(command.evals), console)
-    due = find_due(run, pieces, config, command.overwrite, console)
+    due = find_due(run, pieces, config, command.overwrite, console, choice.precision)
     if not due:
         console.print(f"nothing to do; see  {suite_command('jobs/report.py', run)}", soft_wrap=True)
         return 0
@@ -107,7 +107,7 @@ def carry_out(command: Command) -> int:
     sizes = Sizes(config, cluster, usual, command.jobs)
     chain_members = members(run, recipe, due, choice, sizes, ranks, command.overwrite)
     if command.place.dry_run:
-        return show_scripts(run, chain_members, cluster, console)
+        return show_scripts(run, chain_members, cluster, console, needs(due, config, cluster, chain_members))
     if cluster.scheduler == "slurm":
         require_checks(run, chain_members[0].spec, cluster)
         show_submitted(run, chain.submit(run, chain_members, cluster, command.after), console)
@@ -187,8 +187,21 @@ def members(
     return [*evaluations, Member(report, after=awaited, condition="afterany")]
 
 
-def show_scripts(run: Path, chain_members: list[Member], cluster: Cluster, console: Console) -> int:
-    """Print what would be submitted or run; returns the exit code."""
+def needs(
+    pieces: Sequence[Piece], config: PretrainConfig, cluster: Cluster, chain_members: Sequence[Member]
+) -> dict[str, str]:
+    """What each job that measures will take, by its name."""
+    found = {}
+    for spec in (member.spec for member in chain_members if member.spec.name != REPORT):
+        names = spec.arguments["choice"]["names"]
+        found[spec.name] = say_needs([piece for piece in pieces if piece.asked_as in names], config, spec, cluster)
+    return found
+
+
+def show_scripts(
+    run: Path, chain_members: list[Member], cluster: Cluster, console: Console, said: Mapping[str, str] | None = None
+) -> int:
+    """Print what would be submitted or run, and what is said of each; returns the exit code."""
     for member in chain_members:
         waits = f", {member.condition} {' '.join(member.after)}" if member.after else ""
         console.rule(f"{member.spec.name}{waits}")
@@ -198,6 +211,8 @@ def show_scripts(run: Path, chain_members: list[Member], cluster: Cluster, conso
             console.print(*script.split("\n"), sep="\n", soft_wrap=True, highlight=False)
         else:
             console.print(f"on this machine: {member.spec.num_ranks} ranks, {member.spec.arguments}", soft_wrap=True)
+        if said and member.spec.name in said:
+            console.print(said[member.spec.name], soft_wrap=True, highlight=False)
     return 0
 
 
@@ -206,7 +221,7 @@ def require_checks(run: Path, spec: JobSpec, cluster: Cluster) -> None:
     checks = [preflight.check_folder(run), *preflight.check_cluster(spec, cluster)]
     failed = [check for check in checks if check.passed is False]
     if failed:
-        raise ValueError("; ".join(check.said for check in failed))
+        raise ValueError("; ".join(check.whole for check in failed))
 
 
 def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwrite: bool, job: str) -> bool:
@@ -226,17 +241,20 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
     ):
         require_same_code(placement.name(task.rank))
         require_agreement(placement)
+        kernels.keep_compiled_code()
         config, recipe = read_run(folder)
         if choice["checkpoints"] == LAST:
             require_finished(folder)
-        pieces = plan(folder, recipe, config.data, Choice.read(choice), keeps_options=not overwrite)
-        mine = find_due(folder, pieces, config, overwrite, console) if task.rank == 0 else []
+        wanted = Choice.read(choice)
+        pieces = plan(folder, recipe, config.data, wanted, keeps_options=not overwrite)
+        mine = find_due(folder, pieces, config, overwrite, console, wanted.precision) if task.rank == 0 else []
         distributed.device_for(placement)
         # Rank 0 decides: the others may see a result a moment later.
         due = [piece for piece in pieces if distributed.from_rank_0(int(piece in mine))]
         try:
             num_done = len(pieces) - len(due)
-            measure_all(folder, due, num_done, placement, console, chain.job_folder(folder, job), stop, watchdog)
+            place = chain.job_folder(folder, job)
+            measure_all(folder, due, num_done, placement, console, place, stop, watchdog, wanted.precision)
         except Stopped as stopped:
             if task.rank == 0:
                 console.print(f"{stopped} and saved; the same command goes on from there", highlight=False)

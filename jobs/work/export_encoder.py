@@ -12,6 +12,7 @@ from vicreg.exchange.encoder_file import load_encoder
 from vicreg.exchange.foreign_formats import ONNX_OPSET, Checked, Trained, export
 from vicreg.model import INCEPTIONS, branch, num_features, num_parameters
 from vicreg.run_files import encoder_path
+from vicreg.sound_config import require_images
 
 INCEPTION_OPTIONS = "aux_logits=False, init_weights=False"  # without the second classifier, whose weights are not there
 
@@ -21,6 +22,7 @@ def carry_out(command: Command) -> int:
     console = Terminal()
     config, recipe = read_run(command.run)
     require_finished(command.run)
+    require_images(config.model.sound, "jobs/export_encoder.py")
     model = branch(config.model, command.encoder)
     path = encoder_path(command.run, "" if command.encoder == "a" else command.encoder)
     trained = Trained(load_encoder(path), model, config.data, f"{path}, recipe {recipe}")

@@ -75,7 +75,9 @@ def trained(command: Command, config: PretrainConfig) -> Import:
     model = chosen_model(command, config, weights.model)
     is_open = weights.model is None and command.small_images is None
     try:
-        encoder, model, filled = fit(weights, model, str(command.source), command.part, any_stem=is_open)
+        encoder, model, filled = fit(
+            weights, model, str(command.source), command.part, is_open, any_channels=command.channels is not None
+        )
     except ValueError as error:
         cure = "--part chooses" if "choose one" in str(error) else "--encoder names the network that it was made with"
         raise ValueError(f"{error}\n{cure}") from error
@@ -93,9 +95,14 @@ def trained(command: Command, config: PretrainConfig) -> Import:
         said.append(("note", f"{filled.taken.note}; --part chooses"))
     if weights.model is None and command.stem_padding is None and is_padded(filled.taken, model):
         model = replace(model, stem_padding=2)
-        encoder, model, filled = fit(weights, model, str(command.source), command.part)
+        encoder, model, filled = fit(
+            weights, model, str(command.source), command.part, any_channels=command.channels is not None
+        )
         said.append(("note", PADDED.format(option="--stem-padding 1")))
     origin = {"source": str(command.source.absolute()), "sha256": sha256_of(command.source), "form": weights.form}
+    if filled.channels:
+        said.append(("note", filled.channels))
+        origin["channels"] = filled.channels
     said += [("note", note) for note in other_input(weights, model, command.data)]
     return Import(encoder, model, origin, said)
 
@@ -115,6 +122,8 @@ def chosen_model(command: Command, config: PretrainConfig, said_by_file: ModelCo
         changed["small_images"] = command.small_images
     if command.stem_padding is not None:
         changed["stem_padding"] = command.stem_padding
+    if command.channels is not None:
+        changed["channels"] = command.channels
     chosen = replace(model, **changed)
     if said_by_file and any(getattr(chosen, name) != getattr(said_by_file, name) for name in STEM):
         here, there = (", ".join(f"{name} {getattr(one, name)}" for name in STEM) for one in (chosen, said_by_file))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from border.private_folder import temporary_folder
 from border.terminal import Terminal
 from jobs.options.pretrain import Command, parse_with_notes
 from jobs.planning import hints, sweeps
@@ -39,6 +37,7 @@ from slurm.cluster import Cluster
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
 from slurm.watchdog import Watchdog
+from vicreg import kernels
 from vicreg.config_json import to_json
 from vicreg.ranks.meeting import require_agreement
 from vicreg.ranks.rendezvous import connected
@@ -69,7 +68,7 @@ def carry_out(command: Command, notes: Notes, arguments: list[str]) -> int:
     console.print(plan.summary())
     for check in plan.checks:
         if check.passed is None and check.name == VAL_DATA:
-            console.print(Text(f"note: {check.said}", "yellow"), soft_wrap=True)
+            console.print(Text(f"note: {check.whole}", "yellow"), soft_wrap=True)
     if cluster.scheduler == "slurm":
         show_submitted(run, chain.submit(run, members, cluster), console)
         return 0
@@ -204,8 +203,7 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
         config, _ = read_run(folder)
         if task.rank == 0:
             note_code(folder)
-        if config.train.compile:  # torch would run what lies under a name in /tmp that everybody can take
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(temporary_folder("compiled")))
+        kernels.keep_compiled_code()  # torch would run what lies under a name in /tmp that everybody can take
         pulse = Pulse(job_folder, num_steps(config))
 
         def should_stop(step: int) -> bool:

@@ -15,6 +15,8 @@ from border.terminal import Terminal
 from disk.whole_files import write_text
 from jobs.options.report import Command
 from jobs.planning.cli import LOG_WIDTH, user_errors
+from jobs.planning.job_sizes import REPORT as REPORT_JOB
+from jobs.planning.run_folder import forget_features
 from jobs.planning.sweeps import is_sweep
 from jobs.reporting import html_report
 from jobs.reporting.document import Block, Heading, Text, markdown, show
@@ -55,6 +57,7 @@ def run_job(task: Task, stop: StopFlag, run: str) -> bool:
         folder = Path(run)
         written = sweep_report(folder, console) if is_sweep(folder) else report(load_run(folder), console)
         say_written(written, console)
+        forget_features(folder, REPORT_JOB)
     return True
 
 

@@ -24,7 +24,7 @@ def test_runs_of_a_kind_differ_in_the_variance_term_alone(kind: str) -> None:
     settings = [run.method for run in runs]
     assert all(isinstance(each, Config) for each in settings)
     assert dataclasses.replace(runs[0], method=settings[1]) == runs[1]
-    assert dataclasses.replace(settings[0], **TERM_OF_DIRECTIONS) == settings[1]  # type: ignore[arg-type]
+    assert dataclasses.replace(settings[0], **TERM_OF_DIRECTIONS) == settings[1]
     assert int(runs[0].model.expander.split("-")[-1]) == DIMS
     method = build(runs[0], UNKNOWN_DATA)
     assert isinstance(method, SimSiam)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_augmentation, gpu_step
+from benchmarks import gpu, gpu_augmentation, gpu_small_images, gpu_step
 from vicreg.config import OptimizerConfig, official_views
 from vicreg.method import Inputs
 from vicreg.training.learner import Learner
@@ -75,6 +75,10 @@ def test_the_official_step_learns_what_ours_learns() -> None:
     ours = learner.method.parameters()
     for mine, theirs in zip(ours, network.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_forms_of_small_images_take_the_same_steps() -> None:
+    assert gpu_small_images.same_bits(gpu_step.SMALL, CPU)
 
 
 def test_the_others_make_views_of_the_same_kind() -> None:

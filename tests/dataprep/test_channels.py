@@ -156,7 +156,7 @@ def _damaged(five: Path, folder: Path, place: int, value: int) -> Path:
 
 
 def test_a_damaged_header_and_a_changed_value_are_found(five: Path, tmp_path: Path) -> None:
-    arguments = HEADER.itemsize + int(DESCRIPTOR.fields["arguments"][1])  # type: ignore[index]
+    arguments = HEADER.itemsize + int(DESCRIPTOR.fields["arguments"][1])
     for place, value in ((arguments, 17), (arguments + 1, 12), (arguments + 7, 1)):
         with pytest.raises(BetonError, match="its header does not say what its images are"):
             read_beton(_damaged(five, tmp_path, place, value))

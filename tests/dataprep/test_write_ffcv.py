@@ -242,3 +242,17 @@ def test_a_progress_bar_on_a_terminal(tmp_path: Path) -> None:
     assert re.search(r"\d+/1200", text)
     assert "images/s" in text
     assert "1,200 samples" in text
+
+
+@pytest.mark.parametrize(("word", "meant"), [("imagnet", " (did you mean imagenet?)"), ("xyz", ""), ("a\x1bb", "")])
+def test_an_unknown_source_costs_three_lines_of_80_columns(
+    word: str, meant: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([word, "--root", "x", "--out", "y"]) == 2
+    said = capsys.readouterr().err
+    lines = said.rstrip("\n").split("\n")
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 80
+    assert f"{meant}, allowed: imagenet, places205," in " ".join(said.split())
+    assert "\x1b" not in said

@@ -64,6 +64,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> DigitsRuns:
 )
 def test_nothing_is_lost(family: object, runs: DigitsRuns, tmp_path: Path) -> None:
     """The last of each family, once."""
-    drill = family.drills(runs)[-1]  # type: ignore[attr-defined]
+    drill = family.drills(runs)[-1]
     tally = carry_out(drill, tmp_path, Console(), tries=1)
     assert not tally.losses

@@ -20,16 +20,20 @@ from PIL import Image
 import vicreg
 from dataprep.beton.contract import open_beton
 from dataprep.beton.manifest import channel_statistics, manifest_samples
-from jobs import search
+from jobs import eval_all, import_encoder, pretrain, search
 from jobs.options.pretrain import parse
+from jobs.planning.run_folder import read_run
 from tests import five_channels
 from tests.jobs.run_folders import digits_config, write_run
 from vicreg import checkpoint
-from vicreg.config import DataConfig, PretrainConfig, without_colours
+from vicreg.config import DataConfig, ModelConfig, PretrainConfig, without_colours
 from vicreg.cost.estimate import estimate
 from vicreg.cost.flops import step_flops
 from vicreg.data.channels import fitted_to_channels
 from vicreg.evals.gallery import as_picture
+from vicreg.evals.results import OTHER, TRAINED, read_all
+from vicreg.exchange.encoder_file import load_encoder, untrained_encoder
+from vicreg.exchange.given_weights import beginning_of
 from vicreg.run_files import TIMING, read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -198,3 +202,31 @@ def test_from_files_to_a_report(tmp_path: Path) -> None:
     sheet = Image.open(io.BytesIO(base64.b64decode(results["gallery"]["details"]["map"]["sheet"]["jpeg"])))
     assert 20 < np.asarray(sheet)[:32, :32].std() < 120  # stripes are seen, though values use a sixteenth of the range
     assert "knn" in (run / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_weights_for_rgb_begin_a_run_and_stand_beside_it(five: Path, tmp_path: Path) -> None:
+    """In pretraining by option, as an import beside it, and both measured."""
+    torch.save(
+        untrained_encoder(ModelConfig("resnet10-narrow", small_images=True), 3).state_dict(), tmp_path / "rgb.pth"
+    )
+    run, beside = tmp_path / "run", tmp_path / "imported"
+    data = [f"--data.{split}={five / f'{split}.beton'}" for split in ("train", "val")]
+    data += ["--data.image-size=16", "--data.eval-resize=16"]
+    options = ["--recipe=digits", f"--run={run}", f"--model.weights={tmp_path / 'rgb.pth'}", "--model.expander=16-16"]
+    options += ["--train.epochs=1", "--train.global-batch=16", "--optimizer.warmup-epochs=0"]
+    with pytest.raises(SystemExit):
+        pretrain.main([*options, *data])
+    assert not (run / "config.json").exists()
+    assert pretrain.main([*options, *data, "--model.weights-channels=mean"]) == 0
+    assert "for 3 channels became one for 5" in json.loads((run / "config.json").read_text())["beginning"]["channels"]
+    taken = [str(tmp_path / "rgb.pth"), "--recipe=digits", f"--run={beside}", *data]
+    with pytest.raises(SystemExit):
+        import_encoder.main([*taken, "--channels=17"])
+    assert import_encoder.main([*taken, "--channels=5"]) == 0
+    config, _ = read_run(beside)
+    assert (config.model.channels, config.data.mean) == (5, channel_statistics(five / "train.beton")[0])
+    weight = load_encoder(beside / "encoder.pt").get_parameter("conv1.weight")
+    assert torch.equal(weight, beginning_of(run).encoder["conv1.weight"])
+    assert eval_all.main([str(run), "--evals", "knn", f"--baselines={beside}"]) == 0
+    assert {TRAINED, f"{OTHER}imported"} <= {one.subject for one in read_all(run)}

@@ -90,8 +90,8 @@ def test_it_goes_on_where_it_was(
     asked: list[int] = []
 
     def stopped_after_two(*arguments: object, **named: object) -> object:
-        asked.append(len(arguments[2]))  # type: ignore[arg-type]
-        for number, batch in enumerate(batches(*arguments, **named)):  # type: ignore[arg-type]
+        asked.append(len(arguments[2]))
+        for number, batch in enumerate(batches(*arguments, **named)):
             if number == 2 and len(asked) == 1:
                 raise KeyboardInterrupt
             yield batch
@@ -115,7 +115,7 @@ def test_embeddings_of_the_expander(tmp_path: Path, digits_folder: Path) -> None
     checkpoint.save(run / "checkpoints", 5, state, keep=1)
     model = vicreg.load(run, device="cpu")
     image = np.full((16, 16, 3), 50, np.uint8)
-    expected = method.expander(method.encoders["a"](model.transform(image)[None]))  # type: ignore[operator]
+    expected = method.expander(method.encoders["a"](model.transform(image)[None]))
     np.testing.assert_allclose(model.embed(image, layer="expander"), expected.detach().numpy(), rtol=1e-4, atol=1e-5)
     assert model.embed(image, layer="expander.0").shape == (1, 512)
     write_run(run, config, "digits", encoder_seed=3)

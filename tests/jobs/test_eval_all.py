@@ -257,7 +257,11 @@ def _no_beton(run: Path) -> None:
         (_damaged_config, [], "config.json is damaged"),
         (_foreign_encoder, [], "encoder.pt is not an encoder of this suite"),
         (_no_beton, [], "nowhere/val.beton: no such file); write it (python "),
-        (None, ["--evals", "knn", "lineer"], "evals is lineer, allowed for recipe digits: few-labels, knn"),
+        (
+            None,
+            ["--evals", "knn", "lineer"],
+            "evals is lineer (did you mean linear?), allowed for recipe digits: few-labels, knn",
+        ),
         (None, ["--after", "17:18"], "--after is '17:18', allowed: the id of a SLURM job, digits alone"),
         (None, ["--gpus", "-1"], "gpus is -1, allowed: 0 (the cluster's number) or more"),
     ],

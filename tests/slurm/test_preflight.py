@@ -181,4 +181,4 @@ def test_training_data_that_are_not_there_or_no_beton(tmp_path: Path) -> None:
         assert check.passed is False
         assert check.said.startswith(f"{path}: ")
         if "empty" not in path.name:
-            assert "dataprep/write_ffcv.py folder --root IMAGES" in check.said
+            assert "dataprep/write_ffcv.py folder --root IMAGES" in check.whole

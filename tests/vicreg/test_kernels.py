@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.interpreted import interpreted, ptx
+from tests.interpreted import CAPABILITIES, interpreted, ptx
 from vicreg.config import DataConfig, ViewConfig, official_views
 from vicreg.data.planes import Planes
 from vicreg.views.augment import ColourPlan, augment
@@ -80,7 +80,7 @@ def test_rgb_of_planes_is_the_same_to_the_bit(height: int, width: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", CAPABILITIES)
 def test_they_compile_for_gpus(capability: int) -> None:
     from vicreg.data import plane_kernels
     from vicreg.views import colour_kernels, crop_kernels

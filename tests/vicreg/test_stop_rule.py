@@ -40,4 +40,4 @@ def test_a_best_checkpoint_needs_its_measure() -> None:
     assert OnlineConfig(1, keep_best="knn_top1").keep_best == "knn_top1"
     for every, neighbours, best in ((0, 20, "online_top1"), (1, 0, "knn_top1"), (1, 20, "loss")):
         with pytest.raises(ValueError, match="keep_best"):
-            OnlineConfig(every, neighbours=neighbours, keep_best=best)  # type: ignore[arg-type]
+            OnlineConfig(every, neighbours=neighbours, keep_best=best)

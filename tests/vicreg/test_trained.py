@@ -68,7 +68,7 @@ def test_a_file_is_seen_as_its_beton_has_it(model: TrainedModel, tmp_path: Path)
 def test_layers_are_averages_over_places(model: TrainedModel, digits_folder: Path) -> None:
     images = torch.stack([model.transform(np.full((9, 12, 3), value, np.uint8)) for value in (0, 90, 255)])
     network = model.encoder
-    expected = network.layer2(network.layer1(network.maxpool(network.relu(network.bn1(network.conv1(images))))))  # type: ignore[operator,union-attr]
+    expected = network.layer2(network.layer1(network.maxpool(network.relu(network.bn1(network.conv1(images))))))
     found = model.embed([np.full((9, 12, 3), value, np.uint8) for value in (0, 90, 255)], layer="layer2")
     np.testing.assert_allclose(found, expected.mean((2, 3)).detach().numpy(), rtol=1e-5, atol=1e-6)
     assert model.embed([], layer="layer2").shape == (0, found.shape[1])

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
 from vicreg import networks
 from vicreg.config import PretrainConfig, require
+from vicreg.cost.empty_views import empty_views, fake_tensors, named
 from vicreg.cost.loss_form import form_cost, form_of, loss_cost
+from vicreg.cost.weightless import WeightsOnMeta
 from vicreg.losses.forms import DEFAULT_SPEEDS, Speeds, ring_sum_bytes
 from vicreg.method import UNKNOWN_DATA, Method, Pass, TrainingData
 from vicreg.model import num_features
@@ -99,7 +100,9 @@ def estimate(
     learned_bytes = sum(p.nbytes for p in learned_parameters(method))
     weights_bytes = sum(t.nbytes for t in [*method.parameters(), *method.buffers()])
     optimizer_bytes = MOMENTA[config.optimizer.name] * learned_bytes
-    values_per_image = sum(config.model.in_channels * view.image_size**2 for view in config.each_view)
+    views = empty_views(config, rows, weights, torch.device("meta"))
+    values_per_image = sum(view[0].numel() for view in views[: len(config.each_view)])
+    others = sum(view.nbytes for view in views[len(config.each_view) :])
     return Cost(
         num_parameters=sum(p.numel() for p in learned_parameters(method)),
         weights_bytes=weights_bytes,
@@ -108,7 +111,7 @@ def estimate(
         activations_bytes=kept.peak_bytes(rows, config.train.micro_batch),
         loss_form=form_of(config, world_size, speeds),
         loss_bytes=round(loss.held_bytes + form.memory_bytes),
-        batch_bytes=rows * values_per_image * (size + (4 if config.model.channels else 1)),
+        batch_bytes=rows * values_per_image * (size + (4 if config.model.channels else 1)) + others,
         checkpoint_bytes=weights_bytes + optimizer_bytes,
         gradient_traffic_bytes=round(ring_sum_bytes(learned_bytes, world_size)),
         embedding_traffic_bytes=round(loss.sent_bytes + form.sent_bytes),
@@ -125,19 +128,10 @@ def _dtypes(precision: str, on_gpu: bool) -> tuple[torch.dtype, torch.dtype | No
     return torch.float64 if precision == "float64" else torch.float32, halves.get(precision)
 
 
-class _WeightsOnMeta(TorchFunctionMode):
-    """Layers take their weights from torch.empty, which gives none here; small arithmetic in constructors is real."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.empty:
-            return func(*args, **{**(kwargs or {}), "device": "meta"})
-        return func(*args, **(kwargs or {}))
-
-
 @functools.cache
 def method_without_storage(config: PretrainConfig, weights: torch.dtype, data: TrainingData) -> Method:
     """The method on the meta device; what it does not learn needs no gradient."""
-    with torch.random.fork_rng(devices=[]), _WeightsOnMeta():
+    with torch.random.fork_rng(devices=[]), WeightsOnMeta():
         method = networks.build(config, data)
     method.to("meta", weights).train()
     learned = {parameter for group in method.parameter_groups() for parameter in group.parameters}
@@ -203,8 +197,22 @@ def encoder_passes(method: Method) -> list[Pass]:
 def _kept_bytes(
     method: Method, config: PretrainConfig, rows: int, half: torch.dtype | None, on_gpu: bool, passes: list[Pass]
 ) -> int:
-    device = torch.device("cuda" if on_gpu else "cpu")
-    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    kinds = ["image"] * len(config.each_view) + list(config.other_kinds)
+    of_text = [way for way in passes if kinds[way.view] == "text"]
+    others = [way for way in passes if kinds[way.view] != "text"]
+    cpu, device = torch.device("cpu"), torch.device("cuda" if on_gpu else "cpu")
+    kept = _kept_on(device, method, config, rows, half, others)
+    return kept + _kept_on(cpu, method, config, rows, None, of_text)  # a GPU's GRU cannot be asked where there is none
+
+
+def _kept_on(
+    device: torch.device,
+    method: Method,
+    config: PretrainConfig,
+    rows: int,
+    half: torch.dtype | None,
+    passes: list[Pass],
+) -> int:
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> None:
@@ -214,10 +222,7 @@ def _kept_bytes(
     with FakeTensorMode():
         fakes = fake_tensors(method, device)
         dtype = next(method.parameters()).dtype
-        views = [
-            torch.empty(rows, config.model.in_channels, side, side, dtype=dtype, device=device, memory_format=layout)
-            for side in (view.image_size for view in config.each_view)
-        ]
+        views = empty_views(config, rows, dtype, device)
         with torch.autograd.graph.saved_tensors_hooks(keep, _never), _autocast(device, half):
             for way in passes:
                 with torch.set_grad_enabled(way.has_gradient), _refusing_sizes(config, views[way.view].shape[-1]):
@@ -237,19 +242,6 @@ def _refusing_sizes(config: PretrainConfig, side: int) -> Iterator[None]:
             f"encoder {encoder} does not take images of {side} px ({error}); allowed: --data.image-size (and views) of "
             "the size that it is made for, or another --model.encoder (timm's ViTs take any multiple of their patches)"
         ) from error
-
-
-def fake_tensors(method: Method, device: torch.device) -> dict[int, Tensor]:
-    """A fake tensor for each parameter and buffer, by the identity of what it stands for; to be called in fake mode."""
-    return {
-        id(t): torch.empty(t.shape, dtype=t.dtype, device=device, requires_grad=t.requires_grad)
-        for t in [*method.parameters(), *method.buffers()]
-    }
-
-
-def named(network: nn.Module, fakes: dict[int, Tensor]) -> dict[str, Tensor]:
-    """The fake tensors of one network by its own names, as `functional_call` wants them."""
-    return {name: fakes[id(t)] for name, t in [*network.named_parameters(), *network.named_buffers()]}
 
 
 def _never(packed: Any) -> Tensor:

@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from vicreg.config import ModelConfig
-from vicreg.model import encoder_by_config
+from vicreg.cost.weightless import encoder_on_meta
 
 BACKWARD = 2
 """Arithmetic of a backward pass over that of a forward pass."""
-BESIDE_S = {"few_labels": 600.0, "gallery": 300.0, "knn": 300.0, "svm": 3600.0}
+BESIDE_S = {"few_labels": 600.0, "gallery": 300.0, "knn": 300.0, "retrieval": 120.0, "svm": 3600.0}
 """Work that is not the encoder's: regressions, t-SNE, comparisons."""
 
 
@@ -37,6 +36,8 @@ def images_passed(
         return DETECTOR * float(sum(images * LONG_OVER_SHORT * side**2 / image_size**2 for images, side in sides))
     if module == "linear_segmentation":
         return float((settings["steps"] * settings["batch"] + num_val) * settings["crop"] ** 2 / image_size**2)
+    if module == "retrieval":
+        return float(num_val)
     epochs = settings.get("epochs", 0)
     if module == "linear":
         return float(epochs * num_train + num_val)
@@ -53,9 +54,9 @@ def seconds_beside(module: str) -> float:
 
 @functools.cache
 def forward_flops(model: ModelConfig, image_size: int) -> float:
-    """Floating-point operations of the encoder on one image of so many pixels a side."""
-    with torch.random.fork_rng(devices=[]), FakeTensorMode(), FlopCounterMode(display=False) as counter:
-        encoder = encoder_by_config(model).eval()
-        with torch.no_grad():
-            encoder(torch.empty(1, 3, image_size, image_size))
+    """Floating-point operations of the encoder on one image of so many pixels a side, or on a clip of sound."""
+    sound, encoder = model.sound, encoder_on_meta(model).eval()
+    shape = (1, sound.clip_samples) if sound.is_on else (model.in_channels, image_size, image_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder(torch.empty(1, *shape, device="meta"))
     return float(counter.get_total_flops())

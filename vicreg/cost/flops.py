@@ -14,7 +14,8 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from vicreg.config import PretrainConfig
-from vicreg.cost.estimate import encoder_passes, fake_tensors, method_without_storage, named
+from vicreg.cost.empty_views import empty_views, fake_tensors, named
+from vicreg.cost.estimate import encoder_passes, method_without_storage
 from vicreg.method import UNKNOWN_DATA, TrainingData
 
 PEAK_TFLOPS = {  # dense, of bf16 or fp16 with float32 sums; by NVIDIA's data sheets
@@ -45,23 +46,19 @@ def step_flops(config: PretrainConfig, rows: int, data: TrainingData = UNKNOWN_D
 def _flops_per_image(config: PretrainConfig, data: TrainingData, in_parts: bool) -> float:
     """in_parts: whether a rank's batch passes the encoders in parts."""
     probe = 2  # batch norm wants more than one image
-    channels = config.model.in_channels
     method = method_without_storage(config, torch.float32, data)
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:
         fakes = fake_tensors(method, torch.device("cpu"))
+        views = empty_views(config, probe, torch.float32, torch.device("cpu"))
         for way in method.passes():
-            side = config.each_view[way.view].image_size
             with torch.set_grad_enabled(way.has_gradient):
-                embedding = functional_call(
-                    way.network, named(way.network, fakes), torch.empty(probe, channels, side, side)
-                )
+                embedding = functional_call(way.network, named(way.network, fakes), views[way.view])
             if way.has_gradient:
                 embedding.sum().backward()
         if in_parts:
             for way in encoder_passes(method):  # whose features are computed once more, without a graph
-                side = config.each_view[way.view].image_size
                 with torch.no_grad():
-                    functional_call(way.network, named(way.network, fakes), torch.empty(probe, channels, side, side))
+                    functional_call(way.network, named(way.network, fakes), views[way.view])
     total: int = counter.get_total_flops()
     return total / probe
 

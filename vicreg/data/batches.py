@@ -7,12 +7,10 @@ Stands apart from `data.py`, which says where the pixels come from. What a batch
 from __future__ import annotations
 
 import functools
-import math
-import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,19 +23,20 @@ from dataprep.beton.contract import Beton
 from dataprep.beton.manifest import has_labels
 from dataprep.beton.pixel_format import PixelFormat
 from vicreg.config import ViewConfig, require
+from vicreg.data.buffers import Buffers
 from vicreg.data.decode import StoredBytes
+from vicreg.data.other_views import OtherReader, OtherView, Task
 from vicreg.views.augment import ONE_BY_ONE_MIN_PX, ColourPlan
 from vicreg.views.order import batches_per_epoch, block_size, blocks_order, epoch_order, rank_batch
 from vicreg.views.resample import Interpolation, crop_resize, crop_resize_into
+from vicreg.views.sound import SoundPlan
 from vicreg.views.view_parameters import Geometry, draw_colour, draw_geometry
 
 TASK_SAMPLES = 16
 """Samples that a thread takes at a time."""
 
-NUMPY_TYPES = {torch.uint8: np.uint8, torch.float32: np.float32}
 
 T = TypeVar("T")
-Task = Callable[[], None]
 ReadImage = Callable[[int], NDArray[Any]]
 """A sample's image (H, W, C), good until the same thread reads the next."""
 
@@ -48,13 +47,17 @@ class Batch:
 
     views: tuple[Tensor, ...]
     """Each (B, C, S, S) in any memory layout, of a size S of its own: cropped, resized, mirrored. RGB is uint8, other
-    channels are float32 from 0 to 1."""
+    channels are float32 from 0 to 1. Of sound int16 (B, 1, L)."""
     colour: tuple[ColourPlan, ...]
     """For each view the plan that `augment` carries out."""
     labels: Tensor
     """int64 (B,)."""
     samples: Tensor
     """int64 (B,): places in the beton."""
+    others: tuple[OtherView, ...] = ()
+    """The views that are no images, in the order of their numbers."""
+    sound: tuple[SoundPlan, ...] = ()
+    """Of sound instead of `colour`: for each view the plan that `prepare_sound` carries out."""
 
     def to(self, device: torch.device, non_blocking: bool = True) -> Batch:
         """The same batch on `device`."""
@@ -63,6 +66,8 @@ class Batch:
             colour=tuple(plan.to(device, non_blocking) for plan in self.colour),
             labels=self.labels.to(device, non_blocking=non_blocking),
             samples=self.samples.to(device, non_blocking=non_blocking),
+            others=tuple(view.to(device, non_blocking) for view in self.others),
+            sound=tuple(plan.to(device, non_blocking) for plan in self.sound),
         )
 
 
@@ -72,15 +77,26 @@ class Drawn:
 
     samples: NDArray[np.int64]
     sizes: tuple[int, ...]
-    """Side of each view in pixels."""
+    """Side of each view in pixels; of sound its length."""
     geometry: tuple[Geometry, ...]
     colour: tuple[ColourPlan, ...]
+    epoch: int
     stored: StoredBytes | None = None
     """Where its samples are read ahead of decoding: what has been read of each."""
+    others: tuple[OtherView, ...] = ()
+    sound: tuple[SoundPlan, ...] = ()
+    """What sound has instead of geometry and colour."""
 
     def batch(self, views: tuple[Tensor, ...], labels: NDArray[np.int64]) -> Batch:
         """The batch with these views; `labels` are those of the whole beton."""
-        return Batch(views, self.colour, torch.from_numpy(labels[self.samples]), torch.from_numpy(self.samples))
+        of_samples, samples = torch.from_numpy(labels[self.samples]), torch.from_numpy(self.samples)
+        return Batch(views, self.colour, of_samples, samples, self.others, self.sound)
+
+
+def with_others(drawn: Drawn, readers: Sequence[OtherReader]) -> tuple[Drawn, list[Task]]:
+    """The batch with its views that are no images, and the tasks that fill them."""
+    made = [reader.view(drawn.epoch, drawn.samples) for reader in readers]
+    return replace(drawn, others=tuple(view for view, _ in made)), [task for _, some in made for task in some]
 
 
 @dataclass(frozen=True)
@@ -105,6 +121,8 @@ class Sampling:
     the file; 0 for the full shuffle."""
     channels: int = 0
     """Channels of images that are not RGB, each with a brightness and contrast of its own; 0 for RGB."""
+    others: tuple[OtherReader, ...] = ()
+    """What makes the views that are no images."""
 
     def __post_init__(self) -> None:
         each = bool(self.views) and all(view.image_size and view.count == 1 for view in self.views)
@@ -149,7 +167,7 @@ class Sampling:
                 geometry.append(drawn)
                 one_by_one = self.on_cpu and view.image_size >= ONE_BY_ONE_MIN_PX
                 colour.append(ColourPlan.build(colours, drawn.angle_rad, one_by_one))
-            yield Drawn(samples, tuple(view.image_size for view in self.views), tuple(geometry), tuple(colour))
+            yield Drawn(samples, tuple(view.image_size for view in self.views), tuple(geometry), tuple(colour), epoch)
 
 
 def crop_job(
@@ -176,6 +194,8 @@ def crop_job(
 
 def view_dtype(pixels: PixelFormat) -> torch.dtype:
     """Type of the values of a view, as `Batch` has them."""
+    if pixels.is_sound:
+        return torch.int16
     return torch.uint8 if pixels.is_rgb else torch.float32
 
 
@@ -246,41 +266,3 @@ def _finished(waiting: deque[tuple[T, list[Future[None]]]]) -> T:
     for future in futures:
         future.result()
     return result
-
-
-class Buffers:
-    """Memory for batches, used again as soon as nobody holds the batch that it was handed out for.
-
-    New memory costs a page fault for every 4 KiB, which is dearer than filling it.
-    """
-
-    def __init__(self, pinned: bool) -> None:
-        self._pinned = pinned
-        self._free: list[NDArray[np.uint8]] = []
-
-    def take(self, shape: Sequence[int], dtype: torch.dtype = torch.uint8) -> Tensor:
-        """Memory for values of this shape, of undefined content; pinned for copies to a GPU if so wished."""
-        if self._pinned:
-            return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)  # torch itself uses these again
-        size = math.prod(shape) * dtype.itemsize
-        buffer = self._smallest_of(size)
-        window = buffer[:size].view(NUMPY_TYPES[dtype]).reshape(shape)
-        # The tensor's storage holds `window`; both end together, when the last view of the tensor does.
-        weakref.finalize(window, self._free.append, buffer).atexit = False
-        return torch.from_numpy(window)
-
-    def take_all(self, shapes: Sequence[Sequence[int]], dtype: torch.dtype = torch.uint8) -> list[Tensor]:
-        """The same of several shapes, in one piece of memory."""
-        sizes = [math.prod(shape) for shape in shapes]
-        parts = self.take((sum(sizes),), dtype).split(sizes)
-        return [part.view(tuple(shape)) for part, shape in zip(parts, shapes, strict=True)]
-
-    def _smallest_of(self, size: int) -> NDArray[np.uint8]:
-        """The smallest free buffer of at least `size` bytes; a new one in the place of the smallest where none is."""
-        self._free.sort(key=len)
-        place = next((place for place, buffer in enumerate(self._free) if len(buffer) >= size), None)
-        if place is not None:
-            return self._free.pop(place)
-        if self._free:
-            del self._free[0]
-        return np.empty(size, np.uint8)

@@ -16,10 +16,14 @@ import torch
 
 from dataprep.beton.contract import Beton
 from vicreg.config import DataConfig
-from vicreg.data.batches import Batch, Buffers, Drawn, Sampling, T, Task, crop_job, in_order, num_classes, split_tasks
+from vicreg.data.batches import Batch, Drawn, Sampling, T, crop_job, in_order, num_classes, with_others
 from vicreg.data.block_reads import read_ahead
+from vicreg.data.buffers import Buffers
 from vicreg.data.decode import ImageReader
+from vicreg.data.device_images import Chosen
 from vicreg.data.device_views import views_on_device
+from vicreg.data.other_views import Task
+from vicreg.data.plane_batches import planes_job
 from vicreg.data.planes import Planes
 from vicreg.views.resample import Interpolation
 
@@ -59,7 +63,7 @@ class BetonViews:
         self._running.add(running)
         return running
 
-    def num_stand_ins(self, batch: Batch) -> int:
+    def num_stand_ins(self, batch: Batch | Chosen) -> int:
         """See `ViewLoader`."""
         return self._reader.num_stand_ins(batch.samples.tolist()) if self._reader.stand_ins else 0
 
@@ -80,21 +84,14 @@ class BetonViews:
 
     def _crop_job(self, drawn: Drawn) -> tuple[Batch, list[Task]]:
         read = partial(self._reader.read, stored=drawn.stored)
-        return crop_job(read, self._buffers, self._interpolation, drawn, self._beton.labels, self._beton.pixels)
+        drawn, tasks = with_others(drawn, self._sampling.others)
+        batch, cuts = crop_job(read, self._buffers, self._interpolation, drawn, self._beton.labels, self._beton.pixels)
+        return batch, cuts + tasks
 
     def _decode_job(self, drawn: Drawn) -> tuple[tuple[Drawn, Planes], list[Task]]:
-        beton, count = self._beton, len(drawn.samples)
-        rows, columns = (-(-int(sides[drawn.samples].max()) // 2) for sides in (beton.heights, beton.widths))
-        luma = self._buffers.take((count, 2 * rows, 2 * columns))
-        chroma = self._buffers.take((count, 2, rows + 1, columns + 1))
-        planes = Planes(luma, chroma, {})
-        return (drawn, planes), split_tasks(partial(self._decode, drawn, planes), count)
-
-    def _decode(self, drawn: Drawn, planes: Planes, number: int) -> None:
-        luma, chroma = planes.luma[number].numpy(), planes.chroma[number].numpy()
-        whole = self._reader.read_planes_into(luma, chroma, int(drawn.samples[number]), drawn.stored)
-        if whole is not None:
-            planes.whole[number] = torch.from_numpy(whole)
+        drawn, tasks = with_others(drawn, self._sampling.others)
+        planes, decodes = planes_job(self._reader, self._buffers, drawn.samples, drawn.stored)
+        return (drawn, planes), decodes + tasks
 
     def _cropped_on_device(self, epoch: int, first_batch: int) -> Generator[Batch, None, None]:
         with closing(self.decoded(epoch, first_batch)) as decoded:

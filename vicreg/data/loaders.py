@@ -13,18 +13,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dataprep.beton.contract import open_beton
+from vicreg.branch_kinds import Kind
 from vicreg.config import DataConfig, ViewConfig, each_view, require, require_no_colours
 from vicreg.data.array_views import ArrayViews
-from vicreg.data.batches import Batch, Buffers, Sampling, Task, in_order, split_tasks, view_dtype
+from vicreg.data.batches import Batch, Sampling, in_order, split_tasks, view_dtype
 from vicreg.data.beton_views import BetonViews
-from vicreg.data.channels import require_channels
+from vicreg.data.buffers import Buffers
+from vicreg.data.captions import CaptionReader
+from vicreg.data.channels import clip_samples, require_channels
 from vicreg.data.decode import ImageReader
+from vicreg.data.device_centres import centres_on_device
+from vicreg.data.device_images import Chosen
+from vicreg.data.other_views import Task
+from vicreg.data.plane_batches import can_be_shipped
+from vicreg.data.sound_views import SoundViews
 from vicreg.views.resample import Framing, Interpolation, resize_centre_into, squash_into
 
-__all__ = ["ArrayViews", "Batch", "BetonViews", "ViewLoader", "centre_batches", "default_workers", "open_views"]
+__all__ = [
+    "ArrayViews",
+    "Batch",
+    "BetonViews",
+    "Chosen",
+    "ViewLoader",
+    "centre_batches",
+    "default_workers",
+    "open_views",
+]
 
-MAX_SHIPPED_BYTES = 1 << 30
-"""A rank's batch of decoded images above this is cropped before it is sent to a GPU."""
+CPU = torch.device("cpu")
 
 
 class ViewLoader(Protocol):
@@ -52,7 +68,7 @@ class ViewLoader(Protocol):
         """
         ...
 
-    def num_stand_ins(self, batch: Batch) -> int:
+    def num_stand_ins(self, batch: Batch | Chosen) -> int:
         """For how many samples of a batch that was handed out others stand in, because they cannot be decoded."""
         ...
 
@@ -74,11 +90,13 @@ def open_views(
     workers: int,
     interpolation: Interpolation = "bicubic",
     subset: NDArray[np.int64] | None = None,
+    others: Sequence[Kind] = (),
 ) -> ViewLoader:
     """The loader that `config.loader` names, over the samples of `subset` (places in the beton) or all.
 
-    workers: decoding threads; 0 takes `default_workers()`. BetonError when the file is damaged, ValueError when the
-    samples do not fill one global batch, or the ranks do not divide it.
+    workers: decoding threads; 0 takes `default_workers()`. others: kinds of the views that are no images
+    (`config.other_kinds`). BetonError when the file is damaged, ValueError when the samples do not fill one global
+    batch, the ranks do not divide it, or the beton lacks what a kind of view is made of.
     """
     opened = open_beton(beton)
     require_channels(config, opened)
@@ -91,16 +109,17 @@ def open_views(
     each = each_view(views, config.image_size)
     pixels = opened.pixels
     channels = 0 if pixels.is_rgb else pixels.channels
-    if channels:
+    if channels and not pixels.is_sound:
         require_no_colours(each)
-    sampling = Sampling(
-        samples, each, seed, global_batch, rank, world_size, device.type == "cpu", block_samples, channels
-    )
+    readers = tuple(CaptionReader(opened, seed, len(each) + number) for number, _ in enumerate(others))
+    on_cpu = device.type == "cpu"
+    sampling = Sampling(samples, each, seed, global_batch, rank, world_size, on_cpu, block_samples, channels, readers)
     workers = workers or default_workers()
+    if pixels.is_sound:
+        return SoundViews(opened, sampling, config, device=device, workers=workers)
     if config.loader == "array":
         return ArrayViews(opened, sampling, config, device=device, workers=workers, interpolation=interpolation)
-    largest = int(opened.heights[samples].max()) * int(opened.widths[samples].max()) * 3 // 2  # see `Planes`
-    ship = device.type == "cuda" and pixels.is_rgb and sampling.batch_size * largest <= MAX_SHIPPED_BYTES
+    ship = can_be_shipped(opened, samples, sampling.batch_size, device)
     return BetonViews(
         opened, sampling, config, device=device, workers=workers, interpolation=interpolation, crop_on_device=ship
     )
@@ -114,10 +133,12 @@ def centre_batches(
     batch_size: int,
     workers: int,
     framing: Framing = "crop",
+    device: torch.device = CPU,
 ) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
-    """For evaluations: images (b, C, S, S), labels and samples (b, ...), each once, in order, on the CPU.
+    """For evaluations: images (b, C, S, S), labels and samples (b, ...), each once, in order.
 
-    RGB is uint8, other channels are float32 from 0 to 1.
+    RGB is uint8, other channels are float32 from 0 to 1. Sound is whole clips, int16 (b, 1, L). They are on the CPU, or
+    on a `device` where that may as well cut the centres out of decoded images; labels and samples are on the CPU.
 
     torchvision's Resize(config.eval_resize) and then CenterCrop(config.image_size), or Resize to that square without
     keeping proportions (`squash`), bilinear with antialiasing; smaller images are enlarged. The last batch may be
@@ -126,20 +147,36 @@ def centre_batches(
     opened = open_beton(beton)
     require_channels(config, opened)
     reader, buffers, size = ImageReader(opened, config.on_bad), Buffers(pinned=False), config.image_size
+    workers = workers or default_workers()
+    places = np.asarray(samples, np.int64)
+    if framing == "crop" and len(places) and can_be_shipped(opened, places, batch_size, device):
+        for centres, chosen in centres_on_device(config, reader, samples, device, batch_size, workers):
+            yield centres, torch.from_numpy(opened.labels[chosen]), torch.from_numpy(chosen)
+        return
     fill = {"crop": resize_centre_into, "squash": squash_into}[framing]
+    is_sound = opened.pixels.is_sound
+    shape = (1, clip_samples(opened), 1) if is_sound else (size, size, opened.pixels.channels)
 
     def jobs() -> Iterator[tuple[tuple[Tensor, Tensor, Tensor], list[Task]]]:
         for begin in range(0, len(samples), batch_size):
             part = np.asarray(samples[begin : begin + batch_size], np.int64)
-            images = buffers.take((len(part), size, size, opened.pixels.channels), view_dtype(opened.pixels))
+            images = buffers.take((len(part), *shape), view_dtype(opened.pixels))
 
             def cut(number: int, part: NDArray[np.int64] = part, images: Tensor = images) -> None:
-                fill(images[number], reader.read(int(part[number])), config.eval_resize)
+                stored = reader.read(int(part[number]))
+                if is_sound:
+                    images[number] = torch.from_numpy(stored)
+                else:
+                    fill(images[number], stored, config.eval_resize)
 
-            result = (images.permute(0, 3, 1, 2), torch.from_numpy(opened.labels[part]), torch.from_numpy(part))
+            result = (
+                images[..., 0] if is_sound else images.permute(0, 3, 1, 2),
+                torch.from_numpy(opened.labels[part]),
+                torch.from_numpy(part),
+            )
             yield result, split_tasks(cut, len(part))
 
-    return in_order(jobs(), workers or default_workers(), config.batches_ahead)
+    yield from in_order(jobs(), workers, config.batches_ahead)
 
 
 def default_workers() -> int:

@@ -13,8 +13,10 @@ from torch import Tensor
 from dataprep.beton.contract import Beton
 from dataprep.beton.segments import SEGMENTS, VOID, decode_segments
 from vicreg.config import DataConfig
-from vicreg.data.batches import Buffers, Task, in_order, split_tasks
+from vicreg.data.batches import in_order, split_tasks
+from vicreg.data.buffers import Buffers
 from vicreg.data.decode import ImageReader
+from vicreg.data.other_views import Task
 from vicreg.detection.scenes import Scenes, padded
 from vicreg.views.keyed_random import uniform
 from vicreg.views.order import batches_per_epoch, epoch_order, rank_batch

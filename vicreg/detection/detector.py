@@ -6,7 +6,6 @@ done about it. Nothing is frozen, and every batch norm learns.
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 
 import numpy as np
@@ -35,20 +34,20 @@ PROPOSAL_LOSSES = {"loss_objectness": "proposal", "loss_rpn_box_reg": "proposal_
 
 
 class Detector(nn.Module):
-    """An encoder's copy with proposals and heads; its own first weights come from the settings' seed.
+    """An encoder, whose layers it has, with proposals and heads; its own first weights come from the settings' seed.
 
     ValueError where the encoder has not the maps that the head needs.
     """
 
     def __init__(self, encoder: nn.Module, num_classes: int, settings: Settings) -> None:
         super().__init__()
-        own, self._settings = copy.deepcopy(encoder), settings
-        self.maps = maps_of(own, cuts=settings.head == "c4")
+        self._settings = settings
+        self.maps = maps_of(encoder, cuts=settings.head == "c4")
         sizes = map_sizes(self.maps)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             if settings.head == "c4":
-                self._build_c4(own, sizes[-1:], num_classes)
+                self._build_c4(encoder, sizes[-1:], num_classes)
             else:
                 self._build_fpn(sizes, num_classes)
 
@@ -74,6 +73,13 @@ class Detector(nn.Module):
         for part in (self.proposals, self.regions):
             part.fg_bg_sampler.set_keys(self._settings.seed, step, samples)
 
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """What proposals and regions look at: the maps of the pyramid, or the encoder's last."""
+        maps: list[Tensor] = self.maps(images)
+        if self.pyramid is None:
+            return maps[-1:]
+        return list(self.pyramid(OrderedDict((str(number), one) for number, one in enumerate(maps))).values())
+
     def forward(
         self, images: Tensor, sizes: list[tuple[int, int]], targets: list[Target] | None = None
     ) -> dict[str, Tensor] | list[Target]:
@@ -81,12 +87,7 @@ class Detector(nn.Module):
 
         Losses are this rank's parts; their sum over the ranks is that of the global batch.
         """
-        maps = self.maps(images)
-        if self.pyramid is not None:
-            named = OrderedDict((str(number), one) for number, one in enumerate(maps))
-            levels = list(self.pyramid(named).values())
-        else:
-            levels = maps[-1:]
+        levels = self.levels(images)
         seen = OrderedDict((str(number), one) for number, one in enumerate(levels))
         boxes, of_proposals = self.proposals(ImageList(images, sizes), seen, targets)
         boxes = [one.detach() for one in boxes]

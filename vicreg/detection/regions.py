@@ -34,24 +34,25 @@ class RegionPool(nn.Module):
 
     def __init__(self, side: int, sizes: list[MapSize]) -> None:
         super().__init__()
-        self._side, self._strides = side, [size.stride for size in sizes]
+        self._side, self.strides = side, [size.stride for size in sizes]
 
     def forward(self, maps: list[Tensor], boxes: list[Tensor]) -> Tensor:
         """Boxes (N, 4) of each image, in its pixels, to (all N, C, side, side)."""
         owners = torch.cat([one.new_full((len(one), 1), number) for number, one in enumerate(boxes)])
         regions = torch.cat([owners, torch.cat(boxes)], dim=1)
-        if len(self._strides) == 1:
-            return self._cut(maps[0], regions, self._strides[0])
+        if len(self.strides) == 1:
+            return self.cut(maps[0], regions, self.strides[0])
         areas = (regions[:, 3] - regions[:, 1]) * (regions[:, 4] - regions[:, 2])
         levels = torch.floor(CANONICAL_LEVEL + torch.log2(areas.sqrt() / CANONICAL_PX + 1e-8))
-        levels = levels.clamp(0, len(self._strides) - 1)
+        levels = levels.clamp(0, len(self.strides) - 1)
         found = maps[0].new_zeros((len(regions), maps[0].shape[1], self._side, self._side), dtype=torch.float32)
-        for level, stride in enumerate(self._strides):
+        for level, stride in enumerate(self.strides):
             own = torch.nonzero(levels == level)[:, 0]
-            found = found.index_put((own,), self._cut(maps[level], regions[own], stride))
+            found = found.index_put((own,), self.cut(maps[level], regions[own], stride))
         return found
 
-    def _cut(self, one: Tensor, regions: Tensor, stride: int) -> Tensor:
+    def cut(self, one: Tensor, regions: Tensor, stride: int) -> Tensor:
+        """Of one map, pixels `stride` apart, regions (N, 5): the image's number in front of the box."""
         cut: Tensor = roi_align(one.float(), regions, self._side, 1 / stride, sampling_ratio=-1, aligned=True)
         return cut
 

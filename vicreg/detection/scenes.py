@@ -18,8 +18,10 @@ from torch import Tensor
 from dataprep.beton.contract import Beton, open_beton
 from dataprep.beton.objects import CROWD, MASKS, OBJECTS, decode_mask, decode_masks, decode_objects
 from vicreg.config import DataConfig
-from vicreg.data.batches import Buffers, Task, in_order, split_tasks
+from vicreg.data.batches import in_order, split_tasks
+from vicreg.data.buffers import Buffers
 from vicreg.data.decode import ImageReader
+from vicreg.data.other_views import Task
 from vicreg.detection.settings import Settings
 from vicreg.views.keyed_random import bits, uniform
 from vicreg.views.order import batches_per_epoch, epoch_order, rank_batch

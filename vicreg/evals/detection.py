@@ -67,7 +67,7 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Settings, work: Work | 
             masks = measure_coco(found, true, val, "segm")
             metrics |= {f"{name}_mask": value for name, value in masks.summary.items()}
     known = {name: {"ap": float(value)} for name, value in zip(names, classes, strict=True) if math.isfinite(value)}
-    details = {"steps": config.steps, "loss": tuning.curve.tolist(), "classes": known}
+    details = {"steps": config.steps, "loss": tuning.curve, "classes": known}
     details["left_out"] = {name: "no objects" for name in names if name not in known}
     return Measured(metrics, details | {"pictures": show(val, found, true, names)})
 

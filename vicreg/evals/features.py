@@ -23,17 +23,19 @@ from torch import Tensor, nn
 
 from dataprep.beton.contract import open_beton
 from dataprep.beton.manifest import has_labels
-from vicreg.config import DataConfig
+from vicreg.config import DataConfig, Precision
 from vicreg.data.channels import require_channels
-from vicreg.data.loaders import centre_batches
 from vicreg.evals.data_identity import FRAMED_BY, fingerprint, match_classes
-from vicreg.evals.kept_parts import KeptRows
+from vicreg.evals.encoding import Encoding
+from vicreg.evals.framed_images import HeldImages, agreed_batch, framed_batches
+from vicreg.evals.kept_features import KeptFeatures
 from vicreg.evals.results import CannotMeasure
 from vicreg.exchange.encoder_file import checksum
 from vicreg.model import num_features
 from vicreg.ranks import distributed
 from vicreg.views.order import shard
 from vicreg.views.resample import Framing
+from vicreg.views.sound import normalised
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +111,10 @@ class Splits:
     workers: int
     """Decoding threads of this rank."""
     batch: int = 128
-    """Images that pass through the encoder at once when features are computed."""
+    """Images that pass through the encoder at once when features are computed; more in half precision on a GPU, as
+    its free memory allows."""
+    precision: Precision = "float32"
+    """Arithmetic of the encoder; auto: half precision on a GPU."""
     framing: Framing = "crop"
     """How an image becomes a square when features are computed."""
     multi_label: bool = False
@@ -119,6 +124,10 @@ class Splits:
     """The training set's number of each class of the validation set; empty where both count alike."""
     parts: Path | None = None
     """Where features, and what is made of them, are kept in parts while they are computed; None: nowhere."""
+    shared: Path | None = None
+    """Where features are kept instead for the jobs that may share them."""
+    held: HeldImages | None = None
+    """Images that are held on the device for the next measurement."""
     heard: Callable[[], None] = _nothing
     """Told now and then that the work gets on."""
     _kept: WeakKeyDictionary[nn.Module, dict[str, Features]] = field(
@@ -156,7 +165,9 @@ class Splits:
             )
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images (B, C, S, S) of a loader as the encoder's float32 input, on the device."""
+        """Images (B, C, S, S), or sound (B, 1, L), of a loader as the encoder's float32 input, on the device."""
+        if images.dtype == torch.int16:
+            return normalised(images.to(self.device, non_blocking=True), self.data.std[0])
         is_rgb = images.dtype == torch.uint8
         images = images.to(self.device, non_blocking=True).to(torch.float32)
         mean, std = (
@@ -231,39 +242,52 @@ def _check_multi_labels(data: DataConfig, train: NDArray[Any], val: NDArray[Any]
 @torch.no_grad()
 def compute_features(encoder: nn.Module, splits: Splits, split: SplitName) -> Features:
     """Features of the whole split, the encoder in eval mode; ValueError when some are not finite."""
-    path = splits.beton(split)
+    path, world_size = splits.beton(split), distributed.world_size()
     stored = splits.labels(split)
     labels = torch.from_numpy(np.asarray(stored, dtype=np.int8 if stored.ndim == 2 else np.int64))
-    num_batches = -(-len(labels) // splits.batch)
-    world_size = distributed.world_size()
+    encoding = Encoding(encoder, splits.device, splits.precision, len(labels) // world_size)
+    batch = agreed_batch(encoding, splits.data, splits.batch, splits.device)
+    num_batches = -(-len(labels) // batch)
     first_batches = [shard(num_batches, rank, world_size).start for rank in range(world_size)] + [num_batches]
-    first_rows = tuple(min(batch * splits.batch, len(labels)) for batch in first_batches)
+    first_rows = tuple(min(number * batch, len(labels)) for number in first_batches)
     own = range(first_rows[distributed.rank()], first_rows[distributed.rank() + 1])
 
-    encoder.eval().to(splits.device)
     values = torch.empty((len(own), num_features(encoder)), dtype=torch.float32)
-    dtype = next((weight.dtype for weight in encoder.parameters()), torch.float32)
-    belongs_to = _belongs_to(encoder, splits, path, own) if splits.parts else {}
-    parts = KeptRows(splits.parts, belongs_to, "images, whose features are there")
-    done, said = parts.load(values), time.monotonic()
-    for images, _, _ in centre_batches(
-        splits.data, path, own[done:], batch_size=splits.batch, workers=splits.workers, framing=splits.framing
-    ):
-        values[done : done + len(images)] = encoder(splits.normalise(images).to(dtype)).to(torch.float32).cpu()
-        done += len(images)
-        splits.heard()
-        parts.keep_if_due(values, done)
-        if time.monotonic() - said > SAY_EVERY_S:
-            said = time.monotonic()
-            log.info("features of %s: %s of this rank's %s images", split, f"{done:,}", f"{len(own):,}")
-    assert done == len(own), (done, len(own))
+    folder = splits.shared or splits.parts
+    belongs_to = _belongs_to(encoder, encoding, splits, path) if folder else {}
+    kept = KeptFeatures(folder, belongs_to, own, len(labels) * values.shape[1] * values.itemsize)
+    said = time.monotonic()
+    for rows in kept.load(values):
+        begin = done = rows.start
+        for images in framed_batches(
+            splits.data,
+            path,
+            rows,
+            batch_size=batch,
+            workers=splits.workers,
+            framing=splits.framing,
+            device=splits.device,
+            held=splits.held,
+        ):
+            place = done - own.start
+            values[place : place + len(images)] = encoding(splits.normalise(images)).cpu()
+            done += len(images)
+            splits.heard()
+            if kept.keep_if_due(values, range(begin, done)):
+                begin = done
+            if time.monotonic() - said > SAY_EVERY_S:
+                said = time.monotonic()
+                log.info("features of %s: %s of this rank's %s", split, f"{done - own.start:,}", f"{len(own):,}")
+        assert done == rows.stop, (done, rows)
+        kept.keep(values, range(begin, done))
     if distributed.any_rank(not bool(torch.isfinite(values).all())):
         raise ValueError(f"features of {path} are not all finite: the encoder is damaged or has diverged")
-    return Features(values, labels, first_rows, belongs_to)
+    return Features(values, labels, first_rows, belongs_to and belongs_to | {"rows": [own.start, own.stop]})
 
 
-def _belongs_to(encoder: nn.Module, splits: Splits, path: Path, rows: range) -> dict[str, object]:
-    """What the features of some rows depend on."""
+def _belongs_to(encoder: nn.Module, encoding: Encoding, splits: Splits, path: Path) -> dict[str, object]:
+    """What a split's features depend on."""
     framed = {name: getattr(splits.data, name) for name in FRAMED_BY} | {"framing": splits.framing}
-    images = {"beton": fingerprint(open_beton(path)), "rows": [rows.start, rows.stop], "batch": splits.batch}
-    return {"weights": checksum(encoder), "kind": type(encoder).__name__, **images, **framed}
+    computed = {"batch": splits.batch, "dtype": str(encoding.dtype), "device": splits.device.type}
+    weights = {"weights": checksum(encoder), "kind": type(encoder).__name__}
+    return {"beton": fingerprint(open_beton(path)), **weights, **computed, **framed}

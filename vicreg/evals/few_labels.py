@@ -101,7 +101,13 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
         chosen = choose_labelled(train.labels.numpy(), count, config.seed, draw)
         labelled = _standardise(train.rows(chosen, splits.device), mean, std)
         if number % world_size == rank and number // world_size >= done:
-            predicted = _fit_and_predict(labelled, train.labels.numpy()[chosen], queries, config)
+            predicted = fit_and_predict(
+                labelled,
+                train.labels.numpy()[chosen],
+                queries,
+                config.inverse_regularisation,
+                config.max_iterations,
+            )
             own[number // world_size] = int((predicted == val.labels.numpy()).sum())
             parts.keep_if_due(own, number // world_size + 1)
         splits.heard()
@@ -154,8 +160,12 @@ def _standardise(rows: Tensor, mean: Tensor, std: Tensor) -> NDArray[np.float64]
     return standardised
 
 
-def _fit_and_predict(
-    rows: NDArray[np.float64], labels: NDArray[np.int64], queries: NDArray[np.float64], config: Config
+def fit_and_predict(
+    rows: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    queries: NDArray[np.float64],
+    inverse_regularisation: float,
+    max_iterations: int,
 ) -> NDArray[np.int64]:
     """Predicted labels of the queries.
 
@@ -163,9 +173,7 @@ def _fit_and_predict(
     orthonormal basis of it gives the same regression with fewer features. One thread is enough for such small
     problems; more only wait for each other.
     """
-    model = LogisticRegression(
-        C=config.inverse_regularisation, solver="newton-cg", tol=TOLERANCE, max_iter=config.max_iterations
-    )
+    model = LogisticRegression(C=inverse_regularisation, solver="newton-cg", tol=TOLERANCE, max_iter=max_iterations)
     with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         if len(rows) < rows.shape[1]:
@@ -174,6 +182,6 @@ def _fit_and_predict(
             rows, queries = left[:, kept] * scale[kept], queries @ basis[kept].T
         model.fit(rows, labels)
     if any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
-        log.warning("the regression on %d labels did not converge in %d iterations", len(labels), config.max_iterations)
+        log.warning("the regression on %d labels did not converge in %d iterations", len(labels), max_iterations)
     predicted: NDArray[np.int64] = model.predict(queries)
     return predicted

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from dataprep.beton.contract import Beton, BetonError, open_beton, read_manifest
 from vicreg.config import DataConfig, require
+from vicreg.evals.clip_pictures import played, spectrogram_of
 from vicreg.evals.features import Features, Splits
 from vicreg.evals.results import Measured
 from vicreg.ranks import distributed
@@ -86,14 +87,13 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
     shown = {"x": places[:, 0].tolist(), "y": places[:, 1].tolist()}
     labels, train_labels = _classes(val.labels), _classes(train.labels)[samples]
     pictures = [picture_of(beton, splits.data, sample, MAP_PX) for sample in on_map]
-    pairs = [
-        picture
+    shown_pairs = [
+        place
         for query, found in zip(asked, samples, strict=True)
-        for picture in (
-            picture_of(beton, splits.data, query, NEIGHBOUR_PX),
-            *(picture_of(train_beton, splits.data, sample, NEIGHBOUR_PX) for sample in found),
-        )
+        for place in ((beton, query), *((train_beton, sample) for sample in found))
     ]
+    pairs = [picture_of(of, splits.data, sample, NEIGHBOUR_PX) for of, sample in shown_pairs]
+    sounds = [played(of, int(sample)) for of, sample in shown_pairs if of.pixels.is_sound]
     details = {
         "num_val": len(val.labels),
         "classes": _names(splits, np.concatenate([labels[on_map], labels[asked], train_labels.ravel()])),
@@ -110,6 +110,7 @@ def evaluate(encoder: nn.Module, splits: Splits, config: Config) -> Measured:
             "train_labels": train_labels.tolist(),
             "cosines": [[round(value, 4) for value in line] for line in cosines.tolist()],
             "sheet": contact_sheet(pairs, columns=config.neighbours + 1),
+            **({"sounds": sounds} if sounds else {}),
         },
     }
     return Measured({}, details)
@@ -174,7 +175,9 @@ def _place(rows: NDArray[np.float64], config: Config) -> NDArray[np.float64]:
 
 
 def picture_of(beton: Beton, data: DataConfig, sample: np.int64, side: int) -> Image.Image:
-    """The middle square of a sample's image."""
+    """The middle square of a sample's image; of sound its spectrogram."""
+    if beton.pixels.is_sound:
+        return spectrogram_of(beton, int(sample), side)
     picture = as_picture(beton.decode(int(sample)), data, beton.pixels.is_rgb)
     return ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vicreg.config import ViewConfig, require
 from vicreg.data.loaders import open_views
+from vicreg.evals.encoding import Encoding
 from vicreg.evals.features import Splits
 from vicreg.evals.heads import HeadSettings, LinearHeads
 from vicreg.evals.results import Measured
@@ -176,15 +177,15 @@ def _train(encoder: nn.Module, splits: Splits, config: Config, heads: LinearHead
         step = int(before["step"])
         heads.load(before["heads"])
         curves.copy_(before["curves"][heads.own])
-    encoder.eval().to(device)
+    images_left = (num_steps - step) * config.batch // distributed.world_size()
+    encoding = Encoding(encoder, device, splits.precision, images_left)
     with closing(loader):
         while step < num_steps:
             epoch, first_batch = divmod(step, per_epoch)
             with closing(loader.batches(epoch, first_batch)) as batches:
                 for batch in batches:
                     batch = batch.to(device)
-                    with torch.no_grad():
-                        features = encoder(splits.normalise(batch.views[0])).to(torch.float32)
+                    features = encoding(splits.normalise(batch.views[0]))
                     features, labels = distributed.gather_rows(features), distributed.gather_rows(batch.labels)
                     curves[:, epoch, LOSS] += heads.step(features, labels, config.rate(epoch)) / per_epoch
                     step += 1

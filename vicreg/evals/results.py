@@ -26,6 +26,7 @@ SUBJECTS = {TRAINED: "trained", RANDOM: "random weights", PIXELS: "raw pixels"}
 """What can be measured besides a run's checkpoints, and how it is called in print."""
 BASELINES = (RANDOM, PIXELS)
 STEP = "step_"  # how the name of a checkpoint begins, which is a subject too
+TYPES = {"float32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by the precision that is asked for
 OTHER = "other_"  # and that of another run's encoder
 
 
@@ -82,6 +83,8 @@ class Result:
     """Those of the settings that were given by option, not by the recipe; they hold until others are given."""
     notes: list[str] = field(default_factory=list)
     """In what the settings were fitted to few images."""
+    precision: str = "float32"
+    """Arithmetic of the encoder: float32, bfloat16 or float16."""
 
 
 def folder(run: Path, evaluation: str, subject: str) -> Path:
@@ -136,10 +139,18 @@ def read_all(run: Path) -> list[Result]:
     return [result for result in found if result]
 
 
-def changes(result: Result, module: str, settings: dict[str, Any], data: dict[str, Any], sha256: str) -> list[str]:
-    """In what a result differs from what would be computed now; nothing if it still holds."""
+def changes(
+    result: Result, module: str, settings: dict[str, Any], data: dict[str, Any], sha256: str, precision: str = "auto"
+) -> list[str]:
+    """In what a result differs from what would be computed now; nothing if it still holds.
+
+    precision: auto accepts that of the result, whatever it is.
+    """
     found = differing_fields({"module": result.module}, {"module": module})
     found += differing_fields(result.settings, settings)
+    wanted = TYPES.get(precision)
+    if wanted and result.precision != wanted:
+        found.append(f"precision: {result.precision} -> {wanted}")
     if result.encoder_sha256 != sha256:
         found.append("other weights")
     before, after = without_paths(result.data), without_paths(data)

@@ -31,6 +31,7 @@ from vicreg.evals.linear import TOP, crop_and_flip, epoch_rate
 from vicreg.evals.protocols import IMAGENET_TRAIN
 from vicreg.evals.results import CannotMeasure, Measured
 from vicreg.evals.work import Work
+from vicreg.half_precision import HALVES, autocast, dtype_of
 from vicreg.model import num_features
 from vicreg.ranks import distributed
 from vicreg.ranks.gradient_sum import GradientSum
@@ -179,6 +180,10 @@ class _Tuning:
     def __init__(self, encoder: nn.Module, splits: Splits, config: Config, loader: ViewLoader) -> None:
         self._splits, self._config, self._loader = splits, config, loader
         self._model = Classifier(encoder, splits.num_classes, config.seed).to(splits.device).train()
+        self._dtype = dtype_of(splits.precision, splits.device)
+        self._scaler = torch.amp.GradScaler(splits.device.type, enabled=self._dtype == torch.float16)
+        if self._dtype in HALVES:
+            self._model.to(memory_format=torch.channels_last)
         synchronise(self._model, splits.device)
         self._optimizer = torch.optim.SGD(
             [
@@ -223,10 +228,13 @@ class _Tuning:
         """One step on this rank's part of a global batch; returns the mean loss of the whole of it."""
         torch.manual_seed(_step_seed(self._config.seed, self._step))  # dropout, stochastic depth
         self._gradients.clear()
-        loss = F.cross_entropy(self._model(images), labels, reduction="sum") / self._config.batch
-        loss.backward()
+        with autocast(self._splits.device, self._dtype):
+            scores = self._model(images)
+        loss = F.cross_entropy(scores.to(torch.float32), labels, reduction="sum") / self._config.batch
+        self._scaler.scale(loss).backward()
         self._gradients.finish()
-        self._optimizer.step()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
         return distributed.sum_over_ranks(loss.detach())
 
     def _measure(self, epoch: int) -> None:
@@ -235,7 +243,8 @@ class _Tuning:
         loss, rates = float(self.curve[epoch, LOSS]), (self._config.lr_encoder, self._config.lr_head)
         allowed = f"smaller rates: it diverged in epoch {epoch + 1}"
         require(math.isfinite(loss), "lr_encoder, lr_head", rates, allowed)
-        val = compute_features(self._model.encoder, splits, "val")
+        # Of weights that nobody will have again: nothing of it is worth keeping.
+        val = compute_features(self._model.encoder, replace(splits, parts=None, shared=None), "val")
         with torch.no_grad():
             scores = self._model.head(val.values.to(device))
         self._model.train()
@@ -248,12 +257,20 @@ class _Tuning:
 
     def _state(self) -> dict[str, Any]:
         model, optimizer = self._model.state_dict(), self._optimizer.state_dict()
-        return {"step": self._step, "model": model, "optimizer": optimizer, "curve": self.curve.cpu()}
+        scaler = self._scaler.state_dict()
+        return {
+            "step": self._step,
+            "model": model,
+            "optimizer": optimizer,
+            "scaler": scaler,
+            "curve": self.curve.cpu(),
+        }
 
     def _load(self, state: dict[str, Any]) -> None:
         self._step = int(state["step"])
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
         self.curve.copy_(state["curve"])
 
 

@@ -86,6 +86,8 @@ class Filled:
     taken: Taken
     dropped: tuple[str, ...]
     """The classifier's tensors, which are left out."""
+    channels: str = ""
+    """What became of weights for another number of channels; empty where there were none."""
 
     @property
     def num_tensors(self) -> int:

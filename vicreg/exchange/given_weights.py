@@ -23,8 +23,9 @@ from vicreg.exchange import foreign_checkpoints
 from vicreg.exchange.encoder_file import checksum, fill, load_without_code, untrained_encoder
 from vicreg.exchange.foreign_checkpoints import Filled, Weights, put_into
 from vicreg.exchange.foreign_names import Taken
-from vicreg.model import Beginning, build_model, is_of_torchvision, usual_normalisation
+from vicreg.model import Beginning, build_model, is_of_torchvision, usual_normalisation, without_beginning
 from vicreg.schema import SCHEMA
+from vicreg.stem import first_layer, mean_for_channels
 
 BEGINNING_FILE = "beginning.pt"  # in a run folder
 PUBLISHERS = ("torchvision", "timm")
@@ -56,16 +57,19 @@ def read_given(model: ModelConfig) -> Given:
     """
     source = model.weights
     weights, sha256 = _published(model) if source in PUBLISHERS else _of_file(Path(source))
-    plain = replace(model, weights="", weights_part="")
+    plain = without_beginning(model)
+    takes_any = model.weights_channels == "mean"
     try:
-        encoder, _, filled = fit(weights, plain, source, model.weights_part)
+        encoder, _, filled = fit(weights, plain, source, model.weights_part, any_channels=takes_any)
     except ValueError as error:
         asks = "choose one" in str(error)
         cure = "--model.weights-part chooses" if asks else "--model.encoder names the network that it was made with"
+        cure = "--model.weights-channels mean brings them to the images'" if isinstance(error, OtherChannels) else cure
         raise ValueError(f"{error}\n{cure}") from error
     taken = filled.taken
     said = [f"{source}: {weights.form}{taken.place.said()}, {filled.num_tensors} tensors of {model.encoder}"]
     said += [taken.note + "; --model.weights-part chooses"] if taken.note else []
+    said += [filled.channels] if filled.channels else []
     expander, about = _expander(plain, taken)
     said += [about] if about else []
     if model.stem_padding == 1 and is_padded(taken, model):
@@ -77,16 +81,52 @@ def read_given(model: ModelConfig) -> Given:
         "form": weights.form,
     }
     origin |= {"sha256": sha256 or checksum(encoder), "part": taken.place.path, "expander": bool(expander)}
+    origin |= {"channels": filled.channels} if filled.channels else {}
     return Given(Beginning(dict(encoder.state_dict()), expander), origin, tuple(said), weights)
 
 
+class OtherChannels(ValueError):
+    """Weights that would fit, were the images' channels as many as theirs."""
+
+
 def fit(
-    weights: Weights, model: ModelConfig, source: str, part: str = "", any_stem: bool = False
+    weights: Weights,
+    model: ModelConfig,
+    source: str,
+    part: str = "",
+    any_stem: bool = False,
+    any_channels: bool = False,
 ) -> tuple[nn.Module, ModelConfig, Filled]:
     """The encoder with these weights, and its configuration: with the other stem, where that fits and `any_stem`.
 
-    ValueError that says what differs, and which other stem would fit.
+    Weights for another number of channels are brought to the model's (vicreg.stem.mean_for_channels), if
+    `any_channels`. ValueError that says what differs, and which other stem would fit; OtherChannels where only they do.
     """
+    try:
+        return _fit_stem(weights, model, source, part, any_stem)
+    except ValueError as error:
+        theirs = weights.model.channels if weights.model else 0
+        if theirs == model.channels:
+            raise
+        try:
+            encoder, made, filled = _fit_stem(weights, replace(model, channels=theirs), source, part, any_stem)
+        except ValueError:
+            raise error from None
+    here, there = model.in_channels, made.in_channels
+    if not any_channels:
+        raise OtherChannels(f"{source} has weights for images of {there} channels, and these have {here}")
+    made = replace(made, channels=model.channels)
+    wider = untrained_encoder(made, seed=0)
+    name = f"{first_layer(wider)[0]}.weight"
+    state = encoder.state_dict()
+    fill(wider, state | {name: mean_for_channels(state[name], here)}, source)
+    said = f"{name} for {there} channels became one for {here}: for each their mean, times {there}/{here}"
+    return wider, made, replace(filled, channels=said)
+
+
+def _fit_stem(
+    weights: Weights, model: ModelConfig, source: str, part: str, any_stem: bool
+) -> tuple[nn.Module, ModelConfig, Filled]:
     encoder = untrained_encoder(model, seed=0)
     try:
         return encoder, model, put_into(encoder, weights, f"{source} does not fit {model.encoder}", part)
@@ -137,7 +177,7 @@ def other_input(weights: Weights, model: ModelConfig, data: DataConfig) -> list[
     flags = [
         f"--data.{name.replace('_', '-')} " + (" ".join(map(str, value)) if isinstance(value, list) else str(value))
         for name, value in there.items()
-        if value != here[name]
+        if value != here[name] and not (isinstance(value, list) and len(value) != len(here[name]))
     ]
     return [f"{who} other images than this run has:  {' '.join(flags)}"] if flags else []
 

@@ -71,8 +71,10 @@ def _company(own: Tensor, everyone: Tensor, labels: Tensor | None) -> Tensor:
     """For each row the mean of those that it belongs to: of its label, but for itself; without labels its partner."""
     if labels is None:
         return own.roll(len(own) // 2, 0)
-    _, place, counts = distributed.gather_rows(labels).unique(return_inverse=True, return_counts=True)
-    sums = own.new_zeros(len(counts), own.shape[1]).index_add_(0, place, everyone)
+    of_everyone = distributed.gather_rows(labels)
+    place = torch.searchsorted(of_everyone.sort().values, of_everyone)  # one for each label; how many is not asked
+    counts = torch.zeros_like(place).index_add_(0, place, torch.ones_like(place))
+    sums = torch.zeros_like(everyone).index_add_(0, place, everyone)
     mine = place[distributed.rank() * len(own) :][: len(own)]
     mean: Tensor = (sums[mine] - own) / (counts[mine, None] - 1)
     return mean

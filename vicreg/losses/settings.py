@@ -23,6 +23,10 @@ class VicregLossConfig:
     """Weight of the hinge on each dimension's standard deviation."""
     covariance_weight: float = 1.0
     """Weight of the squared off-diagonal covariances."""
+    variance_weight_b: float | None = None
+    """The same in the second branch, where that is another modality (paper, section 5.3); None: as in the first."""
+    covariance_weight_b: float | None = None
+    """The same in the second branch; None: as in the first."""
     variance_reduction: Literal["mean", "sum"] = "mean"
     """Over the two branches: mean as in the official code, sum as in the paper's equations (twice as large)."""
     target_std: float = 1.0

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from vicreg.losses.settings import VicregLossConfig as LossConfig
+from vicreg.losses.settings import VicregLossConfig
 from vicreg.losses.variance_covariance import chosen_form, regularise
 from vicreg.ranks import distributed
 
@@ -25,20 +25,23 @@ class _Loss(Function):
     """The weighted sum and its parts, in the order of `PARTS`; only the sum has a gradient, and only once."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, config: LossConfig, form: str) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, a: Tensor, b: Tensor, config: VicregLossConfig, form: str) -> tuple[Tensor, ...]:
         grad_a = a - b
         count = grad_a.numel() * distributed.world_size()
         invariance = distributed.sum_over_ranks(_square(grad_a)) / count
         grad_a.mul_(2.0 * config.invariance_weight / count)
         grad_b = grad_a.neg()
-        weights = config.variance_weight * _share_of_variance(config), config.covariance_weight
-        branches = [regularise(z, grad, *weights, form, config.target_std) for z, grad in ((a, grad_a), (b, grad_b))]
-        variance, covariance, std, rank = (first + second for first, second in zip(*branches, strict=True))
+        first, second = _weights(config)
+        of_a = regularise(a, grad_a, *first, form, config.target_std)
+        of_b = regularise(b, grad_b, *second, form, config.target_std)
+        variance, covariance, std, rank = (one + other for one, other in zip(of_a, of_b, strict=True))
         variance = variance * _share_of_variance(config)
         loss = (
             config.invariance_weight * invariance
             + config.variance_weight * variance
             + config.covariance_weight * covariance
+            + (second[0] - first[0]) * of_b[0]
+            + (second[1] - first[1]) * of_b[1]
         )
         ctx.save_for_backward(grad_a, grad_b)
         parts = (invariance, variance, covariance, std / 2, rank / 2)
@@ -56,7 +59,16 @@ class _Loss(Function):
 PARTS = ("loss", "invariance", "variance", "covariance", "embedding_std", "effective_rank")
 
 
-def _share_of_variance(config: LossConfig) -> float:
+def _weights(config: VicregLossConfig) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Weights of variance and covariance in each branch, of its own terms."""
+    of_variance, of_covariance = config.variance_weight_b, config.covariance_weight_b
+    of_variance = config.variance_weight if of_variance is None else of_variance
+    of_covariance = config.covariance_weight if of_covariance is None else of_covariance
+    share = _share_of_variance(config)
+    return (share * config.variance_weight, config.covariance_weight), (share * of_variance, of_covariance)
+
+
+def _share_of_variance(config: VicregLossConfig) -> float:
     return 0.5 if config.variance_reduction == "mean" else 1.0
 
 
@@ -66,7 +78,7 @@ def _square(values: Tensor) -> Tensor:
     return torch.dot(flat, flat)
 
 
-def vicreg_loss(a: Tensor, b: Tensor, config: LossConfig) -> dict[str, Tensor]:
+def vicreg_loss(a: Tensor, b: Tensor, config: VicregLossConfig) -> dict[str, Tensor]:
     """The loss of two branches' embeddings, n x D each on every rank, with its terms apart.
 
     Returns "loss" (weighted sum), "invariance", "variance" and "covariance" (unweighted, of the global batch), and

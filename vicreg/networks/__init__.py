@@ -12,6 +12,7 @@ from typing import cast
 from vicreg import methods
 from vicreg.config import PretrainConfig
 from vicreg.method import Method, NetworkFile, TrainingData
+from vicreg.text_encoder import TextEncoder
 
 _PARTS = ("build", "networks", "loss_cost")
 
@@ -29,4 +30,8 @@ def load(name: str) -> NetworkFile:
 
 def build(config: PretrainConfig, data: TrainingData) -> Method:
     """The method that a configuration names, with random weights from torch's generator."""
-    return load(config.method.name).build(config, data)
+    method = load(config.method.name).build(config, data)
+    for encoder in method.encoders.values():
+        if isinstance(encoder, TextEncoder) and data.words:
+            encoder.know(data.words)
+    return method

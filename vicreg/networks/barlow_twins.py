@@ -11,7 +11,7 @@ from vicreg.config import (
 from vicreg.losses.barlow_twins import barlow_twins_loss
 from vicreg.losses.forms import NUM_VIEWS, FormCost, correlation_costs, ring_sum_bytes
 from vicreg.losses.variance_covariance import add_spread, spread_costs
-from vicreg.method import Inputs, LossCost, ParameterGroup, Progress, TrainingData, usual_groups
+from vicreg.method import Inputs, LossCost, ParameterGroup, Progress, TrainingData
 from vicreg.methods.barlow_twins import Config
 
 LOSS_PASSES = 14
@@ -20,6 +20,8 @@ LOSS_PASSES = 14
 
 class BarlowTwins(Branches):
     """Both views through their branches, then the loss; the expander's layers have no biases as published."""
+
+    follows_progress = False
 
     def __init__(self, config: PretrainConfig, settings: Config) -> None:
         super().__init__(config)
@@ -34,7 +36,7 @@ class BarlowTwins(Branches):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Biases and batch norm at a rate of their own."""
-        return usual_groups(self, self.settings.bias_rate_factor)
+        return self.learned_groups(self.settings.bias_rate_factor)
 
 
 def build(config: PretrainConfig, data: TrainingData) -> BarlowTwins:

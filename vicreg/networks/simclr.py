@@ -19,6 +19,8 @@ from vicreg.methods.simclr import Config
 class SimClr(Branches):
     """Both views through their branches, then NT-Xent."""
 
+    follows_progress = False
+
     def __init__(self, config: PretrainConfig, settings: Config) -> None:
         super().__init__(config)
         self.settings = settings

@@ -17,6 +17,8 @@ from vicreg.methods.simsiam import Config
 class SimSiam(Branches):
     """Both views through their branch, each predicted from the other; targets have no gradient."""
 
+    follows_progress = False
+
     def __init__(self, config: PretrainConfig, settings: Config) -> None:
         super().__init__(config)
         require(self.is_shared, "encoder_b", config.model.encoder_b, "none for simsiam")

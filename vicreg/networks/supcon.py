@@ -20,6 +20,8 @@ from vicreg.one_network import OneNetwork
 class SupCon(OneNetwork):
     """Two views of each image at once through encoder and expander, then the loss over all of them."""
 
+    follows_progress = False
+
     def __init__(self, config: PretrainConfig, settings: Config) -> None:
         super().__init__(config)
         require(self.num_views == NUM_VIEWS, "views", f"{self.num_views} of an image", f"{NUM_VIEWS} for supcon")

@@ -20,6 +20,8 @@ from vicreg.model import encoder_by_config, num_features
 class Supervised(Method):
     """One or more views through the encoder and a linear classifier; there is no expander."""
 
+    follows_progress = False
+
     def __init__(self, config: PretrainConfig, settings: Config, num_classes: int) -> None:
         super().__init__()
         require(not config.model.encoder_b, "encoder_b", config.model.encoder_b, "none for supervised")

@@ -20,6 +20,8 @@ LOSS_PASSES = 12
 class Vicreg(Branches):
     """Both views through their branches, then the three terms."""
 
+    follows_progress = False
+
     def __init__(self, config: PretrainConfig, settings: Config) -> None:
         super().__init__(config)
         self.settings = settings

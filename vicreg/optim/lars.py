@@ -1,8 +1,8 @@
 """LARS, layer-wise adaptive rates (You et al., arXiv 1708.03888), at the speed at which its numbers can be moved.
 
-On a GPU two kernels over all parameters (`lars_kernels.py`), or torch's fused calls where these do not run, with no
-value read back. On a CPU block by block, each read from memory
-twice (for the norms, for the update) and not once for every operation.
+Everything is read for the norms, then read and written for the update, 28 bytes a value, and not once for every
+operation. On a GPU two kernels over all parameters (`lars_kernels.py`), or torch's fused calls where these do not run,
+with no value read back. On a CPU norms block by block, then a step of torch's fused SGD, whose dampening is the factor.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from vicreg import kernels
 
 BLOCK = 1 << 18
-"""Values of a parameter that a CPU updates at a time: with gradient and momentum they stay in its cache (3 MB)."""
+"""Values of a parameter whose norms a CPU takes at a time: with the gradient they stay in its cache (2 MB)."""
 
 
 Three = tuple[Tensor, Tensor, Tensor]
@@ -72,55 +72,49 @@ class Lars(torch.optim.Optimizer):
         """
         for number, group in enumerate(self.param_groups):
             parameters = [p for p in group["params"] if p.grad is not None]
-            together = [p for p in parameters if not _is_in_blocks(p)]
+            on_cpu = [p for p in parameters if _is_on_cpu(p)]
+            together = [p for p in parameters if not _is_on_cpu(p)]
             if together:
                 self._step_together(together, group, number)
-            for parameter in parameters:
-                if _is_in_blocks(parameter):
-                    self._step_in_blocks(parameter, group)
+            if on_cpu:
+                self._step_on_cpu(on_cpu, group)
 
     def _step_together(self, parameters: list[Tensor], group: dict[str, Any], number: int) -> None:
         tensors = [(p, p.grad, self._momentum(p)) for p in parameters if p.grad is not None]
-        found_inf = self.found_inf
-        own = (
-            kernels.load("vicreg.optim.lars_kernels", parameters[0].device)
-            if all(map(_fits_kernels, tensors))
-            else None
-        )
-        if own:
-            found_inf = found_inf if found_inf is not None else torch.zeros((), device=parameters[0].device)
-            self._step_in_kernels(own, tensors, found_inf, group, number)
+        own = kernels.load("vicreg.optim.lars_kernels", parameters[0].device)
+        table = self._table(own, tensors, number) if own else None
+        if own and table:
+            self._step_in_kernels(own, table, parameters[0].device, group)
         else:
-            _step_in_calls(tensors, found_inf, group)
+            _step_in_calls(tensors, self.found_inf, group)
 
-    def _step_in_kernels(
-        self, own: ModuleType, tensors: Sequence[Three], found_inf: Tensor, group: dict[str, Any], number: int
-    ) -> None:
+    def _table(self, own: ModuleType, tensors: Sequence[Three], number: int) -> Any:
+        """Where the kernels find a group's tensors; None where these do not fit them."""
         table = self._tables.get(number)
-        if table is None or table.key != own.addresses_of(tensors):
-            table = self._tables[number] = own.Table.build(tensors)
+        if table is None or table.key != own.addresses_of(tensors):  # layouts are looked at only then: it takes 2 ms
+            table = self._tables[number] = own.Table.build(tensors) if all(map(_fits_kernels, tensors)) else None
+        return table
+
+    def _step_in_kernels(self, own: ModuleType, table: Any, device: torch.device, group: dict[str, Any]) -> None:
+        found_inf = self.found_inf if self.found_inf is not None else torch.zeros((), device=device)
+        rate = group["lr"] if isinstance(group["lr"], Tensor) else torch.full((), group["lr"], device=device)
         weight_decay = group["weight_decay"]
-        factors = torch.ones(len(tensors), device=tensors[0][0].device)
+        factors = torch.ones(len(table.sizes), device=device)
         if group["adapted"]:
             weights, updates = own.squares(table, 0.0 if group["clip_lr"] else weight_decay).sqrt().unbind()
             factors = _factors(weights, updates, group)
-        own.update(table, factors, found_inf, group["lr"], group["momentum"], weight_decay)
+        own.update(table, factors, found_inf, rate, group["momentum"], weight_decay)
 
-    def _step_in_blocks(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        assert parameter.grad is not None
-        memory = (parameter, parameter.grad, self._momentum(parameter))
-        blocks = list(zip(*(_blocks(tensor, memory) for tensor in memory), strict=True))
-        weight_decay = group["weight_decay"]
-        scratch = torch.empty_like(blocks[0][0])
-        factor = 1.0
-        if group["adapted"]:
-            decay = 0.0 if group["clip_lr"] else weight_decay
-            squares = [(_square(p), _square(_decayed(g, p, decay, scratch))) for p, g, _ in blocks]
-            weight, update = (torch.stack(parts).sum().sqrt() for parts in zip(*squares, strict=True))
-            factor = float(_factors(weight, update, group))
-        for p, g, momentum in blocks:
-            momentum.mul_(group["momentum"]).add_(_decayed(g, p, weight_decay, scratch), alpha=factor)
-            p.add_(momentum, alpha=-group["lr"])
+    def _step_on_cpu(self, parameters: Sequence[Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            assert parameter.grad is not None
+            three = (parameter, parameter.grad, self._momentum(parameter))
+            flat = _flat(three)
+            factor = float(_factors(*_norms(*flat[:2], group), group)) if group["adapted"] else 1.0
+            _fused_step([flat], group, group["weight_decay"], 1 - factor)
+            for tensor, values in zip(three, flat, strict=True):
+                if tensor.data_ptr() != values.data_ptr():
+                    tensor.copy_(values.view_as(tensor))
 
     def _momentum(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -132,7 +126,7 @@ class Lars(torch.optim.Optimizer):
 
 def _step_in_calls(tensors: Sequence[Three], found_inf: Tensor | None, group: dict[str, Any]) -> None:
     """One call for all tensors for each operation; what is left after the gradients' scaling is a step of SGD."""
-    parameters, gradients, momenta = (list(column) for column in zip(*tensors, strict=True))
+    parameters, gradients, _ = (list(column) for column in zip(*tensors, strict=True))
     if group["adapted"]:
         norms = torch.stack(torch._foreach_norm(parameters))
         if group["clip_lr"]:
@@ -142,14 +136,25 @@ def _step_in_calls(tensors: Sequence[Three], found_inf: Tensor | None, group: di
             torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
             factors = _factors(norms, torch.stack(torch._foreach_norm(gradients)), group)
         torch._foreach_mul_(gradients, list(factors.unbind()))
+    weight_decay = 0.0 if group["adapted"] else group["weight_decay"]
+    _fused_step(tensors, group, weight_decay, found_inf=found_inf)
+
+
+def _fused_step(
+    tensors: Sequence[Three],
+    group: dict[str, Any],
+    weight_decay: float,
+    dampening: float = 0.0,
+    found_inf: Tensor | None = None,
+) -> None:
+    """m = momentum * m + (1 - dampening) * (g + weight_decay * p); p -= rate * m, in one pass over all tensors."""
+    columns = [list(column) for column in zip(*tensors, strict=True)]
     torch._fused_sgd_(
-        parameters,
-        gradients,
-        momenta,
-        weight_decay=0.0 if group["adapted"] else group["weight_decay"],
+        *columns,
+        weight_decay=weight_decay,
         momentum=group["momentum"],
         lr=group["lr"],
-        dampening=0.0,
+        dampening=dampening,
         nesterov=False,
         maximize=False,
         is_first_step=False,
@@ -164,16 +169,29 @@ def _fits_kernels(three: Three) -> bool:
     return compact and alike
 
 
-def _is_in_blocks(parameter: Tensor) -> bool:
+def _is_on_cpu(parameter: Tensor) -> bool:
     return parameter.device.type == "cpu"
 
 
-def _blocks(tensor: Tensor, alike: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A tensor's values in the order of memory, in blocks; one block where the tensors are not laid out `alike`."""
-    if not _is_compact(tensor) or any(other.stride() != tensor.stride() for other in alike):
-        return (tensor,)
-    blocks: tuple[Tensor, ...] = tensor.as_strided((tensor.numel(),), (1,)).split(BLOCK)
-    return blocks
+def _flat(three: Three) -> Three:
+    """The values of all three in one order: that of memory where they are laid out alike, else copies."""
+    if all(_is_compact(tensor) and tensor.stride() == three[0].stride() for tensor in three):
+        parameter, gradient, momentum = (tensor.as_strided((tensor.numel(),), (1,)) for tensor in three)
+    else:
+        parameter, gradient, momentum = (tensor.reshape(-1).contiguous() for tensor in three)
+    return parameter, gradient, momentum
+
+
+def _norms(parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Of a parameter and of what it is to be changed by, without weight decay where the rate is clipped; both (n,)."""
+    decay = 0.0 if group["clip_lr"] else group["weight_decay"]
+    scratch = torch.empty_like(parameter[:BLOCK])
+    squares = []
+    for p, g in zip(parameter.split(BLOCK), gradient.split(BLOCK), strict=True):
+        update = torch.add(g, p, alpha=decay, out=scratch[: len(p)]) if decay else g
+        squares.append((torch.dot(p, p), torch.dot(update, update)))  # in half the time of torch's norm
+    weight, change = (torch.stack(parts).sum().sqrt() for parts in zip(*squares, strict=True))
+    return weight, change
 
 
 def _is_compact(tensor: Tensor) -> bool:
@@ -181,25 +199,12 @@ def _is_compact(tensor: Tensor) -> bool:
     return sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)) == tensor.numel() - 1
 
 
-def _decayed(gradient: Tensor, parameter: Tensor, weight_decay: float, scratch: Tensor) -> Tensor:
-    """gradient + weight_decay * parameter, in memory that is used again."""
-    if weight_decay == 0:
-        return gradient
-    out = scratch if scratch.shape == gradient.shape else scratch[: len(gradient)]
-    return torch.add(gradient, parameter, alpha=weight_decay, out=out)
-
-
-def _square(values: Tensor) -> Tensor:
-    """The sum of squares, which as a dot product takes half the time of torch's norm."""
-    flat = values.reshape(-1)
-    return torch.dot(flat, flat)
-
-
 def _factors(weights: Tensor, updates: Tensor, group: dict[str, Any]) -> Tensor:
     """What the gradients are multiplied by, from the norms of parameters and gradients."""
     if group["clip_lr"]:
         rates = group["trust_coefficient"] * weights / (updates + group["weight_decay"] * weights + 1e-8)
-        factors = (rates / max(group["lr"], 1e-12)).clamp_max(1)
+        rate = group["lr"]
+        factors = (rates / (rate.clamp_min(1e-12) if isinstance(rate, Tensor) else max(rate, 1e-12))).clamp_max(1)
     else:
         factors = group["trust_coefficient"] * weights / updates
     return torch.where((weights > 0) & (updates > 0), factors, torch.ones_like(factors))

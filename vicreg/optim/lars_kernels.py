@@ -79,10 +79,12 @@ def squares(table: Table, weight_decay: float) -> Tensor:
     return table.sums.sum(1).t()
 
 
-def update(table: Table, factors: Tensor, found_inf: Tensor, rate: float, momentum: float, weight_decay: float) -> None:
+def update(
+    table: Table, factors: Tensor, found_inf: Tensor, rate: Tensor, momentum: float, weight_decay: float
+) -> None:
     """m = momentum * m + factor * (g + weight_decay * p); p -= rate * m; nothing where found_inf is not 0.
 
-    factors: one for each tensor (T,); found_inf: a float.
+    factors: one for each tensor (T,); found_inf, rate: a float () on the device.
     """
     grid = (len(table.chunks),)
     _update[grid](
@@ -105,7 +107,7 @@ def try_out(device: torch.device) -> None:
     three = (torch.ones(3, device=device), torch.ones(3, device=device), torch.zeros(3, device=device))
     table, nothing = Table.build([three]), torch.zeros((), device=device)
     found = squares(table, 1.0).flatten().tolist()
-    update(table, torch.ones(1, device=device), nothing, 0.5, 0.0, 1.0)
+    update(table, torch.ones(1, device=device), nothing, torch.full((), 0.5, device=device), 0.0, 1.0)
     if found != [3.0, 12.0] or three[0].tolist() != [0.0] * 3:
         raise RuntimeError(f"the kernels compute {found} and {three[0].tolist()}, not [3, 12] and zeros")
 
@@ -160,7 +162,7 @@ def _update(
     tensor = tl.load(chunks + 2 * tl.program_id(0))
     number = tl.load(chunks + 2 * tl.program_id(0) + 1)
     size = tl.where(tl.load(found_inf) == 0, tl.load(sizes + tensor), 0)
-    factor = tl.load(factors + tensor)
+    factor, step = tl.load(factors + tensor), tl.load(rate)
     parameter = tl.load(addresses + 3 * tensor).to(tl.pointer_type(tl.float32))
     gradient = tl.load(addresses + 3 * tensor + 1).to(tl.pointer_type(tl.float32))
     momenta = tl.load(addresses + 3 * tensor + 2).to(tl.pointer_type(tl.float32))
@@ -175,4 +177,4 @@ def _update(
         m = tl.load(momenta + places, mask=inside, other=0.0)
         m = momentum * m + factor * (g + weight_decay * p)
         tl.store(momenta + places, m, mask=inside)
-        tl.store(parameter + places, p - rate * m, mask=inside)
+        tl.store(parameter + places, p - step * m, mask=inside)

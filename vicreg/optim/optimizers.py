@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vicreg.config import OptimizerConfig
 from vicreg.method import ParameterGroup
@@ -15,7 +16,10 @@ from vicreg.optim.schedule import learning_rate, peak_lr
 
 
 def build_optimizer(settings: OptimizerConfig, parts: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
-    """A fresh optimizer, whose rates `set_rates` sets. On GPUs it leaves a step out by its attribute `found_inf`."""
+    """A fresh optimizer, whose rates `set_rates` sets. On GPUs it leaves a step out by its attribute `found_inf`.
+
+    There the rates lie on the device too, where all is float32: a step in a CUDA graph may then be told another.
+    """
     groups: list[dict[str, Any]] = [
         {
             "params": list(part.parameters),
@@ -28,6 +32,11 @@ def build_optimizer(settings: OptimizerConfig, parts: Sequence[ParameterGroup]) 
         for part in parts
         if part.parameters
     ]
+    first = groups[0]["params"][0]
+    fused = first.device.type == "cuda"
+    if fused and first.dtype == torch.float32:
+        for group in groups:
+            group["lr"] = torch.zeros((), device=first.device)
     if settings.name == "lars":
         return Lars(
             groups,
@@ -35,7 +44,6 @@ def build_optimizer(settings: OptimizerConfig, parts: Sequence[ParameterGroup]) 
             trust_coefficient=settings.trust_coefficient,
             clip_lr=settings.clip_lr,
         )
-    fused = groups[0]["params"][0].device.type == "cuda"
     if settings.name == "sgd":
         return torch.optim.SGD(
             groups, lr=settings.base_lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused
@@ -63,7 +71,15 @@ def rate_at(settings: OptimizerConfig, global_batch: int, step: int, num_steps: 
 def set_rates(optimizer: torch.optim.Optimizer, rate: float, peak: float) -> None:
     """Every group's rate where the schedule is at `rate`."""
     for group in optimizer.param_groups:
-        group["lr"] = group["rate_factor"] * (rate if group["follows_schedule"] else peak)
+        set_rate(group, group["rate_factor"] * (rate if group["follows_schedule"] else peak))
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """One group's rate, where it lies."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 @contextmanager

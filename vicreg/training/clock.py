@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 
 from vicreg.config import PretrainConfig
 from vicreg.cost.flops import peak_flops, step_flops
-from vicreg.data.batches import Batch
 from vicreg.method import TrainingData
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
 from vicreg.ranks.waiting import waited_s
+
+T = TypeVar("T")
 
 
 class Clock:
@@ -33,12 +35,12 @@ class Clock:
         self._stopped_s = 0.0
         self._own: list[tuple[float, float, float]] = []
         self._collectives_s = 0.0
-        self.view_events = _events() if device.type == "cuda" else None
-        """For the learner: around the making of a step's views."""
+        self.view_events = _events() if device.type == "cuda" and placement.world_size > 1 else None
+        """For the learner: around the making of a step's views, where there are ranks to compare."""
 
     @property
     def views_s(self) -> float | None:
-        """How long the GPU took for the views of the last step, which must be over; None on a CPU."""
+        """How long the GPU took for the views of the last step, which must be over; None where nobody asks."""
         return self.view_events[0].elapsed_time(self.view_events[1]) / 1000 if self.view_events else None
 
     @contextmanager
@@ -49,7 +51,7 @@ class Clock:
         self._stopped_s += time.monotonic() - start
         self._collectives_s += waited_s() - collectives_s
 
-    def timed(self, batches: Iterator[Batch]) -> Generator[Batch, None, None]:
+    def timed(self, batches: Iterator[T]) -> Generator[T, None, None]:
         """The same batches, with the time that each took to come and to be worked on."""
         while True:
             start = time.monotonic()

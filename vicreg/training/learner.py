@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from vicreg import kernels, methods, networks
 from vicreg.config import PretrainConfig, require
 from vicreg.data.batches import Batch
+from vicreg.data.other_views import ready
+from vicreg.half_precision import autocast, dtype_of
 from vicreg.joint_views import separate_statistics
 from vicreg.method import UNKNOWN_DATA, Inputs, Method, Progress, TrainingData
 from vicreg.model import Beginning, begins_with, num_features
@@ -18,13 +20,13 @@ from vicreg.optim.optimizers import build_optimizer, load_state, peak_rate, rate
 from vicreg.ranks import distributed
 from vicreg.ranks.gradient_sum import GradientSum
 from vicreg.ranks.sync_batch_norm import synchronise
+from vicreg.sound_config import takes
 from vicreg.training.guards import StepGuard
 from vicreg.training.micro_batches import MicroBatches
 from vicreg.training.online_head import OnlineHead, head_rate
 from vicreg.training.running_statistics import RunningStatistics
 from vicreg.views.augment import augment
-
-_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
+from vicreg.views.sound import prepare_sound
 
 
 @dataclass
@@ -97,7 +99,7 @@ class Learner:
             device=device,
             method=method.train(),
             optimizer=build_optimizer(config.optimizer, groups),
-            scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+            scaler=_scaler(device, dtype),
             gradients=GradientSum(method, overlaps=not micro_batch),
             statistics=statistics,
             guard=StepGuard(config.train.max_skipped_steps, device),
@@ -123,17 +125,35 @@ class Learner:
 
     def step(self, batch: Batch, progress: Progress, rank: int) -> dict[str, Tensor]:
         """One step on this rank's part of a global batch; returns the loss terms of the whole of it."""
+        self.prepare(progress, rank)
+        return self.take(batch.to(self.device), progress)
+
+    def prepare(self, progress: Progress, rank: int) -> None:
+        """What the host says of a step but for its batch."""
         torch.manual_seed(_step_seed(self.config.train.seed, progress.step, rank))  # dropout, stochastic depth
-        batch = batch.to(self.device)
+        self._set_rates(progress)
+
+    def take(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """The step that is prepared, on a batch beside the networks: on a GPU nothing of it asks or tells the host."""
         if self.view_events:
             self.view_events[0].record()
-        views = [self._prepare(batch, view) for view in range(len(batch.views))]
+        views = self.views(batch)
         if self.view_events:
             self.view_events[1].record()
-        return self.learn(Inputs(views, batch.labels, batch.samples), progress)
+        return self._learn(Inputs(views, batch.labels, batch.samples), progress)
 
     def learn(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
         """A step on views that are ready for the networks."""
+        self._set_rates(progress)
+        return self._learn(inputs, progress)
+
+    def _set_rates(self, progress: Progress) -> None:
+        peak = peak_rate(self.config.optimizer, self.config.train.global_batch)
+        set_rates(self.optimizer, self.rate(progress), peak)
+        if self.online:
+            self.online.set_rate(head_rate(self.config.online.lr, progress.step, progress.num_steps))
+
+    def _learn(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
         self.gradients.clear()
         self.statistics.remember()
         if self.micro_batches:
@@ -146,41 +166,48 @@ class Learner:
             self.micro_batches.finish(self._autocast)
         self.gradients.finish()
         self.scaler.unscale_(self.optimizer)
-        rate = self.rate(progress)
         if self.online:
-            head_lr = head_rate(self.config.online.lr, progress.step, progress.num_steps)
-            self.online.learn(features, inputs.labels, head_lr)
+            self.online.learn(features, inputs.labels)
         gradients = [parameter.grad for parameter in self.gradients.parameters if parameter.grad is not None]
         taken = self.guard.accept(gradients, self.statistics.floating(), inputs.samples, inputs.views)
         self.statistics.keep_if(taken)
         if self.online:
             self.online.keep_if(taken)
-        set_rates(self.optimizer, rate, peak_rate(self.config.optimizer, self.config.train.global_batch))
         with resting(self.optimizer, progress.step):
             self._take(taken, progress, terms)
         return {name: value.detach() for name, value in terms.items()}
 
     def _autocast(self) -> torch.autocast:
-        half = self.dtype in (torch.float16, torch.bfloat16)
-        return torch.autocast(self.device.type, self.dtype if half else torch.float16, enabled=half)
+        return autocast(self.device, self.dtype)
 
     def _take(self, taken: Tensor, progress: Progress, terms: dict[str, Tensor]) -> None:
         """The optimizers' steps, unless the gradients are not finite; a GPU finds that out by itself."""
         optimizers = [self.optimizer, *([self.online.optimizer] if self.online else [])]
-        if self.device.type == "cuda" and not self.scaler.is_enabled():
+        if self.device.type == "cuda":
             for optimizer in optimizers:
                 # torch's fused optimizers look for this name; their stubs do not have it.
                 optimizer.found_inf = (~taken).float()  # type: ignore[attr-defined]
                 optimizer.step()
+            self.scaler.update()  # by what `unscale_` has found on the device
         else:
             self.guard.check(progress.step, terms)
             if taken:
-                self.scaler.step(self.optimizer)
-                for optimizer in optimizers[1:]:
+                for optimizer in optimizers:
                     optimizer.step()
-            self.scaler.update()
         with torch.no_grad():
             self.method.after_step(progress, taken)
+
+    def let_optimizers_be_recorded(self, recorded: bool) -> None:
+        """Tell those of torch that ask whether a CUDA graph is what their steps are for."""
+        for optimizer in (self.optimizer, *([self.online.optimizer] if self.online else [])):
+            for group in optimizer.param_groups:
+                if "capturable" in group:
+                    group["capturable"] = recorded
+
+    def forget_half_a_step(self) -> None:
+        """Of a step that was recorded in part and not done nothing is left but what the scaler has noted."""
+        state, self.scaler = self.scaler.state_dict(), _scaler(self.device, self.dtype)
+        self.scaler.load_state_dict(state)
 
     def report(self, step: int, terms: dict[str, Tensor]) -> dict[str, float]:
         """The terms as numbers, with the steps skipped so far; warns when the embeddings have collapsed."""
@@ -196,9 +223,18 @@ class Learner:
         if self.config.data.on_bad == "skip":
             self.stand_ins += int(distributed.sum_over_ranks(torch.tensor(number)))
 
-    def _prepare(self, batch: Batch, view: int) -> Tensor:
-        images = augment(batch.views[view], batch.colour[view], self.config.data.mean, self.config.data.std)
-        if self.config.train.channels_last:
+    def views(self, batch: Batch) -> list[Tensor]:
+        """The views of a batch on this device, ready for the networks."""
+        return [*(self._view(batch, view) for view in range(len(batch.views))), *map(ready, batch.others)]
+
+    def _view(self, batch: Batch, view: int) -> Tensor:
+        data, model = self.config.data, self.config.model
+        if batch.sound:
+            kind = takes(model.encoder_b if view and model.encoder_b else model.encoder)
+            images = prepare_sound(batch.views[view], batch.sound[view], kind, model.sound, data.std[0])
+        else:
+            images = augment(batch.views[view], batch.colour[view], data.mean, data.std)
+        if images.ndim == 4 and self.config.train.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return images.double() if self.dtype == torch.float64 else images
 
@@ -230,12 +266,14 @@ def _online_head(method: Method, num_classes: int) -> OnlineHead:
     return OnlineHead.build(num_features(encoder), num_classes, like=next(method.parameters()))
 
 
+def _scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
+    return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+
+
 def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
     if device.type == "cpu" and precision in ("bf16", "fp16"):
         raise ValueError(f"precision is {precision!r}, allowed on a CPU: auto, float32, float64")
-    return _DTYPES[precision]
+    return dtype_of(precision, device)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from disk.whole_files import room_for
 from vicreg.method_file import Term
 from vicreg.run_files import METRICS_FILE, cut_behind
+
+BAR_COLUMNS = 12
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +104,7 @@ class ProgressLine:
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
-                BarColumn(bar_width=12),
+                BarColumn(BAR_COLUMNS),
                 TextColumn("{task.percentage:3.0f}%", style="bold", markup=False),
                 TextColumn("{task.description}", markup=False),
                 console=console,
@@ -116,20 +118,23 @@ class ProgressLine:
         rate = (step + 1 - self._first_step) / (time.monotonic() - self._start)
         eta = timedelta(seconds=round((self._num_steps - step - 1) / rate))
         epochs = -(-self._num_steps // self._steps_per_epoch)
-        text = (
-            f"epoch {step // self._steps_per_epoch + 1}/{epochs}  step {step + 1}/{self._num_steps}  "
-            f"{self._said(terms)}{_accuracies(terms)}{timing['images_per_s']:,.0f} img/s  "
-            f"wait {timing['data_wait_share']:.0%}  {_pace(timing)}ETA {eta}"
-        )
+        loss, *others = [*self._said(terms), ""]
+        where = f"epoch {step // self._steps_per_epoch + 1}/{epochs}"
+        steps = f"step {step + 1}/{self._num_steps}"
+        speed, wait = f"{timing['images_per_s']:,.0f} img/s", f"wait {timing['data_wait_share']:.0%}"
+        left, online = f"ETA {eta}", _accuracies(terms)
         if self._bar is None:
-            self._console.print(text, highlight=False, soft_wrap=True)
+            parts = [where, steps, loss, *others, *online, speed, wait, *_pace(timing), left]
+            self._console.print("  ".join(filter(None, parts)), highlight=False, soft_wrap=True)
         else:
+            width = self._console.width - BAR_COLUMNS - len(" 100% ")
+            text = fitted([where, left, loss, *online, speed, wait, *others, steps, *_pace(timing)], width)
             self._bar.update(self._task, description=text, completed=step + 1)
 
-    def _said(self, values: dict[str, float]) -> str:
+    def _said(self, values: dict[str, float]) -> list[str]:
         """The method's terms that have a short name."""
         shown = [(term, values[name]) for name, term in self._terms.items() if term.short and name in values]
-        return "".join(f"{term.short} {value:.{term.decimals}f}  " for term, value in shown)
+        return [f"{term.short} {value:.{term.decimals}f}" for term, value in shown]
 
     def advance(self, step: int) -> None:
         """Say that a step is done."""
@@ -142,17 +147,28 @@ class ProgressLine:
             self._bar.stop()
 
 
-def _accuracies(terms: dict[str, float]) -> str:
+def fitted(parts: Sequence[str], width: int) -> str:
+    """As many of the parts, the most important first, as stand on one line of so many columns."""
+    text = ""
+    for part in filter(None, parts):
+        longer = f"{text}  {part}" if text else part
+        if len(longer) > width:
+            break
+        text = longer
+    return text
+
+
+def _accuracies(terms: dict[str, float]) -> list[str]:
     """What was measured online at this step, if anything."""
     names = {"online_top1": "online", "knn_top1": "k-NN"}
-    return "".join(f"{name} {terms[field]:.2f} %  " for field, name in names.items() if field in terms)
+    return [f"{name} {terms[field]:.2f} %" for field, name in names.items() if field in terms]
 
 
-def _pace(timing: dict[str, float]) -> str:
+def _pace(timing: dict[str, float]) -> list[str]:
     """Median and 95th percentile of the steps' duration, and MFU, as far as they are known."""
     steps = [timing[name] for name in ("step_ms_p50", "step_ms_p95") if name in timing]
-    pace = f"step {' to '.join(f'{ms:,.0f}' for ms in steps)} ms  " if steps else ""
-    return pace + (f"MFU {timing['mfu']:.0%}  " if "mfu" in timing else "")
+    pace = [f"step {' to '.join(f'{ms:,.0f}' for ms in steps)} ms"] if steps else []
+    return pace + ([f"MFU {timing['mfu']:.0%}"] if "mfu" in timing else [])
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vicreg.config import OptimizerConfig
 from vicreg.method import usual_groups
-from vicreg.optim.optimizers import build_optimizer, load_state
+from vicreg.optim.optimizers import build_optimizer, load_state, set_rate
 from vicreg.optim.schedule import learning_rate
 from vicreg.ranks import distributed
 from vicreg.ranks.gradient_sum import GradientSum
@@ -47,7 +47,12 @@ class OnlineHead:
         settings = OptimizerConfig(name="adamw", weight_decay=0.0)
         return cls(head, build_optimizer(settings, usual_groups(head)))
 
-    def learn(self, features: Tensor, labels: Tensor, rate: float) -> None:
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the steps to follow."""
+        for group in self.optimizer.param_groups:
+            set_rate(group, rate)
+
+    def learn(self, features: Tensor, labels: Tensor) -> None:
         """Make the gradient for this rank's features (views * n, D) of images with `labels` (n,); a step is to follow.
 
         Rows are the first view's, then the second's.
@@ -58,8 +63,6 @@ class OnlineHead:
         targets = labels.repeat(len(features) // len(labels))
         (nn.functional.cross_entropy(logits, targets) / distributed.world_size()).backward()
         self._gradients.finish()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
 
     def keep_if(self, taken: Tensor) -> None:
         """Forget what `learn` has seen of the features unless the step is `taken`, bool () on their device."""

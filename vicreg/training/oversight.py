@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
-Phase = Literal["a checkpoint", "a measurement", "the end"]
+Phase = Literal["a trial", "a checkpoint", "a measurement", "the end"]
 """What may take longer than a step, and is no hang."""
 
 

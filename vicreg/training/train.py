@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from vicreg import checkpoint, methods
+from vicreg import checkpoint, kernels, methods
 from vicreg.config import PretrainConfig
 from vicreg.config_json import differing_fields, to_json
 from vicreg.cost.fitting import cure
 from vicreg.cost.loss_form import with_cheapest_form
-from vicreg.data.loaders import Batch, ViewLoader, open_views
+from vicreg.data.loaders import Batch, Chosen, open_views
+from vicreg.data.vocabulary import known_words
 from vicreg.exchange.encoder_file import save_encoder
 from vicreg.exchange.given_weights import beginning_of
 from vicreg.losses.forms import known_speeds
@@ -26,6 +27,7 @@ from vicreg.model import branch
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
 from vicreg.run_files import encoder_path
+from vicreg.training.captured_step import Epochs, how_to_step
 from vicreg.training.clock import Clock
 from vicreg.training.early_end import EarlyEnd
 from vicreg.training.guards import TrainingDiverged
@@ -34,6 +36,7 @@ from vicreg.training.metrics import Metrics
 from vicreg.training.online_probe import OnlineProbe
 from vicreg.training.oversight import Oversight
 from vicreg.training.saver import Saver
+from vicreg.training.trial import with_fastest_form
 
 log = logging.getLogger(__name__)
 
@@ -106,9 +109,10 @@ def _train(
     device = distributed.device_for(placement)
     choose_algorithms(config.train.deterministic)
     workers = config.data.workers or placement.num_threads
+    train_path = Path(train_beton or config.data.train)
     loader = open_views(
         config.data,
-        Path(train_beton or config.data.train),
+        train_path,
         config.views,
         seed=config.train.seed,
         global_batch=config.train.global_batch,
@@ -116,13 +120,19 @@ def _train(
         world_size=placement.world_size,
         device=device,
         workers=workers,
+        others=config.other_kinds,
     )
     steps_per_epoch, num_steps = loader.num_batches, loader.num_batches * config.train.epochs
     probe = OnlineProbe(config, device, workers, steps_per_epoch)
-    data = TrainingData(loader.num_samples, loader.num_classes)
+    words = known_words(train_path, config.model.min_word_count) if "text" in config.other_kinds else ()
+    data = TrainingData(loader.num_samples, loader.num_classes, words)
     beginning = beginning_of(run) if config.model.weights else None
-    learner = Learner.build(_with_form(config, placement, device), device, data, beginning)
+    form = with_fastest_form(_with_form(config, placement, device), run, device, data, num_steps, oversight)
+    learner = Learner.build(form, device, data, beginning)
     leads = placement.rank == 0
+    if form.train.compile and leads:
+        kept = os.environ.get(kernels.COMPILED_VARIABLE, "torch's own folder")
+        console.print(f"compiling: the first step takes longer, a minute or two where {kept} has nothing of it yet")
     if leads:
         oversight.require_owner()
     step, offset = _resume(learner, run, config)
@@ -131,6 +141,7 @@ def _train(
     saver = Saver(run / CHECKPOINTS, learner, config, steps_per_epoch, leads, offset, oversight)
     clock = Clock(config, data, step, placement, device)
     learner.view_events = clock.view_events
+    epochs, take = how_to_step(learner, loader)
     metrics = _metrics(config, run, step, num_steps, steps_per_epoch, console) if leads else None
     early_end = EarlyEnd(config.online, run, steps_per_epoch, oversight)
     # A run that was killed between a checkpoint and what follows from its measurement measures again.
@@ -145,12 +156,13 @@ def _train(
         if metrics:
             stack.callback(metrics.close)
         end = step if ended else num_steps
-        batches = stack.enter_context(closing(_stream(loader, step + offset, end + offset)))
+        stream = _stream(epochs, loader.num_batches, step + offset, end + offset)
+        batches = stack.enter_context(closing(stream))
         for batch in clock.timed(batches):
             progress = Progress(step, num_steps, steps_per_epoch)
             is_due = step % config.train.log_every_steps == 0 or step + 1 == num_steps
             try:
-                terms = learner.step(batch, progress, placement.rank)
+                terms = take(batch, progress, placement.rank)
                 learner.count_stand_ins(loader.num_stand_ins(batch))
                 if is_due:  # a GPU is asked now and then, on all ranks at the same step
                     learner.guard.check(step, terms)
@@ -190,11 +202,11 @@ def _save_encoders(run: Path, learner: Learner, config: PretrainConfig, step: in
         save_encoder(path, encoder, branch(config.model, name if number else ""), origin)
 
 
-def _stream(loader: ViewLoader, position: int, end: int) -> Generator[Batch, None, None]:
+def _stream(epochs: Epochs, num_batches: int, position: int, end: int) -> Generator[Batch | Chosen, None, None]:
     """The batches from `position` to before `end`, epoch after epoch; the last epoch may go on behind."""
     while position < end:
-        epoch, first_batch = divmod(position, loader.num_batches)
-        with closing(loader.batches(epoch, first_batch)) as batches:
+        epoch, first_batch = divmod(position, num_batches)
+        with closing(epochs(epoch, first_batch)) as batches:
             for batch in batches:
                 yield batch
                 position += 1

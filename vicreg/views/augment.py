@@ -31,6 +31,12 @@ ONE_BY_ONE_MIN_PX = 96
 """On a CPU images of this side and above are changed one by one, in place, while they lie in the processor's cache."""
 
 
+SIGMA_COLUMN = 9
+"""Of `ColourPlan.settings`: the blur's standard deviation."""
+NO_BLUR_PX = 1e-3
+"""Of a blur whose weights are 1 in the middle and 0 beside it, in float32."""
+
+
 class Stage(NamedTuple):
     """One operation on some samples of a block."""
 
@@ -65,6 +71,8 @@ class ColourPlan:
     (B, 0)."""
     is_in_settings: bool
     """Whether that is all: rotations and RandAugment's operations are not in it."""
+    is_drawn_in_torch: bool = False
+    """Whether the host knows nothing of it: then every operation passes over every image, and blocks only blur."""
 
     @classmethod
     def build(cls, colour: Colour, angle_rad: NDArray[np.float32], one_by_one: bool = False) -> ColourPlan:
@@ -98,6 +106,19 @@ class ColourPlan:
         amounts_of = torch.from_numpy(amounts)[:, :, None, None]
         return cls(blocks, torch.from_numpy(samples), amounts_of, settings, is_in_settings)
 
+    @classmethod
+    def from_settings(cls, settings: Tensor, largest_sigma_px: float) -> ColourPlan:
+        """Plan for a batch whose settings are on its images' device, and stay there; no image is blurred by more.
+
+        largest_sigma_px: 0 where none is. Images that are not to be blurred are by so little that they stay as they
+        are to the bit.
+        """
+        sigmas_px = settings[:, SIGMA_COLUMN].clamp_min(NO_BLUR_PX).view(-1, 1, 1, 1)
+        count = len(settings)
+        blurs = [Stage(Operation.BLUR, slice(0, count), 0, radius_px(largest_sigma_px))] if largest_sigma_px else []
+        everyone = torch.arange(count, device=settings.device)
+        return cls([Block(0, count, blurs)], everyone, sigmas_px, settings, True, True)
+
     def to(self, device: torch.device, non_blocking: bool = False) -> ColourPlan:
         """The same plan with its tensors on `device`."""
         moved = {
@@ -121,6 +142,8 @@ def augment(views: Tensor, plan: ColourPlan, mean: Sequence[float], std: Sequenc
     if own and plan.is_in_settings:
         return _augment_in_kernels(own, views, plan, scale, offset)
     result = _empty(views.shape, views.device)
+    if plan.is_drawn_in_torch:
+        return _augment_by_masks(views, plan, result).mul_(scale).add_(offset)
     with _one_thread() if views.device.type == "cpu" else nullcontext():
         for first, num_samples, stages in plan.blocks:
             images = result[first : first + num_samples]
@@ -142,6 +165,23 @@ def _augment_in_kernels(own: ModuleType, views: Tensor, plan: ColourPlan, scale:
     if blurs:
         own.after_blur(result, plan.settings, scale, offset)
     return result
+
+
+def _augment_by_masks(views: Tensor, plan: ColourPlan, images: Tensor) -> Tensor:
+    """The same in torch's operations where the host does not know which images they change: over all, then masked."""
+    images.copy_(views).mul_(1 / 255)
+    columns = plan.settings.view(*plan.settings.shape, 1, 1, 1).unbind(1)
+    jitter = [Operation(change) for change in Jitter]
+    masks = [(change, columns[place] == change, columns[4 + place]) for place in range(4) for change in jitter]
+    masks.append((Operation.GRAYSCALE, columns[8] != 0, columns[8]))
+    for operation, changes, amounts in masks:
+        changed = images.clone()
+        OPERATIONS[operation](changed, amounts)
+        images = torch.where(changes, changed, images)
+    for block in plan.blocks:
+        for stage in block.stages:
+            _run(stage, images, plan.samples, plan.amounts)
+    return torch.where(columns[10] != 0, torch.minimum(images, 1 - images), images)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Random numbers that are functions, not state: equal (seed, epoch, sample, view, draw) give equal numbers.
 
 Order and augmentation are drawn from here, so that a run can stop anywhere and go on anywhere, on any number of ranks
-and threads, and see the same samples with the same augmentations. Pure numpy integer arithmetic: the numbers do not
-depend on numpy's generators, on its version or on the machine. They are drawn on the CPU as small arrays and shipped
-to where they are used.
+and threads, and see the same samples with the same augmentations. Pure integer arithmetic: the numbers depend neither
+on the generators of numpy and torch, nor on their versions or on the machine. They are drawn on the CPU as small arrays
+and shipped to where they are used, or, with the same bits, by torch where the images lie.
 
 Each key is folded into 64 bits of state by the output function of splitmix64 (Steele, Lea and Flood, "Fast splittable
 pseudorandom number generators", 2014; the constants are Stafford's variant 13), which flips every output bit with
@@ -13,7 +13,9 @@ probability near one half when any input bit changes.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 _MASK = (1 << 64) - 1
 _STEP = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio, odd: neighbouring keys become far apart
@@ -49,6 +51,22 @@ def uniform(seed: int, epoch: int, samples: NDArray[np.int64], view: int, draw: 
     return high.astype(np.float32) * np.float32(2**-24)
 
 
+def bits_in_torch(seed: int, epoch: Tensor, samples: Tensor, view: int, draws: Tensor) -> Tensor:
+    """The 64 bits of `bits` for each draw and sample, as int64 (D, B) where `samples` (B,) are.
+
+    epoch (), draws (D,): int64 there too, so that nothing has to be sent, and a captured graph can be told others.
+    """
+    state = epoch.add(1).mul_(_signed(_STEP)).add_(_signed(_mix_int((seed + 1) * _STEP & _MASK)))
+    state = _mix_(state).add_(_signed((view + 1) * _STEP))
+    state = _mix_(draws.add(1).mul_(_signed(_STEP)).add_(_mix_(state)))
+    return _mix_(samples.add(1).mul_(_signed(_STEP)) + state.view(-1, 1))
+
+
+def uniform_in_torch(seed: int, epoch: Tensor, samples: Tensor, view: int, draws: Tensor) -> Tensor:
+    """The numbers of `uniform` for each draw and sample, float64 (D, B); arguments as in `bits_in_torch`."""
+    return _shifted(bits_in_torch(seed, epoch, samples, view, draws), 40).to(torch.float64).mul_(2**-24)
+
+
 def permutation(num: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """A random permutation of 0..num-1: the positions sorted by 64 random bits each (equal bits keep their order)."""
     keys = bits(seed, epoch, np.arange(num, dtype=np.int64), ORDER_VIEW, 0)
@@ -60,3 +78,21 @@ def _mix_int(value: int) -> int:
     value = ((value ^ (value >> 30)) * _MULTIPLY_1) & _MASK
     value = ((value ^ (value >> 27)) * _MULTIPLY_2) & _MASK
     return value ^ (value >> 31)
+
+
+def _signed(value: int) -> int:
+    """The number of the same 64 bits that torch has: it knows no unsigned ones, and wraps alike."""
+    value &= _MASK
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _mix_(values: Tensor) -> Tensor:
+    """The same mixing of int64 values, in place."""
+    for shift, factor in ((30, _MULTIPLY_1), (27, _MULTIPLY_2)):
+        values.bitwise_xor_(_shifted(values, shift)).mul_(_signed(factor))
+    return values.bitwise_xor_(_shifted(values, 31))
+
+
+def _shifted(values: Tensor, by: int) -> Tensor:
+    """To the right, zeros coming in: torch's own shift repeats the sign."""
+    return (values >> by).bitwise_and_((1 << 64 - by) - 1)

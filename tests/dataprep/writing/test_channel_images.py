@@ -164,7 +164,7 @@ def _bomb() -> bytes:
     """A compressed stretch of a small picture that becomes a gigabyte."""
     content = bytearray(tiff(np.zeros((64, 64, 5), np.uint8), **CONTIG, compression="zlib"))
     with tifffile.TiffFile(io.BytesIO(bytes(content))) as file:
-        tags = file.pages[0].tags  # type: ignore[union-attr]
+        tags = file.pages[0].tags
         place, size = tags["StripOffsets"], tags["StripByteCounts"]
     packer = zlib.compressobj(9)
     packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(64)) + packer.flush()
@@ -235,7 +235,7 @@ def test_a_shape_that_does_not_tell_its_channels_asks() -> None:
 def test_a_codec_that_is_not_here_is_named_with_its_cure(compression: int, tmp_path: Path) -> None:
     content = bytearray(tiff(FIVE, **CONTIG))
     with tifffile.TiffFile(io.BytesIO(bytes(content))) as file:
-        place = file.pages[0].tags["Compression"].valueoffset  # type: ignore[union-attr]
+        place = file.pages[0].tags["Compression"].valueoffset
     content[place : place + 2] = struct.pack("<H", compression)
     with pytest.raises(BadImage, match="save it with deflate or without compression, or pip install imagecodecs"):
         store_channels(bytes(content), options())

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from jobs import eval_all
 from jobs.planning import job_sizes, recipes
-from jobs.planning.job_sizes import read_sizes, size_of, size_of_report
+from jobs.planning.job_sizes import read_sizes, say_needs, size_of, size_of_report
 from jobs.planning.pieces import Choice, Piece, plan
 from jobs.work import eval_all as work
 from slurm.cluster import Cluster
 from slurm.executor import sbatch_script
 from slurm.job_size import JobSize, seconds
+from slurm.task import JobSpec
 from tests.jobs.run_folders import digits_config, write_run
+from tests.vicreg.detection.small_detection import voc_data
+from vicreg.config import ModelConfig
+from vicreg.config_json import to_json
 from vicreg.cost.evaluations import forward_flops, images_passed
+from vicreg.detection.settings import Settings
 from vicreg.model import encoder_by_config
 
 SITE = Cluster("site", cpus_per_gpu=8, cpu_partition="cpu")
@@ -99,6 +108,14 @@ def test_flops_are_those_of_the_convolutions() -> None:
     assert forward_flops(model, 32) == expected
 
 
+def test_flops_of_an_encoder_whose_constructor_computes() -> None:
+    encoder = encoder_by_config(ModelConfig("test_vit", small_images=False)).eval()  # depths of dropout, by .item()
+    plain = sdpa_kernel(SDPBackend.MATH)  # a CPU's fused attention is not counted
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), plain:
+        encoder(torch.zeros(1, 3, 160, 160))
+    assert forward_flops(ModelConfig("test_vit", small_images=False), 160) == counter.get_total_flops() > 0
+
+
 def test_a_chain_asks_for_little_where_little_is_to_do(digits_folder: Path, tmp_path: Path) -> None:
     run, config = tmp_path / "run", digits_config(digits_folder)
     write_run(run, config, "digits")
@@ -119,3 +136,28 @@ def test_a_chain_asks_for_little_where_little_is_to_do(digits_folder: Path, tmp_
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="--jobs knn"):
         read_sizes([text], ["knn"])
+
+
+def test_a_dry_run_says_time_and_memory(
+    digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, run = voc_data(tmp_path), tmp_path / "run"
+    write_run(run, digits_config(digits_folder), "digits")
+    settings = ["anchor_sizes=16,32", "short_sides=64,64,16", "test_short_side=64", "longest_side=128"]
+    command = [str(run), "--train", data.train, "--val", data.val, "--evals", "voc-detection", "knn", "--dry-run"]
+    command += ["--set", *(f"voc-detection.{one}" for one in settings)]
+    profile = tmp_path / "clusters.toml"
+    profile.write_text('[small]\nscheduler = "slurm"\ngpu_memory_gb = 0.05\n')
+    monkeypatch.setenv("VICREG_CLUSTERS", str(profile))
+    said = []
+    for more in (["--gpus", "2"], ["--cluster", "small", "--gpus", "2"]):
+        assert eval_all.main([*command, *more]) == 0
+        said.append(capsys.readouterr().out)
+    assert re.search(r"about \d+:\d\d:\d\d \(h:mm:ss\) for 2 ranks; memory of a rank: about \d+ MB\n", said[0])
+    assert re.search(r"memory of a rank: about \d+ MB, more than the 50 MB of a GPU of small: take more", said[1])
+    assert said[1].count("(h:mm:ss)") == 2  # the report is not measured
+    config = recipes.recipe("digits").pretrain
+    config = replace(config, model=replace(config.model, encoder="test_vit", small_images=False))
+    piece = replace(_piece("detection", **to_json(Settings())), train=data.train, val=data.val)
+    spec = JobSpec("voc-detection", "f", {}, ranks_per_node=2)
+    assert "memory: the encoder (" in say_needs([piece], config, spec, SITE)

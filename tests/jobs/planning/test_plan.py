@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dataprep import write_ffcv
 from jobs.options.pretrain import parse
 from jobs.planning import recipes
 from jobs.planning.ablations import ABLATIONS
@@ -80,6 +81,16 @@ def pretrain(
     return command
 
 
+@pytest.fixture(scope="module")
+def captions_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Betons of numbers and how they are spelled out."""
+    folder = tmp_path_factory.mktemp("captions")
+    for split in ("train", "val"):
+        options = ["digits", "--captions", "--split", split, "--out", str(folder), "--num-workers", "0"]
+        assert write_ffcv.main(options) == 0
+    return folder
+
+
 def test_a_dry_run_is_the_stored_example(site: Path, digits_folder: Path, pretrain: Pretrain) -> None:
     code, shown = pretrain("--then-eval", "--dry-run")
     assert code == 0, shown
@@ -95,12 +106,15 @@ def test_a_dry_run_is_the_stored_example(site: Path, digits_folder: Path, pretra
 @pytest.mark.parametrize(
     "command", [*(f"--recipe {name}" for name in recipes.RECIPES), *(row.command for row in ABLATIONS if row.options)]
 )
-def test_every_recipe_and_every_row_of_the_paper_can_be_planned(pretrain: Pretrain, command: str) -> None:
+def test_every_recipe_and_every_row_of_the_paper_can_be_planned(
+    pretrain: Pretrain, captions_folder: Path, command: str
+) -> None:
     """With a narrow network, whose memory and arithmetic are found quickly, and no more images than there are here."""
     options = command.removeprefix("python jobs/pretrain.py ").split()
     batch = str(min(1024, parse(options).config.train.global_batch))
     narrow = "--nodes", "1", "--model.encoder", "resnet10-narrow", "--train.global-batch", batch, "--dry-run"
-    code, shown = pretrain(*options, *narrow)
+    data = [f"--data.{split}={captions_folder / f'{split}.beton'}" for split in ("train", "val")]
+    code, shown = pretrain(*options, *narrow, *(data if "captions" in command else []))
     assert code == 0, shown
     assert "resnet10-narrow" in shown
 

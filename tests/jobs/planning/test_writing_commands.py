@@ -65,7 +65,7 @@ def test_a_missing_validation_beton_is_noticed_when_a_run_starts(
     check = check_val_data(digits_config(tmp_path), is_needed=False)
     assert check.passed is None
     assert check_val_data(digits_config(tmp_path), is_needed=True).passed is False
-    assert f"digits --out {tmp_path} --split val" in check.said
+    assert f"digits --out {tmp_path} --split val" in check.whole
     monkeypatch.setattr(work.chain, "run_here", lambda *_: True)
     options = ["--recipe", "digits", "--data.train", str(tmp_path / "train.beton"), "--run", str(tmp_path / "run")]
     assert pretrain.main(options) == 130

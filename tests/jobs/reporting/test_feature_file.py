@@ -92,11 +92,11 @@ def test_a_stopped_write_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "features.parquet"
     _write(path, LABELS)
 
-    def stopped() -> np.ndarray:  # type: ignore[misc]
+    def stopped() -> np.ndarray:
         yield _values()[:2]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write(path, NAMES, LABELS, 7, stopped(), WHOLE)  # type: ignore[arg-type]
+        write(path, NAMES, LABELS, 7, stopped(), WHOLE)
     assert [file.name for file in tmp_path.iterdir()] == ["features.parquet"]  # the one from before, not described
     assert not is_current(path, WHOLE)

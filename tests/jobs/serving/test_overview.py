@@ -91,7 +91,7 @@ def test_a_run_that_is_over_is_not_looked_at_again(tmp_path: Path, monkeypatch: 
     board.look()
     looked: list[Path] = []
     real = overview.collect
-    monkeypatch.setattr(overview, "collect", lambda run, queue: looked.append(run) or real(run, queue))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(overview, "collect", lambda run, queue: looked.append(run) or real(run, queue))
     board.look()
     assert looked == []
     time.sleep(0.01)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
+from tests.peak_memory import peak_bytes
 from vicreg import checkpoint
 from vicreg.config import DataConfig, ModelConfig, OptimizerConfig, PretrainConfig, TrainConfig
 from vicreg.config_json import to_json
@@ -186,21 +185,6 @@ def test_weights_are_cast_once_for_both_views() -> None:
     assert auto.activations_bytes == pytest.approx(single.activations_bytes / 2 + casts, rel=0.01)
 
 
-def _peak_bytes(job: Callable[[], object]) -> int:
-    """The most that is allocated at one time while a job runs, beyond what was before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        result = job()
-    events = list(profiler.profiler.kineto_results.experimental_event_tree())
-    sizes = []
-    while events:
-        event = events.pop()
-        events += event.children
-        if event.name == "[memory]":
-            sizes.append((event.start_time_ns, event.extra_fields.alloc_size))
-    del result
-    return max(itertools.accumulate(size for _, size in sorted(sizes)))
-
-
 @pytest.mark.parametrize("expander", ["24-16", "4096-4096"])
 def test_micro_batches_keep_one_part_or_what_stands_behind(expander: str) -> None:
     """The features of all images with their gradients, and more of: a part of one view, the expander's of all."""
@@ -239,7 +223,7 @@ def test_the_loss_holds_what_is_expected(
     config = LossConfig(form=form)
     embeddings = [torch.randn(rows, dims, requires_grad=True) for _ in range(2)]
     given = sum(embedding.nbytes for embedding in embeddings)
-    peak = given + _peak_bytes(lambda: vicreg_loss(*embeddings, config))
+    peak = given + peak_bytes(lambda: vicreg_loss(*embeddings, config))
     whole = PretrainConfig(
         vicreg.Config(), model=ModelConfig(expander=str(dims)), train=TrainConfig(global_batch=rows * ranks)
     )

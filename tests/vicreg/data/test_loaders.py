@@ -23,7 +23,8 @@ from dataprep.beton.contract import open_beton
 from tests.vicreg.photos import ROOT, photos, write_photos
 from vicreg.config import DataConfig, ViewConfig, each_view, official_views
 from vicreg.data import array_views
-from vicreg.data.batches import Batch, Buffers, Sampling, in_order, split_tasks
+from vicreg.data.batches import Batch, Sampling, in_order, split_tasks
+from vicreg.data.buffers import Buffers
 from vicreg.data.decode import DecodeError
 from vicreg.data.loaders import (
     ArrayViews,
@@ -201,9 +202,9 @@ def test_an_array_of_images_of_many_sizes(mixed: Path) -> None:
 
 def test_an_array_that_does_not_fit_is_refused(squares: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = NUM * 48 * 48 * 3
-    monkeypatch.setattr(array_views, "_free_bytes", lambda device: 2 * needed)
+    monkeypatch.setattr(array_views, "free_bytes", lambda device: 2 * needed)
     _open(squares, ARRAY).close()
-    monkeypatch.setattr(array_views, "_free_bytes", lambda device: 2 * needed - 1)
+    monkeypatch.setattr(array_views, "free_bytes", lambda device: 2 * needed - 1)
     with pytest.raises(ValueError, match=rf"takes {needed:,} bytes as 24 images of 48 x 48.*use loader 'beton'"):
         _open(squares, ARRAY)
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.vicreg.evals.small_splits import multi_label_splits, splits_of
-from vicreg import checkpoint
 from vicreg.config import DataConfig
-from vicreg.evals import few_labels, kept_parts, knn, svm
+from vicreg.evals import few_labels, kept_features, kept_parts, knn, svm
 from vicreg.evals.features import Splits, open_splits
 
 CPU = torch.device("cpu")
@@ -47,7 +46,7 @@ class Encoder(nn.Module):
 @pytest.fixture
 def splits(digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Splits:
     """The digits at 8 px, with parts after every batch."""
-    monkeypatch.setattr(kept_parts, "KEEP_EVERY_S", 0.0)
+    monkeypatch.setattr(kept_features, "KEEP_EVERY_S", 0.0)
     train, val = str(digits_folder / "train.beton"), str(digits_folder / "val.beton")
     data = DataConfig(train=train, val=val, image_size=8, eval_resize=8)
     return replace(open_splits(data, CPU, 1), parts=tmp_path / "parts")
@@ -72,7 +71,7 @@ def _kill(splits: Splits) -> None:
 
 def _parts(splits: Splits) -> list[Path]:
     assert splits.parts
-    return sorted(splits.parts.glob("*/step_*"))
+    return sorted(splits.parts.glob("*/rows_*"))
 
 
 def test_a_killed_job_goes_on_from_the_parts(splits: Splits, undisturbed: Tensor) -> None:
@@ -85,13 +84,13 @@ def test_a_killed_job_goes_on_from_the_parts(splits: Splits, undisturbed: Tensor
 
 def test_a_damaged_part_is_computed_again(splits: Splits, undisturbed: Tensor) -> None:
     _kill(splits)
-    state = _parts(splits)[3] / checkpoint.STATE_FILE
-    content = bytearray(state.read_bytes())
+    part = _parts(splits)[3]
+    content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
-    state.write_bytes(content)
+    part.write_bytes(content)
     encoder = Encoder()
     assert torch.equal(_features(splits, encoder), undisturbed)
-    assert encoder.seen == 12 - 3
+    assert encoder.seen == 12 - KILLED_AFTER + 1
 
 
 @pytest.mark.parametrize("changed", ["weights", "settings", "data"])
@@ -119,7 +118,7 @@ ROWS = [RANDOM.standard_normal((num, 6)).astype(np.float32) for num in (90, 30)]
 CLASSES = [[row % 3 for row in range(num)] for num in (90, 30)]
 PRESENT = [np.eye(3, dtype=np.int8)[classes] * 2 - 1 for classes in CLASSES]
 EVALUATIONS = {
-    "few_labels": (few_labels, few_labels.Config(label_counts=(6, 30), draws=4), "_fit_and_predict", 8),
+    "few_labels": (few_labels, few_labels.Config(label_counts=(6, 30), draws=4), "fit_and_predict", 8),
     "knn": (knn, knn.Config(neighbours=(5,)), "_key", 9),
     "svm": (svm, svm.Config(costs=(0.1, 1.0), folds=2), "cross_validate", 12),
 }

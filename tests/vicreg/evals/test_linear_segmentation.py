@@ -32,7 +32,11 @@ SMALL = Config(steps=5, batch=4, lr=0.01, warmup_steps=2, crop=64)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
-    root = tmp_path_factory.mktemp("voc12")
+    return voc12_data(tmp_path_factory.mktemp("voc12"))
+
+
+def voc12_data(root: Path) -> DataConfig:
+    """VOC2012's layout of segmentation as betons, and where they are."""
     write_voc_segmentation(root, {"train": 10, "val": 5})
     for split in ("train", "val"):
         write_beton(open_voc12(root, split), root / f"{split}.beton", WritePlan("passthrough"), num_workers=0)
@@ -72,8 +76,8 @@ def test_the_measure_is_what_a_loop_counts(data: DataConfig, monkeypatch: pytest
         found[:, 2] = 1  # everything is of class 2
         return found
 
-    monkeypatch.setattr(linear_segmentation._Head, "scores", scores)
-    monkeypatch.setattr(linear_segmentation._Head, "run", lambda self, work: None)
+    monkeypatch.setattr(linear_segmentation.LinearHead, "forward", scores)
+    monkeypatch.setattr(linear_segmentation.HeadTraining, "run", lambda self, work: None)
     found = measured(data, SMALL)
     val = open_beton(Path(data.val))
     maps = [decode_segments(val.field_bytes(SEGMENTS, sample), 64, 72) for sample in range(5)]

@@ -131,8 +131,28 @@ def _as_it_is(name: str) -> str:
         ("state_dict", "backbone.", _as_it_is, ("projector.0.weight", "classifier.weight"), "classifier"),
         ("state_dict", "backbone.", _in_sequence, ("projection_head.layers.0.weight",), "projection_head"),
         ("", "module.", _as_it_is, ("module.projection_head.0.weight", "module.prototypes.weight"), "prototypes"),
+        ("model", "module.backbone.", _as_it_is, ("module.projector.0.weight", "module.bn.running_mean"), "projector"),
+        ("model", "module.encoder.", _as_it_is, ("module.head.0.weight", "module.head_jig.fc1.weight"), "head_jig"),
+        ("model", "module.encoder.", _as_it_is, ("module.head.0.weight",), "head"),
+        ("classy_state_dict.base_model.model.trunk", "_feature_blocks.", _as_it_is, (), ""),
+        ("state_dict", "encoder.", _as_it_is, ("momentum_encoder.conv1.weight", "projector.0.weight"), "projector"),
     ],
-    ids=["moco", "simsiam", "yaox12", "sthalles", "simclr-converter", "spijkervet", "solo-learn", "lightly", "swav"],
+    ids=[
+        "moco",
+        "simsiam",
+        "yaox12",
+        "sthalles",
+        "simclr-converter",
+        "spijkervet",
+        "solo-learn",
+        "lightly",
+        "swav",
+        "barlow-twins",
+        "infomin",
+        "supcon",
+        "vissl-pirl",
+        "old-solo-learn",
+    ],
 )
 def test_other_methods_files_give_their_encoder(
     tmp_path: Path, entry: str, prefix: str, rename: Callable[[str], str], others: tuple[str, ...], left_out: str
@@ -142,7 +162,9 @@ def test_other_methods_files_give_their_encoder(
     if not rename("conv1.weight")[0].isdigit():
         content |= {f"{prefix}fc.0.weight": torch.zeros(4, 512), f"{prefix}fc.2.weight": torch.zeros(4, 4)}
     content |= {name: torch.zeros(2) for name in others}
-    torch.save({entry: content, "epoch": 9} if entry else content, tmp_path / "file.pth")
+    for name in reversed(entry.split(".") if entry else []):
+        content = {name: content, "epoch": 9}
+    torch.save(content, tmp_path / "file.pth")
     weights = read(tmp_path / "file.pth")
     into = untrained_encoder(ModelConfig("resnet18"), seed=1)
     filled = put_into(into, weights, "")

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision.models
@@ -15,7 +16,7 @@ from jobs import pretrain
 from jobs.planning.run_folder import read_content
 from vicreg import checkpoint, networks
 from vicreg.config import ModelConfig, PretrainConfig
-from vicreg.exchange.encoder_file import untrained_encoder
+from vicreg.exchange.encoder_file import save_encoder, untrained_encoder
 from vicreg.exchange.given_weights import BEGINNING_FILE, beginning_of, keep, read_given, sha256_of
 from vicreg.method import UNKNOWN_DATA
 from vicreg.methods import byol, vicreg
@@ -132,3 +133,41 @@ def test_a_run_begins_with_them_and_goes_on_without_their_file(
     assert json.loads((run / "config.json").read_text())["beginning"] == origin
     assert (run / BEGINNING_FILE).is_file()
     assert (run / "encoder.pt").is_file()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize("encoder", ["resnet10-narrow", "test_convnext"])
+def test_weights_for_rgb_are_brought_to_other_channels(tmp_path: Path, encoder: str, channels: int) -> None:
+    theirs = ModelConfig(encoder, expander="16-16")
+    rgb = untrained_encoder(theirs, 3)
+    torch.save(rgb.state_dict(), tmp_path / "rgb.pth")
+    asked = replace(theirs, channels=channels, weights=str(tmp_path / "rgb.pth"))
+    with pytest.raises(ValueError, match=rf"of 3 channels, and these have {channels}\n--model.weights-channels mean"):
+        read_given(asked)
+    given = read_given(replace(asked, weights_channels="mean"))
+    stem = given.origin["channels"].split()[0]
+    weight, found = rgb.state_dict()[stem].double().numpy(), given.beginning.encoder[stem].numpy()
+    assert found.shape[1] == channels
+    for filters, mine in zip(weight, found, strict=True):  # a loop of its own
+        for channel in mine:
+            np.testing.assert_allclose(channel, (filters[0] + filters[1] + filters[2]) / channels, rtol=1e-5, atol=1e-7)
+    own = untrained_encoder(replace(theirs, channels=channels), 0).eval()
+    own.load_state_dict(given.beginning.encoder)
+    grey = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        seen, expected = own(grey.expand(-1, channels, -1, -1)), rgb.eval()(grey.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_for_other_channels_come_to_rgb_too_and_what_fits_stays_as_it_is(tmp_path: Path) -> None:
+    five = replace(NARROW, channels=5)
+    encoder = untrained_encoder(five, 3)
+    save_encoder(tmp_path / "encoder.pt", encoder, five, {})
+    given = read_given(replace(NARROW, weights=str(tmp_path / "encoder.pt"), weights_channels="mean"))
+    expected = encoder.conv1.weight.mean(1, keepdim=True).expand(-1, 3, -1, -1) * 5 / 3
+    torch.testing.assert_close(given.beginning.encoder["conv1.weight"], expected.detach())
+    same = read_given(replace(five, weights=str(tmp_path / "encoder.pt"), weights_channels="mean"))
+    assert torch.equal(same.beginning.encoder["conv1.weight"], encoder.conv1.weight)
+    assert "channels" not in same.origin
+    with pytest.raises(ValueError, match="weights_channels is 'mean', allowed: refuse without weights"):
+        replace(NARROW, weights_channels="mean")

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.ranks import run_ranks
-from vicreg.losses import contrastive
 from vicreg.losses.contrastive import contrast_cost, nt_xent_loss, queue_loss
+from vicreg.losses.settings import LOWEST_TEMPERATURE
 from vicreg.ranks import distributed
 
 Array = NDArray[np.float64]
@@ -131,7 +131,7 @@ def test_autograds_gradient_of_the_plain_formula_is_ours() -> None:
 
 def test_the_coldest_allowed_is_a_number_in_float32() -> None:
     a = torch.eye(4).requires_grad_()
-    loss = nt_xent_loss(a, -a, contrastive.LOWEST_TEMPERATURE)["loss"]
+    loss = nt_xent_loss(a, -a, LOWEST_TEMPERATURE)["loss"]
     loss.backward()
     assert loss.item() == pytest.approx(40 + np.log(6), rel=1e-5)  # -1 with its partner, 0 with the six others
     assert a.grad is not None

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests import five_channels
-from tests.vicreg.methods.small_runs import BATCH, METHODS, small
+from tests.vicreg.methods.small_runs import BATCH, CAPTIONED, METHODS, small
 from vicreg.data.channels import fitted_to_channels
 from vicreg.data.loaders import open_views
 from vicreg.method import Progress, TrainingData
@@ -25,7 +25,7 @@ def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return five_channels.write(tmp_path_factory.mktemp("five"), 48)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in CAPTIONED])
 def test_a_step_on_five_channels(five: Path, method: str) -> None:
     config = small(method, five)
     if method == "cmc":
@@ -36,7 +36,7 @@ def test_a_step_on_five_channels(five: Path, method: str) -> None:
     if method == "cpc_v2":
         with pytest.raises(ValueError, match=r"colour_drop_p is 0\.25, allowed: 0 for images that are not RGB"):
             Learner.build(config, CPU, data)
-        without = dataclasses.replace(config.method, colour_drop_p=0.0)  # type: ignore[call-arg]
+        without = dataclasses.replace(config.method, colour_drop_p=0.0)
         config = dataclasses.replace(config, method=without)
     learner = Learner.build(config, CPU, data)
     loader = open_views(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dataprep import write_ffcv
 from tests.ranks import run_ranks
-from tests.vicreg.methods.small_runs import BATCH, DATA, METHODS, NUM_SAMPLES, NUM_STEPS, assert_same, small
+from tests.vicreg.methods.small_runs import BATCH, CASES, NUM_SAMPLES, NUM_STEPS, assert_same, data_for, small
 from vicreg import checkpoint, networks
 from vicreg.config import PretrainConfig
 from vicreg.data.loaders import open_views
@@ -42,13 +42,15 @@ def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split in ("train", "val"):
         options = ["digits", "--out", str(folder), "--split", split, "--limit", str(NUM_SAMPLES), "--num-workers", "0"]
         assert write_ffcv.main(options) == 0
+        captions = ["digits", "--captions", "--out", str(folder / "captions"), "--split", split]
+        assert write_ffcv.main([*captions, "--limit", str(NUM_SAMPLES), "--num-workers", "0"]) == 0
     return folder
 
 
 def _gradient(config: PretrainConfig) -> Gradient:
     """Of the first global batch, on whatever ranks there are."""
     torch.set_num_threads(1)
-    learner = Learner.build(config, CPU, DATA)
+    learner = Learner.build(config, CPU, data_for(config))
     loader = open_views(
         config.data,
         Path(config.data.train),
@@ -59,11 +61,14 @@ def _gradient(config: PretrainConfig) -> Gradient:
         world_size=distributed.world_size(),
         device=CPU,
         workers=1,
+        others=config.other_kinds,
     )
     batch = next(iter(loader.batches(0)))
     loader.close()
-    views = [learner._prepare(batch, view) for view in range(len(batch.views))]
-    learner.method(Inputs(views, batch.labels, batch.samples), Progress(0, 100, NUM_STEPS))["loss"].backward()
+    batch = batch.to(CPU)
+    learner.method(Inputs(learner.views(batch), batch.labels, batch.samples), Progress(0, 100, NUM_STEPS))[
+        "loss"
+    ].backward()
     learner.gradients.finish()
     return {name: p.grad for name, p in learner.method.named_parameters() if p.grad is not None}
 
@@ -114,7 +119,7 @@ class Runs:
     def apart(self, precision: str, *parts: tuple[int, int]) -> dict[str, tuple[Path, Gradient]]:
         """parts: (ranks, steps until they stop), one after the other; the gradient is the last ranks'."""
         folder = self.folder / f"apart-{precision}-{len(parts)}"
-        runs = {folder / method: self.config(method, precision) for method in METHODS}
+        runs = {folder / method: self.config(method, precision) for method in CASES}
         gradients: list[Gradient] = []
         for ranks, until in parts:
             (folder / str(ranks)).mkdir(parents=True, exist_ok=True)
@@ -140,7 +145,7 @@ def _require_same(runs: Runs, method: str, precision: str, parts: tuple[tuple[in
         assert _apart(gradient, _gradient(runs.config(method, precision))) < tolerance
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CASES)
 def test_two_ranks_go_on_as_one_process_would(runs: Runs, method: str) -> None:
     """With teacher, queue and bank of one process's checkpoint: gradient, losses and state of the global batch."""
     _require_same(runs, method, "float64", ((1, 2), (2, TO_THE_END)))
@@ -148,14 +153,14 @@ def test_two_ranks_go_on_as_one_process_would(runs: Runs, method: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "float64"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CASES)
 def test_one_then_two_then_four_ranks_end_as_one_process_would(runs: Runs, method: str, precision: str) -> None:
     if (method, precision) == ("cmc", "float32"):  # digits are grey: a and b would be nothing but rounding
         return
     _require_same(runs, method, precision, ((1, 1), (2, 3), (4, TO_THE_END)))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CASES)
 def test_stop_and_resume_end_in_the_same_bits_and_the_encoders_are_kept(
     runs: Runs, tmp_path: Path, method: str
 ) -> None:

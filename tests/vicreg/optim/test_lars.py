@@ -21,7 +21,7 @@ def _form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     if request.param == "blocks of 4":
         monkeypatch.setattr(lars, "BLOCK", 4)
     if request.param == "together":
-        monkeypatch.setattr(lars, "_is_in_blocks", lambda parameter: False)
+        monkeypatch.setattr(lars, "_is_on_cpu", lambda parameter: False)
 
 
 @pytest.mark.usefixtures("_form")

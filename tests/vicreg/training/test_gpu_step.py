@@ -7,6 +7,7 @@ backward pass is the one thing left out: torch's engine wants a real GPU.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -17,8 +18,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from vicreg import kernels
+from vicreg import kernels, methods, networks
 from vicreg.config import (
     DataConfig,
     ModelConfig,
@@ -28,10 +31,14 @@ from vicreg.config import (
     TrainConfig,
 )
 from vicreg.data.batches import Sampling, crop_on_device
+from vicreg.data.device_images import Chosen, DeviceImages
 from vicreg.data.planes import Planes
-from vicreg.method import Progress, TrainingData
+from vicreg.method import Method, Progress, TrainingData
 from vicreg.methods import vicreg
+from vicreg.training.captured_step import CapturedStep
 from vicreg.training.learner import Learner
+from vicreg.views import drawn_in_torch
+from vicreg.views.colour_operations import by_channel
 
 GPU = torch.device("cuda", 0)
 BATCH, PHOTO_PX = 8, 48
@@ -62,9 +69,13 @@ def _pretended_gpu() -> Iterator[None]:
         stack.enter_context(patch.object(nn.Module, "to", _to))
         stack.enter_context(patch.object(Tensor, "backward", lambda loss: None))
         stack.enter_context(patch.object(kernels, "load", lambda name, device: None))
-        stack.enter_context(patch.object(torch, "_fused_sgd_", lambda *_, **__: None))  # has no form without values
+        for without_form in ("_fused_sgd_", "_fused_adamw_"):  # for tensors without values
+            stack.enter_context(patch.object(torch, without_form, lambda *_, **__: None))
+        for kept in (by_channel, drawn_in_torch._jitter_orders):  # on the device, which ends with the test
+            stack.callback(kept.cache_clear)
         stack.enter_context(patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
         stack.enter_context(patch("torch.cuda.is_bf16_supported", lambda: True))
+        stack.enter_context(patch("torch.cuda.get_device_capability", lambda device: (9, 0)))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         yield
 
@@ -98,6 +109,74 @@ def test_a_step_asks_the_gpu_for_nothing(optimizer: Any, joint_views: bool, form
     learner, terms = _step(config)
     assert learner.dtype == torch.bfloat16
     assert all(term.device == GPU and term.dtype == torch.float32 for term in terms.values())
+
+
+class _NothingFromTheHost(TorchDispatchMode):
+    """Refuses what brings a tensor from the host to the GPU, or back."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        made = func(*args, **(kwargs or {}))
+        devices = {leaf.device.type for leaf in (*given, *tree_leaves(made)) if isinstance(leaf, Tensor)}
+        if "cpu" in devices:
+            raise AssertionError(f"{func} has tensors on {sorted(devices)}")
+        return made
+
+
+def _on_gpu(config: PretrainConfig) -> DeviceImages:
+    places = torch.zeros(BATCH, dtype=torch.int64, device=GPU)
+    images = torch.zeros((BATCH, 3, 36, 36), dtype=torch.uint8, device=GPU)
+    return DeviceImages(images, places, places, config.each_view, 0, "bicubic")
+
+
+UNRECORDABLE = {"byol", "cmc", "cpc_v2", "infomin", "moco_v2", "pirl", "sigreg", "swav"}
+"""Methods whose steps depend on their number."""
+
+
+@pytest.mark.parametrize(
+    ("method", "optimizer", "precision"),
+    [(method, "lars", "bf16") for method in sorted(set(methods.names()) - UNRECORDABLE)]
+    + [("vicreg", "adamw", "fp16"), ("vicreg", "sgd", "bf16")],
+)
+def test_a_step_on_what_lies_on_the_gpu_takes_nothing_from_the_host(
+    method: str, optimizer: Any, precision: Any
+) -> None:
+    config = dataclasses.replace(
+        CONFIG,
+        method=methods.load(method).Config(),
+        optimizer=OptimizerConfig(name=optimizer, clip_lr=optimizer == "lars"),
+        train=dataclasses.replace(CONFIG.train, precision=precision),
+    )
+    learner = Learner.build(config, GPU, TrainingData(BATCH, 10))
+    assert not learner.method.follows_progress
+    assert not any(group["rests_steps"] for group in learner.optimizer.param_groups)
+    forward = learner.method.forward
+    learner.method.forward = lambda inputs, _: forward(inputs, None)  # it would fail if it asked where the run is
+    learner.scaler.unscale_ = learner.scaler.update = lambda *_: None  # they want gradients that are whole
+    images, steps = _on_gpu(config), CapturedStep(learner)
+    steps._unrecorded = -1  # a pretended GPU has no graphs
+    chosen = Chosen(images, torch.zeros(BATCH, dtype=torch.int64), torch.zeros_like(images.rows), 3)
+    steps.step(chosen, Progress(0, 10, 1), 0)  # brings there what stays there
+    learner.prepare(Progress(1, 10, 1), 0)
+    with _NothingFromTheHost():
+        terms = steps._take(chosen, Progress(1, 10, 1))
+    assert all(term.device == GPU for term in terms.values())
+
+
+@pytest.mark.parametrize("method", sorted(UNRECORDABLE))
+def test_methods_that_are_told_their_step_say_so(method: str) -> None:
+    file = networks.load(method)
+    (network,) = (
+        kind
+        for kind in vars(file).values()
+        if inspect.isclass(kind) and issubclass(kind, Method) and kind.__module__ == file.__name__
+    )
+    assert network.follows_progress
+
+
+def test_what_the_host_brings_is_found() -> None:
+    with _NothingFromTheHost(), pytest.raises(AssertionError, match="cpu"):
+        torch.tensor([1.0], device=GPU)
 
 
 def test_asking_is_what_fails() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import resource
 import sys
 import types
@@ -63,6 +64,26 @@ def test_plain_lines_say_where_the_run_is(tmp_path: Path) -> None:
     ):
         assert part in line
     assert "ETA 0:00:" in line
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 200])
+def test_a_terminal_of_any_width_sees_bar_and_time_left_on_one_line(tmp_path: Path, columns: int) -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=columns, force_terminal=True, legacy_windows=False)
+    metrics = Metrics(tmp_path, 0, 1_000_000, 5000, console, vicreg.TERMS)
+    timing = TIMING | {"images_per_s": 123_456.0, "step_ms_p50": 310.0, "step_ms_p95": 420.0, "mfu": 0.41}
+    metrics.log(600_000, 0.1, TERMS | {"online_top1": 61.5}, timing)
+    metrics.close()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue()).replace("\r", "\n")
+    shown = [line.rstrip() for line in plain.split("\n") if "epoch 121/200" in line]
+    assert shown
+    assert "…" not in plain
+    for line in shown:
+        assert len(line) <= columns
+        assert line.startswith("━" * 7)  # of 12, at 60 %
+        assert " 60% " in line
+        assert "ETA 0:00:" in line
+        assert ("MFU 41%" in line) == (columns == 200)
 
 
 def test_weights_and_biases_get_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

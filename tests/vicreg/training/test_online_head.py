@@ -45,7 +45,8 @@ def _learned() -> list[Tensor]:
     features, labels = _rows()
     ranks, rank = distributed.world_size(), distributed.rank()
     for views, truth in zip(features, labels, strict=True):
-        online.learn(views.chunk(ranks, 1)[rank].flatten(0, 1), truth.chunk(ranks)[rank], 0.3)
+        online.set_rate(0.3)
+        online.learn(views.chunk(ranks, 1)[rank].flatten(0, 1), truth.chunk(ranks)[rank])
         online.optimizer.step()
     top1 = online.top1(features[0, 0].chunk(ranks)[rank], labels[0].chunk(ranks)[rank])
     return [head.weight.detach(), head.bias.detach(), torch.tensor(top1)]
@@ -83,7 +84,8 @@ def test_comes_near_a_regression_on_the_same_features_whatever_their_scale(num_s
     online = OnlineHead.build(128, 10, like=torch.zeros(1))
     for step in range(num_steps):
         batch = torch.randint(len(rows), (128,), generator=torch.Generator().manual_seed(step))
-        online.learn(rows[batch], labels[batch], head_rate(OnlineConfig.lr, step, num_steps))
+        online.set_rate(head_rate(OnlineConfig.lr, step, num_steps))
+        online.learn(rows[batch], labels[batch])
         online.optimizer.step()
     mean, std = rows.mean(0), rows.std(0)
     regression = LogisticRegression(C=0.1).fit(((rows - mean) / std).numpy(), labels.numpy())
@@ -95,10 +97,11 @@ def test_comes_near_a_regression_on_the_same_features_whatever_their_scale(num_s
 def test_a_step_that_is_left_out_leaves_nothing_in_the_head() -> None:
     online = OnlineHead.build(128, 10, like=torch.zeros(1))
     rows, labels = _mixture(64, 1)
-    online.learn(rows, labels, 1e-3)
+    online.set_rate(1e-3)
+    online.learn(rows, labels)
     online.keep_if(torch.tensor(True))
     before = {name: value.clone() for name, value in online.head.state_dict().items()}
-    online.learn(rows * math.nan, labels, 1e-3)
+    online.learn(rows * math.nan, labels)
     online.keep_if(torch.tensor(False))
     for name, value in online.head.state_dict().items():
         assert torch.equal(value, before[name]), name

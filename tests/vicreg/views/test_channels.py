@@ -121,7 +121,7 @@ def _slow_blur(plane: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
     weights /= weights.sum()
     for axis in (0, 1):
         padded = np.pad(plane, [(reach, reach) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
-        plane = sum(w * np.take(padded, np.arange(k, k + plane.shape[axis]), axis) for k, w in enumerate(weights))  # type: ignore[assignment]
+        plane = sum(w * np.take(padded, np.arange(k, k + plane.shape[axis]), axis) for k, w in enumerate(weights))
     return plane
 
 
@@ -180,7 +180,7 @@ def five(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
     """Betons of 36 and 12 images of five channels."""
     folder = five_channels.write(tmp_path_factory.mktemp("five"), 48)
     files = {split: str(folder / f"{split}.beton") for split in ("train", "val")}
-    return DataConfig(**files, image_size=16, eval_resize=18, mean=(0.03,) * 5, std=(0.01,) * 5)  # type: ignore[arg-type]
+    return DataConfig(**files, image_size=16, eval_resize=18, mean=(0.03,) * 5, std=(0.01,) * 5)
 
 
 def _views(config: DataConfig, rank: int = 0, ranks: int = 1, workers: int = 1) -> dict[int, torch.Tensor]:
@@ -243,7 +243,7 @@ def test_centres_are_those_of_the_beton(five: DataConfig) -> None:
 def test_changes_of_colours_are_refused_by_name(five: DataConfig) -> None:
     def batches(view: ViewConfig) -> list[Batch]:
         sizes = {"seed": 0, "global_batch": 12, "rank": 0, "world_size": 1, "device": CPU, "workers": 1}
-        return list(open_views(five, Path(five.train), (view,), **sizes).batches(0))  # type: ignore[arg-type]
+        return list(open_views(five, Path(five.train), (view,), **sizes).batches(0))
 
     for name in ("saturation", "hue", "grayscale_p", "solarize_p"):
         with pytest.raises(ValueError, match=rf"views.0.{name} is 0.3, allowed: 0 for images that are not RGB"):

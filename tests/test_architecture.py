@@ -39,6 +39,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"branch_kinds", "checked", "half_precision", "kernels", "ranks", "run_files", "stem"},
         {"sound_config"},
         {"stop_rule", "view_config"},
+        {"online_config"},
         {"config"},
         {
             "checkpoint",

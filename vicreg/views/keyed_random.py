@@ -12,10 +12,13 @@ probability near one half when any input bit changes.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:  # options are read without torch, and words of captions are asked for there
+    from torch import Tensor
 
 _MASK = (1 << 64) - 1
 _STEP = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio, odd: neighbouring keys become far apart
@@ -64,7 +67,7 @@ def bits_in_torch(seed: int, epoch: Tensor, samples: Tensor, view: int, draws: T
 
 def uniform_in_torch(seed: int, epoch: Tensor, samples: Tensor, view: int, draws: Tensor) -> Tensor:
     """The numbers of `uniform` for each draw and sample, float64 (D, B); arguments as in `bits_in_torch`."""
-    return _shifted(bits_in_torch(seed, epoch, samples, view, draws), 40).to(torch.float64).mul_(2**-24)
+    return _shifted(bits_in_torch(seed, epoch, samples, view, draws), 40).double().mul_(2**-24)
 
 
 def permutation(num: int, seed: int, epoch: int) -> NDArray[np.int64]:

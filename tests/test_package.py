@@ -85,7 +85,7 @@ def test_the_wheel_has_all_that_lies_in_the_packages(wheel: Path) -> None:
 def test_the_digits_are_learned_by_the_installed_commands(environment: Path, tmp_path: Path) -> None:
     """Written, learned, measured, reported and exported in another folder, without the source in sight."""
     variables = {name: text for name, text in os.environ.items() if name not in ("PYTHONPATH", "VICREG_CLUSTERS")}
-    variables |= {"PATH": f"{environment / 'bin'}:{os.environ['PATH']}", "HOME": str(tmp_path), "COLUMNS": "200"}
+    variables |= {"PATH": f"{environment / 'bin'}:/usr/bin:/bin", "HOME": str(tmp_path), "COLUMNS": "200"}
 
     def typed(*words: str, code: int = 0) -> str:
         done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True)
@@ -113,6 +113,6 @@ def test_the_digits_are_learned_by_the_installed_commands(environment: Path, tmp
     profiles.parent.mkdir(parents=True)
     profiles.write_text('[mine]\nscheduler = "slurm"\npartition = "own"\n')
     words = ("--recipe", "digits", "--cluster", "mine", "--gpus", "2", "--run", "r", "--dry-run")
-    script = typed("vicreg-pretrain", *words, code=0 if shutil.which("sbatch") else 1)
+    script = typed("vicreg-pretrain", *words, code=1)  # no SLURM answers
     assert "#SBATCH --partition=own" in script
     assert f"{environment}/lib" in script, "the job starts the installed code"

@@ -35,9 +35,9 @@ from jobs.work import eval_all
 from slurm import chain, given_place
 from slurm.attempts import Pulse
 from slurm.chain import Member
+from slurm.hang_watchdog import Watchdog
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
-from slurm.watchdog import Watchdog
 from vicreg.config import DataConfig
 from vicreg.config_json import to_json
 from vicreg.evals.data_identity import FRAMED_BY, fingerprint

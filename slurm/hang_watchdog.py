@@ -40,7 +40,7 @@ class Watchdog:
         self._phase, self._heard = THE_START, time.monotonic()
         self._seen: dict[tuple[str, int], float] = {}
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="hang_watchdog", daemon=True)
         self._thread.start()
 
     def heard(self) -> None:

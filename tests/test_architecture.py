@@ -44,6 +44,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {
             "checkpoint",
             "config_json",
+            "expander",
             "joint_views",
             "lab_colours",
             "losses",

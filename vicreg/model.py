@@ -6,12 +6,11 @@ longer to import than all else that a command needs to say what it would do.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from border.text import did_you_mean
 from vicreg.branch_kinds import kind_of
 from vicreg.config import DataConfig, ModelConfig
+from vicreg.expander import UnitLength, build_expander
 from vicreg.lab_colours import LabEncoder
 from vicreg.presets import NARROW as NARROW
 from vicreg.stem import exchange_channels
@@ -181,40 +181,6 @@ def narrow_resnet(width: int = 16) -> ResNet:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return network
-
-
-def build_expander(
-    in_features: int,
-    widths: str,
-    bias: Literal["hidden", "all", "none"] = ModelConfig.expander_bias,
-    norm: Literal["hidden", "none", "all", "plain", "last"] = ModelConfig.expander_norm,
-) -> nn.Sequential:
-    """Linear, batch norm and ReLU for all but the last of the dashed widths, then a linear layer.
-
-    `bias` says which of the linear layers have one, `norm` where there is batch norm (`ModelConfig`). Layer names and
-    shapes are the official code's `Projector` where norm is "hidden".
-    """
-    sizes = [in_features, *map(int, widths.split("-"))]
-    layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(sizes[:-1]):
-        layers.append(nn.Linear(before, after, bias=bias != "none"))
-        layers += [nn.BatchNorm1d(after)] if norm not in ("none", "last") else []
-        layers.append(nn.ReLU(inplace=True))
-    layers.append(nn.Linear(sizes[-2], sizes[-1], bias=bias == "all"))
-    if norm in ("all", "plain", "last"):
-        last = nn.BatchNorm1d(sizes[-1], affine=norm == "all")
-        if norm == "all":
-            last.bias.requires_grad_(False)
-        layers.append(last)
-    return nn.Sequential(*layers)
-
-
-class UnitLength(nn.Module):
-    """Rows (B, D) divided by their length."""
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """See the class."""
-        return nn.functional.normalize(rows, dim=1)
 
 
 @dataclass(frozen=True)

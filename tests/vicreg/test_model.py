@@ -13,7 +13,8 @@ import torch
 import torchvision.models
 from torch.overrides import TorchFunctionMode
 
-from vicreg.model import NARROW, build_encoder, build_expander, usual_normalisation
+from vicreg.expander import build_expander
+from vicreg.model import NARROW, build_encoder, usual_normalisation
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OF_TORCHVISION = torchvision.models.list_models(module=torchvision.models)

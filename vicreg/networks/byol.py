@@ -10,13 +10,13 @@ from vicreg.config import (
     PretrainConfig,
     require,
 )
+from vicreg.expander import build_expander
 from vicreg.loss_costs import cosines_cost
 from vicreg.losses.directions import negative_cosine, spread_of_directions
 from vicreg.losses.forms import NUM_VIEWS
 from vicreg.losses.variance_covariance import add_spread
 from vicreg.method import Inputs, LossCost, Pass, Progress, TrainingData
 from vicreg.methods.byol import Config
-from vicreg.model import build_expander
 from vicreg.moving_average import follow, momentum_at, teacher_of
 
 

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vicreg.config import PretrainConfig, require
+from vicreg.expander import build_expander
 from vicreg.lab_colours import LabEncoder
 from vicreg.losses.contrastive import at_least_float32, queue_loss
 from vicreg.losses.directions import spread_of_directions
 from vicreg.memory_bank import MemoryBank, bank_cost
 from vicreg.method import Inputs, LossCost, Method, ParameterGroup, Pass, Progress, TrainingData
 from vicreg.methods.cmc import Config
-from vicreg.model import build_expander, encoder_by_config
+from vicreg.model import encoder_by_config
 
 
 class Halves(nn.Module):

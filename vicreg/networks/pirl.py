@@ -6,13 +6,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vicreg.config import PretrainConfig, require
+from vicreg.expander import build_expander
 from vicreg.losses.contrastive import at_least_float32, queue_loss
 from vicreg.losses.directions import spread_of_directions
 from vicreg.losses.forms import NUM_VIEWS
 from vicreg.memory_bank import MemoryBank, bank_cost
 from vicreg.method import Inputs, LossCost, Method, Pass, Progress, TrainingData
 from vicreg.methods.pirl import Config
-from vicreg.model import build_expander, build_model, num_features
+from vicreg.model import build_model, num_features
 from vicreg.patches import Jigsaw, global_draws
 
 

@@ -13,8 +13,8 @@ from jobs.planning.ablations import ABLATIONS, UNIT_STD, Ablation, rows_of
 from jobs.reporting.measured_run import Run
 from jobs.reporting.result_tables import experiment
 from vicreg import networks
+from vicreg.expander import build_expander
 from vicreg.method import UNKNOWN_DATA
-from vicreg.model import build_expander
 
 DOCS = Path(__file__).parents[3] / "docs" / "methods.md"
 DISTINCT = {row.command: row for row in ABLATIONS}

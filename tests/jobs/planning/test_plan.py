@@ -91,6 +91,16 @@ def captions_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def tones_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Betons of melodies."""
+    folder = tmp_path_factory.mktemp("tones")
+    for split in ("train", "val"):
+        options = ["--out", str(folder), "--split", split, "--limit", "256", "--num-workers", "0"]
+        assert write_ffcv.main(["tones", *options]) == 0
+    return folder
+
+
 def test_a_dry_run_is_the_stored_example(site: Path, digits_folder: Path, pretrain: Pretrain) -> None:
     code, shown = pretrain("--then-eval", "--dry-run")
     assert code == 0, shown
@@ -107,14 +117,16 @@ def test_a_dry_run_is_the_stored_example(site: Path, digits_folder: Path, pretra
     "command", [*(f"--recipe {name}" for name in recipes.RECIPES), *(row.command for row in ABLATIONS if row.options)]
 )
 def test_every_recipe_and_every_row_of_the_paper_can_be_planned(
-    pretrain: Pretrain, captions_folder: Path, command: str
+    pretrain: Pretrain, captions_folder: Path, tones_folder: Path, command: str
 ) -> None:
     """With a narrow network, whose memory and arithmetic are found quickly, and no more images than there are here."""
     options = command.removeprefix("python jobs/pretrain.py ").split()
     batch = str(min(1024, parse(options).config.train.global_batch))
     narrow = "--nodes", "1", "--model.encoder", "resnet10-narrow", "--train.global-batch", batch, "--dry-run"
-    data = [f"--data.{split}={captions_folder / f'{split}.beton'}" for split in ("train", "val")]
-    code, shown = pretrain(*options, *narrow, *(data if "captions" in command else []))
+    folders = {"captions": captions_folder, "esc50": tones_folder, "spoken-digits": tones_folder, "tones": tones_folder}
+    folder = next((folder for word, folder in folders.items() if word in command), None)
+    data = [f"--data.{split}={folder / f'{split}.beton'}" for split in ("train", "val")] if folder else []
+    code, shown = pretrain(*options, *narrow, *data)
     assert code == 0, shown
     assert "resnet10-narrow" in shown
 

@@ -31,9 +31,8 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 from benchmarks.loss import embeddings, measure, peak_bytes, restart_peak
 from benchmarks.methods_learn import learn_all
 from benchmarks.ratios import Ratio, print_ratios
-from benchmarks.small_methods import BATCH, NARROW, SIDE_PX, small
+from benchmarks.small_methods import BATCH, NARROW, SIDE_PX, names, small
 from dataprep.beton.contract import BetonError
-from vicreg import methods
 from vicreg.config import DataConfig
 from vicreg.losses.contrastive import nt_xent_loss, queue_loss
 from vicreg.method import Inputs, Progress, TrainingData
@@ -140,9 +139,7 @@ def _beside(
 def main(arguments: list[str]) -> int:
     """Measure, print, write down; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--only", nargs="+", default=methods.names(), choices=methods.names(), help="some methods alone"
-    )
+    parser.add_argument("--only", nargs="+", default=names(), choices=names(), help="some methods alone")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured; the median counts")
     parser.add_argument("--learn", type=Path, metavar="IMAGES", help="folder with train/<class>/ and test/<class>/")
     parser.add_argument("--small", action="store_true", help="narrow network, few images of 24 px: for CPUs")

@@ -46,6 +46,12 @@ SETTINGS = {
 }
 
 
+def names() -> list[str]:
+    """The methods of images alone: those that have a CIFAR-10 recipe."""
+    recipes = {name: methods.load(name).RECIPES.values() for name in methods.names()}
+    return [name for name, own in recipes.items() if any("cifar10/" in recipe.pretrain.data.train for recipe in own)]
+
+
 def recipe_of(name: str) -> Published:
     """A method's CIFAR-10 recipe."""
     return next(r for r in methods.load(name).RECIPES.values() if "cifar10/" in r.pretrain.data.train)

@@ -13,8 +13,8 @@ from torch.nn import functional
 from benchmarks import methods as benchmark
 from benchmarks.loss import embeddings
 from benchmarks.methods_learn import LEARNED_FILE, learn, print_rows
-from benchmarks.small_methods import BATCH, NARROW, SIDE_PX, small
-from vicreg import methods, networks
+from benchmarks.small_methods import BATCH, NARROW, SIDE_PX, names, small
+from vicreg import networks
 from vicreg.config import DataConfig
 from vicreg.config_json import to_json
 from vicreg.evals.features import Splits
@@ -36,7 +36,7 @@ def test_the_plain_formulas_are_the_same_losses() -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", names())
 def test_every_method_has_a_form_that_a_cpu_can_do(name: str) -> None:
     config = small(name, DataConfig(image_size=SIDE_PX, eval_resize=SIDE_PX), epochs=30)
     assert config.method.name == name

@@ -9,7 +9,7 @@ import signal
 import time
 from pathlib import Path
 
-from slurm import watchdog as watchdog_module
+from slurm import hang_watchdog as watchdog_module
 from slurm.hang_watchdog import Watchdog
 from slurm.requeue import StopFlag
 from slurm.task import Task, node_name

@@ -17,10 +17,10 @@ from vicreg.config import PretrainConfig, SoundConfig
 from vicreg.cost.estimate import estimate
 from vicreg.cost.flops import step_flops
 from vicreg.data.channels import fitted_to_channels
-from vicreg.exchange.encoder_file import encoder_path, load_encoder
+from vicreg.exchange.encoder_file import load_encoder
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
-from vicreg.run_files import read_metrics
+from vicreg.run_files import encoder_path, read_metrics
 from vicreg.training.train import CHECKPOINTS, Outcome, train
 
 BATCH, NUM_STEPS, TO_THE_END = 16, 4, 10**6

@@ -22,7 +22,7 @@ from tests.dataprep.raw_images import make_tree
 from tests.jobs.run_folders import digits_config, write_run
 from vicreg import checkpoint, networks
 from vicreg.config_json import to_json
-from vicreg.evals import features, kept_parts
+from vicreg.evals import framed_images, kept_parts
 from vicreg.exchange.encoder_file import save_encoder
 from vicreg.method import UNKNOWN_DATA
 
@@ -86,7 +86,7 @@ def test_it_goes_on_where_it_was(
 ) -> None:
     beton, out = digits_folder / "val.beton", tmp_path / "features.npy"
     monkeypatch.setattr(kept_parts, "KEEP_EVERY_S", 0.0)
-    batches = features.centre_batches
+    batches = framed_images.centre_batches
     asked: list[int] = []
 
     def stopped_after_two(*arguments: object, **named: object) -> object:
@@ -96,7 +96,7 @@ def test_it_goes_on_where_it_was(
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(features, "centre_batches", stopped_after_two)
+    monkeypatch.setattr(framed_images, "centre_batches", stopped_after_two)
     with pytest.raises(SystemExit) as ended:
         _embed(run, "--images", beton, "--out", out)
     assert ended.value.code == 130

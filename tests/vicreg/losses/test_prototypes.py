@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vicreg.losses import prototypes
 from vicreg.losses.prototypes import sinkhorn, swapped_prediction
+from vicreg.losses.settings import SMALLEST_EPSILON
 from vicreg.ranks import distributed
 
 Array = NDArray[np.float64]
@@ -83,7 +84,7 @@ def test_rows_that_do_not_count_change_nothing() -> None:
 
 def test_cosines_of_the_smallest_epsilon_stay_in_float32() -> None:
     scores = torch.linspace(-1, 1, 4096).repeat(3, 1).T.contiguous()
-    found = sinkhorn(scores, torch.ones(4096), prototypes.SMALLEST_EPSILON, 3)
+    found = sinkhorn(scores, torch.ones(4096), SMALLEST_EPSILON, 3)
     torch.testing.assert_close(found.sum(1), torch.ones(4096))
 
 

@@ -56,7 +56,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[int]], bo
     """Let the batches for whose samples this is true have a pixel that is no number."""
 
     def choose(is_bad: Callable[[list[int]], bool]) -> None:
-        prepare = Learner._prepare
+        prepare = Learner._view
 
         def spoilt(self: Learner, batch: Batch, view: int) -> Tensor:
             images = prepare(self, batch, view)
@@ -64,7 +64,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[int]], bo
                 images[0, 0, 0, 0] = float("nan")
             return images
 
-        monkeypatch.setattr(Learner, "_prepare", spoilt)
+        monkeypatch.setattr(Learner, "_view", spoilt)
 
     return choose
 

@@ -141,6 +141,7 @@ class Bench:
         self.cluster.call("scontrol", "requeue", plain_id)
         done, saved = _state_left(run, 1)
         again, resumed = _first_step(run, 1)
+        lost_by_requeue = done - resumed
         plain_restarted = _started(stamps, NUM_NODES)
         _await_progress(run, resumed + steps)
 
@@ -165,7 +166,7 @@ class Bench:
             slurm_requeue_s=past[1].started - past[0].ended,
             slurm_kill_s=past[2].started - past[1].ended,
             slurm_kill_and_requeue_s=past[4].started - past[3].ended,
-            steps_lost_by_requeue=done - resumed,
+            steps_lost_by_requeue=lost_by_requeue,
             steps_lost_by_kill=max(lost for _, lost in kills),
             plain_submit_s=plain_started - plain_submitted,
             plain_requeue_s=plain_restarted - plain_requeued,
@@ -230,7 +231,7 @@ def _rank_0(job_id: str) -> int:
     """The process of rank 0, which saves the checkpoints."""
     for pid in processes.having("SLURM_JOB_ID", job_id):
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if b"slurm.task" in command and b"srun" not in command and processes.has(pid, "SLURM_PROCID", "0"):
+        if b"slurm/task.py" in command and b"srun" not in command and processes.has(pid, "SLURM_PROCID", "0"):
             return pid
     raise ProcessLookupError(f"job {job_id} has no rank 0 on this machine")
 

@@ -68,6 +68,29 @@ def test_an_operation_is_pillows(case: str) -> None:
     assert apart.mean() < (3 if is_warp else 0.6)
 
 
+@pytest.mark.parametrize("side_px", [5, 16, 19, 24, 40])
+def test_few_pixels_are_equalized_as_pillow_does(side_px: int) -> None:
+    """Whole steps of few pixels reach beyond 255, where Pillow stops."""
+    for seed in range(5):
+        values = np.random.default_rng(seed).integers(0, 256, (side_px, side_px, 3), dtype=np.uint8)
+        ours = torch.from_numpy(values).permute(2, 0, 1)[None].float() / 255
+        OPERATIONS[Rand.EQUALIZE](ours, torch.zeros(1, 1, 1, 1))
+        found = (255 * ours[0].permute(1, 2, 0)).round().numpy()
+        np.testing.assert_array_equal(found, np.array(ImageOps.equalize(Image.fromarray(values))))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_operation_stays_between_black_and_white(case: str) -> None:
+    operation, amount, _ = CASES[case]
+    for side_px in (8, 24, 33):
+        values = torch.rand((4, 3, side_px, side_px), generator=torch.Generator().manual_seed(side_px)).round(
+            decimals=2
+        )
+        values[0] = values[0].round()
+        OPERATIONS[operation](values, torch.full((4, 1, 1, 1), amount))
+        assert 0 <= float(values.min()) and float(values.max()) <= 1 + 1e-6
+
+
 def test_equalize_leaves_a_flat_channel() -> None:
     flat = torch.full((1, 3, 8, 8), 77 / 255)
     OPERATIONS[Rand.EQUALIZE](flat, torch.zeros(1, 1, 1, 1))

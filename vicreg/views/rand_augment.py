@@ -63,7 +63,8 @@ def _equalize(images: Tensor, _: Tensor) -> None:
     last = (counts > 0).mul(numbers).argmax(2, keepdim=True)
     step = (values.shape[2] - counts.gather(2, last)) // 255
     before = counts.cumsum(2) - counts
-    table = torch.where(step > 0, (step // 2 + before) // step.clamp_min(1), numbers)
+    spread = ((step // 2 + before) // step.clamp_min(1)).clamp_max(255)  # of few pixels whole steps go too far
+    table = torch.where(step > 0, spread, numbers)
     images.copy_(table.gather(2, values).view_as(images)).div_(255)
 
 

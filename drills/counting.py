@@ -9,9 +9,9 @@ from slurm import chain
 from slurm.attempts import Pulse
 from slurm.chain import Member
 from slurm.cluster import load
+from slurm.hang_watchdog import Watchdog
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task, node_name
-from slurm.watchdog import Watchdog
 
 STEP_S = 0.05
 

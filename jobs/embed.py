@@ -41,9 +41,9 @@ from jobs.reporting.feature_file import BLOCK_ROWS, Blocks, Description
 from slurm import chain, given_place
 from slurm.attempts import Pulse
 from slurm.chain import Member
+from slurm.hang_watchdog import Watchdog
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
-from slurm.watchdog import Watchdog
 from vicreg.config import DataConfig
 from vicreg.config_json import to_json
 from vicreg.evals.data_identity import FRAMED_BY, fingerprint

@@ -41,10 +41,10 @@ from jobs.planning.subjects import LAST, other_encoders
 from slurm import chain, executor, given_place, preflight, scheduler
 from slurm.chain import Member
 from slurm.cluster import Cluster
+from slurm.hang_watchdog import Watchdog
 from slurm.job_size import JobSize
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
-from slurm.watchdog import Watchdog
 from vicreg.config import PretrainConfig
 from vicreg.evals.results import BASELINES
 from vicreg.evals.work import Stopped

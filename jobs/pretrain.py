@@ -45,9 +45,9 @@ from slurm import chain, given_place, owner
 from slurm.attempts import Pulse
 from slurm.chain import Member
 from slurm.cluster import Cluster
+from slurm.hang_watchdog import Watchdog
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
-from slurm.watchdog import Watchdog
 from vicreg import methods
 from vicreg.config import PretrainConfig
 from vicreg.config_json import to_json

@@ -140,7 +140,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"cluster", "devcluster", "owner", "scheduler"},
         {"fitness", "orphans", "requeue", "stage_data"},
         {"task"},
-        {"given_ranks", "local", "preflight", "srun", "watchdog"},
+        {"given_ranks", "local", "preflight", "srun", "hang_watchdog"},
         {"batch", "executor"},
         {"chain"},
     ],

@@ -25,8 +25,8 @@ from jobs.planning.recipes import evaluation_module
 from jobs.planning.run_folder import read_run
 from jobs.planning.subjects import build_encoder
 from slurm.attempts import Pulse
+from slurm.hang_watchdog import Watchdog
 from slurm.requeue import StopFlag
-from slurm.watchdog import Watchdog
 from vicreg.config import PretrainConfig
 from vicreg.config_json import from_json
 from vicreg.evals import data_identity, features, results

@@ -9,10 +9,10 @@ import signal
 import time
 from pathlib import Path
 
-from slurm import watchdog as watchdog_module
+from slurm import hang_watchdog as watchdog_module
+from slurm.hang_watchdog import Watchdog
 from slurm.requeue import StopFlag
 from slurm.task import Task, node_name
-from slurm.watchdog import Watchdog
 
 
 def tell(task: Task, stop: StopFlag, folder: str, **copies: str) -> None:

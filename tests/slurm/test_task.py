@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from jobs.planning.cli import placement_of
-from slurm import owner, task, watchdog
+from slurm import hang_watchdog, owner, task
 from slurm.owner import Superseded
 from slurm.requeue import StopFlag
 from slurm.task import ERROR, FINISHED_FILE, LEFT, SIGNAL, JobSpec, Task, read_notes
@@ -153,7 +153,7 @@ def test_a_rank_that_hangs_shows_its_stacks_and_ends(tmp_path: Path) -> None:
     spec = JobSpec("job", f"{FUNCTIONS}.get_stuck", {"steps": 5}, hang_timeout_s=0.6)
     job = Job(tmp_path / "job", spec, ("n1",))
     ((code, said),) = job.run(0)
-    assert code == watchdog.HUNG_EXIT_CODE
+    assert code == hang_watchdog.HUNG_EXIT_CODE
     assert "rank 0: no step for 1 s; the stacks of all threads stand in the log of each rank" in said
     assert "in _wait_for_ever" in said
     assert "in _watch" in said
@@ -191,7 +191,7 @@ def test_what_takes_long_on_one_rank_is_no_hang_of_the_others(
     told = {note.rank: note.message for note in notes}
     assert [told[rank].startswith(word) for rank, word in enumerate(said) if rank in told] == [True] * len(told)
     assert (0 in told) == bool(said)
-    assert codes[0] == (watchdog.HUNG_EXIT_CODE if said else 0)
+    assert codes[0] == (hang_watchdog.HUNG_EXIT_CODE if said else 0)
     assert not list(job.start_folder.glob("phase_*")) or said
 
 

@@ -31,8 +31,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from drills.cluster_runs import ranks
 from slurm import attempts, chain
-from slurm.devcluster import processes
 from slurm.devcluster.daemons import DevCluster
 from vicreg import checkpoint
 from vicreg.training.train import CHECKPOINTS
@@ -148,7 +148,7 @@ class Bench:
         kills: list[tuple[float, int]] = []  # in place as often as the profile has it, then by the queue
         for start in range(2, 5):
             killed = time.time()
-            os.kill(_rank_0(job_id), signal.SIGKILL)
+            os.kill(ranks(job_id)[0], signal.SIGKILL)  # which saves the checkpoints
             done_before_kill, _ = _state_left(run, start)
             after_kill, resumed = _first_step(run, start)
             kills.append((after_kill - killed, done_before_kill - resumed))
@@ -225,15 +225,6 @@ def _state_left(run: Path, number: int) -> tuple[int, float]:
         return _logged_steps(run), checkpoint.list_checkpoints(run / CHECKPOINTS)[-1].stat().st_ctime
 
     return _await(f"attempt {number}", answer)
-
-
-def _rank_0(job_id: str) -> int:
-    """The process of rank 0, which saves the checkpoints."""
-    for pid in processes.having("SLURM_JOB_ID", job_id):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if b"slurm/task.py" in command and b"srun" not in command and processes.has(pid, "SLURM_PROCID", "0"):
-            return pid
-    raise ProcessLookupError(f"job {job_id} has no rank 0 on this machine")
 
 
 def show(rounds: list[Measured], console: Console) -> None:

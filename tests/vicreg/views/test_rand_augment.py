@@ -83,9 +83,8 @@ def test_few_pixels_are_equalized_as_pillow_does(side_px: int) -> None:
 def test_an_operation_stays_between_black_and_white(case: str) -> None:
     operation, amount, _ = CASES[case]
     for side_px in (8, 24, 33):
-        values = torch.rand((4, 3, side_px, side_px), generator=torch.Generator().manual_seed(side_px)).round(
-            decimals=2
-        )
+        seeded = torch.Generator().manual_seed(side_px)
+        values = torch.rand((4, 3, side_px, side_px), generator=seeded).round(decimals=2)
         values[0] = values[0].round()
         OPERATIONS[operation](values, torch.full((4, 1, 1, 1), amount))
         assert float(values.min()) >= 0

@@ -18,7 +18,7 @@ from unittest import mock
 from dataprep.beton.contract import open_beton
 from dataprep.beton.manifest import class_names, manifest_samples, read_manifest
 from dataprep.beton.subset import read_subset
-from dataprep.sources import coco_detection, file_list, inat18
+from dataprep.sources import audio, captions, coco_detection, file_list, inat18
 from dataprep.writing.raw_objects import store_objects
 from drills.faults import refusal
 from jobs.planning import recipes, run_folder, sweeps
@@ -182,6 +182,21 @@ READERS = {
     "COCO's list": Reader(
         lambda place: place.folder / "annotations" / "instances_val2017.json", lambda place: _open_coco(place.folder)
     ),
+    "COCO's captions": Reader(
+        lambda place: place.folder / "coco" / "annotations" / "captions_val2014.json",
+        lambda place: _open_captions(place.folder / "coco"),
+    ),
+    "splits of COCO's captions": Reader(
+        lambda place: place.folder / "coco" / captions.SPLIT_FILE, lambda place: _open_captions(place.folder / "coco")
+    ),
+    "table of captions": Reader(
+        lambda place: place.folder / "flickr8k" / "captions.csv",
+        lambda place: _open_captions(place.folder / "flickr8k"),
+    ),
+    "ESC-50's list": Reader(
+        lambda place: place.folder / "esc50" / audio.ESC50_LIST,
+        lambda place: audio.open_splits(place.folder / "esc50", None, audio.Layout(16_000, 5.0)),
+    ),
 }
 """A new reader goes here; tests/test_architecture.py says where documents may be read."""
 
@@ -190,6 +205,12 @@ def _open_coco(folder: Path) -> None:
     source = coco_detection.open_split(folder, "val")
     assert source.objects is not None
     store_objects(source.objects(0), 8, 8, source.label_length)
+
+
+def _open_captions(folder: Path) -> None:
+    for source in captions.open_splits(folder, None, restval=True, num_val=0, seed=0):
+        assert source.captions is not None
+        source.captions(0)
 
 
 def _config(folder: Path) -> PretrainConfig:
@@ -254,11 +275,34 @@ def write_documents(folder: Path) -> Place:
     (folder / "val2017").mkdir()
     (folder / "annotations").mkdir()
     (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(instances))
+    _write_captions_and_sound(folder)
     return place
+
+
+def _write_captions_and_sound(folder: Path) -> None:
+    coco, table, sound = (folder / name for name in ("coco", "flickr8k", "esc50"))
+    (coco / "annotations").mkdir(parents=True)
+    splits = [
+        {"filepath": "val2014", "filename": f"{i}", "cocoid": i, "split": s}
+        for i, s in enumerate(("train", "val", "test"))
+    ]
+    (coco / captions.SPLIT_FILE).write_text(json.dumps({"images": splits}))
+    said = {"images": [{"id": i} for i in range(3)], "annotations": [{"image_id": i, "caption": "a"} for i in range(3)]}
+    for part in ("train", "val"):
+        (coco / "annotations" / f"captions_{part}2014.json").write_text(json.dumps(said))
+    (table / "Images").mkdir(parents=True)
+    (table / "Images" / "a.jpg").touch()
+    (table / "captions.csv").write_text("image,caption\na.jpg,an ant\n")
+    (sound / "audio").mkdir(parents=True)
+    (sound / "audio" / "a.wav").touch()
+    (sound / "meta").mkdir()
+    (sound / audio.ESC50_LIST).write_text("filename,fold,target,category,src_file\na.wav,1,0,ant,1\n")
 
 
 def document(reader: Reader, path: Path, value: Any) -> bytes:
     """The text of a document with this value."""
+    if path.suffix == ".csv" and isinstance(value, list):
+        return "\n".join(map(str, value)).encode()
     is_table = path.suffix == ".toml" and isinstance(value, dict)
     return (_toml(value) if is_table else json.dumps(value)).encode() + b"\n" * reader.in_lines
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from border.text import visible
 from dataprep.sources.class_folders import folder, images
 from dataprep.sources.file_list import table_rows
 from dataprep.sources.own_images import Listing, as_source
@@ -70,7 +71,7 @@ def _esc50(root: Path, layout: Layout) -> Source:
             raise ValueError(f"its targets are {sorted(names)}, allowed: 0 and the numbers that follow")
         labels = np.array([int(row["target"]) for row in rows], np.int64)
         folds = np.array([int(row["fold"]) for row in rows], np.int64)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise SourceError(f"{place}: no list as ESC-50 has it ({error}); get it again") from error
     paths = [f"audio/{row['filename']}" for row in rows]
     source = Source(
@@ -104,9 +105,8 @@ def _by_names(root: Path, split: str | None, layout: Layout) -> Source:
     source = as_source("audio", root, split or "", listing, content)
     recordings = [match["recording"] if "recording" in groups else "" for _, match in found]
     texts = [match["fold"] if "fold" in groups else "0" for _, match in found]
-    if not all(text and text.isascii() and text.isdigit() for text in texts):
-        wrong = next(text for text in texts if not (text and text.isascii() and text.isdigit()))
-        raise SourceError(f"--pattern finds the fold {wrong!r}, allowed: whole numbers")
+    if wrong := [text for text in texts if not re.fullmatch(r"[0-9]{1,18}", text or "")]:
+        raise SourceError(f"--pattern finds the fold {visible(str(wrong[0]))[:80]!r}, allowed: whole numbers")
     return _with_clips(source, recordings, np.array(texts, np.int64), layout)
 
 

@@ -8,7 +8,6 @@ by their library, and stored as run lengths.
 
 from __future__ import annotations
 
-import math
 import zlib
 from pathlib import Path
 from typing import Any, TypedDict
@@ -154,8 +153,8 @@ def _mask(segmentation: Any, height: int, width: int) -> bytes | str:
 
 
 def _is_polygon(corners: Any) -> bool:
-    """Pairs of finite numbers, not so far away that the library's arithmetic would overflow."""
+    """Pairs of numbers (NaN is none), not so far away that the library's arithmetic would overflow."""
     if not isinstance(corners, list) or len(corners) < 6 or len(corners) % 2:
         return False
     numbers = [value for value in corners if isinstance(value, int | float) and not isinstance(value, bool)]
-    return len(numbers) == len(corners) and all(math.isfinite(value) and abs(value) < 1e5 for value in numbers)
+    return len(numbers) == len(corners) and all(abs(value) < 1e5 for value in numbers)

@@ -63,7 +63,7 @@ def _value(text: str, value: str, hint: Any) -> Any:
         if not math.isfinite(read):
             raise ValueError
         return read
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         allowed = _KINDS.get(hint, str(hint))
         raise ValueError(f"--set {text}: {value!r} is not what it wants, allowed: {allowed}") from None
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import statistics
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -161,7 +161,7 @@ def _finite(value: Any) -> float | None:
     """A number, or None for what is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    return float(value) if abs(value) <= sys.float_info.max else None
 
 
 def summary(run: Run) -> str:

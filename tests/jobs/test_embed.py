@@ -22,7 +22,7 @@ from tests.dataprep.raw_images import make_tree
 from tests.jobs.run_folders import digits_config, write_run
 from vicreg import checkpoint, networks
 from vicreg.config_json import to_json
-from vicreg.evals import framed_images, kept_parts
+from vicreg.evals import framed_images, kept_features
 from vicreg.exchange.encoder_file import save_encoder
 from vicreg.method import UNKNOWN_DATA
 
@@ -85,7 +85,7 @@ def test_it_goes_on_where_it_was(
     run: Path, tmp_path: Path, digits_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beton, out = digits_folder / "val.beton", tmp_path / "features.npy"
-    monkeypatch.setattr(kept_parts, "KEEP_EVERY_S", 0.0)
+    monkeypatch.setattr(kept_features, "KEEP_EVERY_S", 0.0)
     batches = framed_images.centre_batches
     asked: list[int] = []
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from jobs.planning import recipes
 from jobs.planning.run_folder import read_run
 from jobs.planning.subjects import build_encoder
-from vicreg import checkpoint
+from vicreg import checkpoint, networks
 from vicreg.config import DataConfig, ModelConfig, PretrainConfig, ViewConfig
 from vicreg.evals import few_labels, results
 from vicreg.evals.features import open_splits
@@ -48,7 +48,7 @@ def _config(encoder_b: str, side: int = 32, **more: Any) -> PretrainConfig:
 )
 def test_each_view_goes_through_its_own_branch(encoder_b: str, side: int) -> None:
     torch.manual_seed(3)
-    method = vicreg.build(_config(encoder_b, side), UNKNOWN_DATA).eval()
+    method = networks.build(_config(encoder_b, side), UNKNOWN_DATA).eval()
     views = torch.randn(2, 6, 3, side, side)
     terms = method(Inputs(views.unbind(), NOTHING, NOTHING), START)
     of_a = method.encoder(views[0])
@@ -63,7 +63,7 @@ def test_each_view_goes_through_its_own_branch(encoder_b: str, side: int) -> Non
 
 
 def test_branches_of_the_same_network_begin_with_other_weights() -> None:
-    method = vicreg.build(_config("resnet10-narrow"), UNKNOWN_DATA)
+    method = networks.build(_config("resnet10-narrow"), UNKNOWN_DATA)
     assert not torch.equal(method.encoder.conv1.weight, method.encoder_b.conv1.weight)
     assert not torch.equal(method.expander[0].weight, method.expander_b[0].weight)
 
@@ -71,11 +71,11 @@ def test_branches_of_the_same_network_begin_with_other_weights() -> None:
 def test_what_cannot_be_is_refused() -> None:
     three = (ViewConfig(), ViewConfig(count=2))
     with pytest.raises(ValueError, match="views is '3 of an image', allowed: 2 for vicreg"):
-        vicreg.build(_config("", views=three), UNKNOWN_DATA)
+        networks.build(_config("", views=three), UNKNOWN_DATA)
     joint = _config("resnet18")
     joint = dataclasses.replace(joint, train=dataclasses.replace(joint.train, joint_views=True))
     with pytest.raises(ValueError, match="joint_views is True, allowed: for two views of one size and without encoder"):
-        vicreg.build(joint, UNKNOWN_DATA)
+        networks.build(joint, UNKNOWN_DATA)
     with pytest.raises(ValueError, match=r"encoder is 'b', allowed for this run: a \(the branches share it\)"):
         branch(joint.model.__class__(), "b")
     with pytest.raises(ValueError, match=r"encoder is 'c', allowed for this run: a, b$"):
@@ -100,7 +100,7 @@ def test_the_papers_recipes_are_those_of_table_5() -> None:
 def test_barlow_twins_expander_has_no_biases_and_its_rates_are_the_official_ones() -> None:
     config = recipes.recipe("barlow-twins").pretrain
     small = dataclasses.replace(config, model=ModelConfig("resnet10-narrow", True, "32-16-8", expander_bias="none"))
-    method = barlow_twins.build(small, UNKNOWN_DATA)
+    method = networks.build(small, UNKNOWN_DATA)
     assert not [name for name, _ in method.expander.named_parameters() if name in ("0.bias", "3.bias", "6.bias")]
     weights, others = method.parameter_groups()
     assert all(p.ndim > 1 for p in weights.parameters)

@@ -16,6 +16,8 @@ from vicreg.methods.clip import Config
 class Clip(Branches):
     """Both views through their branches, then InfoNCE both ways."""
 
+    follows_progress = False
+
     def __init__(self, config: PretrainConfig, settings: Config) -> None:
         super().__init__(config)
         self.settings = settings

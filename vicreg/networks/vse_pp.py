@@ -16,6 +16,8 @@ from vicreg.methods.vse_pp import Config
 class VsePp(Branches):
     """Both views through their branches, then the hinge on the hardest negatives."""
 
+    follows_progress = False
+
     def __init__(self, config: PretrainConfig, settings: Config) -> None:
         super().__init__(config)
         self.settings = settings

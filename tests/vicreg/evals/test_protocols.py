@@ -40,6 +40,7 @@ DATA = {
     "voc07": protocols.VOC07,
     "voc-detection": "VOC07+12",
     "coco-detection": "COCO 2017",
+    "coco-captions": "COCO captions",
 }
 
 
@@ -57,7 +58,8 @@ def test_every_preset_that_trains_is_checked_here() -> None:
 
 def test_a_published_column_is_of_the_data_set_that_its_preset_takes() -> None:
     for column in COLUMNS:
-        assert column.data_set == DATA[PRESETS[column.evaluation].data], column.title
+        preset = PRESETS[column.evaluation]  # sound is measured on the run's own data, as ImageNet's evaluations are
+        assert column.data_set == (protocols.ESC50 if preset.module == "sound" else DATA[preset.data]), column.title
 
 
 def test_whole_data_sets_are_known_by_their_numbers() -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from vicreg import checkpoint
+from vicreg import checkpoint, networks
 from vicreg.config import DataConfig, ModelConfig, PretrainConfig
 from vicreg.config_json import to_json
 from vicreg.exchange.encoder_file import checksum, save_encoder, untrained_encoder
@@ -302,7 +302,7 @@ def test_old_densenet_files_have_other_names_and_no_counters(tmp_path: Path) -> 
 
 def test_our_own_files_name_their_encoder_and_their_images(tmp_path: Path) -> None:
     config = PretrainConfig(vicreg.Config(), model=NARROW, data=DataConfig(image_size=32, eval_resize=32))
-    method = vicreg.build(config, UNKNOWN_DATA)
+    method = networks.build(config, UNKNOWN_DATA)
     save_encoder(tmp_path / "encoder.pt", method.encoder, config.model, {"config": to_json(config), "step": 5})
     state = {"method": method.state_dict(), "optimizer": {}, "step": 5, "config": to_json(config)}
     folder = checkpoint.save(tmp_path / "checkpoints", 5, state, keep=1)

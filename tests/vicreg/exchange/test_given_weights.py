@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
         read_given(replace(NARROW, weights=str(tmp_path / "resnet18.pth")))
     with pytest.raises(ValueError, match=r"none.pth: no such file"):
         read_given(replace(NARROW, weights=str(tmp_path / "none.pth")))
-    with pytest.raises(ValueError, match="allowed: none with encoder_b"):
+    with pytest.raises(ValueError, match="allowed: none with an encoder_b of images"):
         replace(NARROW, weights="x", encoder_b="resnet18")
     with pytest.raises(ValueError, match="is not there, from which the run begins"):
         beginning_of(tmp_path)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 
 from tests.ranks import run_ranks
+from tests.vicreg.methods.small_runs import WORDS
 from vicreg import methods, model
 from vicreg.config import PretrainConfig
 from vicreg.method import Inputs, Progress, TrainingData
@@ -30,24 +31,27 @@ State = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
 def _config(method: str, micro_batch: int) -> PretrainConfig:
     config = next(iter(methods.load(method).RECIPES.values())).pretrain
     shorter = {"queue_length": 4 * BATCH} if hasattr(config.method, "queue_length") else {}
+    of_captions = {"encoder_b": "gru-8-12", "expander_b": "", "num_words": len(WORDS)} if config.other_kinds else {}
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, image_size=16, eval_resize=16),
         views=tuple(dataclasses.replace(view, image_size=view.image_size and 16) for view in config.views),
         method=dataclasses.replace(config.method, **shorter),
-        model=dataclasses.replace(config.model, encoder=NARROW, small_images=True, expander="16-16"),
+        model=dataclasses.replace(config.model, encoder=NARROW, small_images=True, expander="16-16", **of_captions),
         train=dataclasses.replace(config.train, global_batch=BATCH, precision="float64", micro_batch=micro_batch),
     )
 
 
 def _after_a_step(config: PretrainConfig) -> State:
     """Loss terms, gradients, and state after a step on this rank's part of the batch."""
-    learner = Learner.build(config, CPU, TrainingData(100, 10))
+    learner = Learner.build(config, CPU, TrainingData(100, 10, words=WORDS))
     generator = torch.Generator().manual_seed(1)
     views = [
         torch.randn((BATCH, 3, view.image_size, view.image_size), generator=generator, dtype=torch.float64)
         for view in config.each_view
     ]
+    if config.other_kinds:
+        views.append(torch.tensor(WORDS)[torch.randint(len(WORDS), (BATCH, 3), generator=generator)])
     own = slice(distributed.rank(), None, distributed.world_size())
     samples = torch.arange(BATCH)[own]
     gradients: dict[str, Tensor] = {}

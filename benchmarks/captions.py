@@ -48,8 +48,8 @@ EXPANDERS: dict[str, dict[str, Any]] = {
     "barlow_twins": {"expander": "512-512"},
     "vse_pp": {"expander": str(STATE), "expander_norm": "last"},
 }
-"""VSE++ has no batch norm and begins with the weights of an image classifier. From random weights its recall stayed near
-chance in five short trials; in two with batch norm behind the linear layers it was somewhat above."""
+"""VSE++ has no batch norm and begins with the weights of an image classifier. From random weights its recall stayed
+near chance in five short trials; in two with batch norm behind the linear layers it was somewhat above."""
 SETTINGS: dict[str, dict[str, Any]] = {"barlow_twins": {"bias_rate_factor": 1.0}}
 PLAIN = "VSE++, plain program"
 ROWS = {"vicreg": "VICReg", "barlow_twins": "Barlow Twins", "vse_pp": "VSE++", "plain_vse_pp": PLAIN}

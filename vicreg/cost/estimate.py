@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -91,10 +91,11 @@ def estimate(
     require(global_batch % world_size == 0, "global_batch", global_batch, f"a multiple of the {world_size} ranks")
     weights, half = _dtypes(config.train.precision, on_gpu)
     size = weights.itemsize
-    method = method_without_storage(config, weights, data)
+    whole = replace(config, train=replace(config.train, micro_batch=0))  # what is counted of a network is cached by this
+    method = method_without_storage(whole, weights, data)
     rows = global_batch // world_size
     num_parts = -(-rows // config.train.micro_batch) if config.train.micro_batch else 1
-    kept = _kept_activations(config, half, on_gpu, data)
+    kept = _kept_activations(whole, half, on_gpu, data)
     speeds = speeds or DEFAULT_SPEEDS["cuda" if on_gpu else "cpu"]
     loss, form = loss_cost(config, world_size, size), form_cost(config, world_size, speeds, size)
     learned_bytes = sum(p.nbytes for p in learned_parameters(method))

@@ -16,7 +16,7 @@ EXPECTED_PERCENT = {10: 72.0, 50: 92.0, 144: 95.0, 1437: 98.0}
 
 
 def _run(*command: str) -> str:
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=1000)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -21,7 +21,21 @@ import torch
 import tyro
 from rich.console import Console
 
-from benchmarks import augmentation, checkpoint, lars, linear_heads, loader, loss, order, report, startup, step, writer
+from benchmarks import (
+    augmentation,
+    caption_loader,
+    checkpoint,
+    lars,
+    linear_heads,
+    loader,
+    loss,
+    order,
+    report,
+    sound_loader,
+    startup,
+    step,
+    writer,
+)
 from benchmarks.ratios import Ratio, print_ratios
 
 Measure = Callable[[Path, Console], Sequence[Ratio]]
@@ -43,6 +57,14 @@ def _writer(photos: Path, console: Console) -> Sequence[Ratio]:
 
 def _loader(photos: Path, console: Console) -> Sequence[Ratio]:
     return loader.ratios(loader.Loader(photos), console)
+
+
+def _caption_loader(photos: Path, console: Console) -> Sequence[Ratio]:
+    return caption_loader.ratios(caption_loader.CaptionLoader(photos), console)
+
+
+def _sound_loader(_: Path, console: Console) -> Sequence[Ratio]:
+    return sound_loader.ratios(sound_loader.SoundLoader(), console)
 
 
 def _order(photos: Path, console: Console) -> Sequence[Ratio]:
@@ -84,6 +106,8 @@ def _report(_: Path, console: Console) -> Sequence[Ratio]:
 BENCHMARKS: dict[str, Measure] = {
     "writer": _writer,
     "loader": _loader,
+    "caption_loader": _caption_loader,
+    "sound_loader": _sound_loader,
     "order": _order,
     "startup": _startup,
     "augmentation": _augmentation,

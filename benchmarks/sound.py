@@ -1,6 +1,6 @@
 """What two branches teach each other of sound: spoken digits, waveform beside spectrogram, on one thread.
 
-`python benchmarks/sound.py RECORDINGS` takes the recordings of the Free Spoken Digit Dataset (3,000 files
+`python benchmarks/modalities.py sound RECORDINGS` takes the recordings of the Free Spoken Digit Dataset (3,000 files
 DIGIT_SPEAKER_NUMBER.wav of ten digits by six speakers; numbers 0 to 4 are held out). Every row is a linear classifier
 on frozen features of whole clips: of random weights, of the branch alone with two views of its own, of both branches
 together, and of a supervised network. A run has its folder, and what has ended is not run again.
@@ -9,15 +9,10 @@ together, and of a supervised network. A run has its folder, and what has ended 
 from __future__ import annotations
 
 import dataclasses
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 import tyro
@@ -25,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from benchmarks.ratios import Ratio, print_ratios
+from benchmarks.ratios import Ratio
 from dataprep import write_ffcv
 from jobs.planning.subjects import open_residuals
 from vicreg import methods
@@ -146,14 +141,3 @@ def ratios(options: Sound, console: Console) -> Sequence[Ratio]:
 def _title(options: Sound, model: ModelConfig) -> str:
     networks = f"{model.encoder} and {model.encoder_b}"
     return f"spoken digits, percent of 300 held-out recordings; {networks}, {options.epochs} epochs, one thread"
-
-
-def main() -> None:
-    """Print the table."""
-    console, start_s = Console(), time.monotonic()
-    print_ratios(ratios(tyro.cli(Sound), console), console)
-    console.print(f"{(time.monotonic() - start_s) / 60:.1f} minutes in all")
-
-
-if __name__ == "__main__":
-    main()

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "tests" / "cluster"
 MINUTES_LONG = ("test_end_to_end.py", "test_cifar10.py", "test_branches.py")  # one or few tests, each of minutes
 torch.set_num_threads(1)  # what is small takes longer on several, a hundred times where cores are busy
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # nor do threads of commands that are run here keep others from the cores
 os.environ["VICREG_CLUSTER"] = "local"  # whatever is installed here; the tests of SLURM name their cluster
 
 

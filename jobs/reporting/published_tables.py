@@ -19,7 +19,15 @@ from vicreg.evals.protocols import Column
 from vicreg.evals.results import Result
 
 _PUBLISHED_ENCODER = "ResNet-50, ImageNet"
-_PUBLISHED_SOUND = "ResNet-18 of spectrograms and one of waveforms, ESC-50, 100 epochs"
+_SETTINGS = {
+    protocols.ESC50: "ResNet-18 of spectrograms and one of waveforms, ESC-50, 100 epochs",
+    protocols.COCO_CAPTIONS: "supervised ResNet-152 and GRU, COCO captions",
+}
+"""Of what is not learned from ImageNet."""
+_EXCHANGED = (
+    "Its Table 3 has the columns exchanged: five captions are right for an image and one image for a caption, so image "
+    "to text is the higher."
+)
 ROWS_OF = {
     "vicreg": (protocols.OURS,),
     "barlow_twins": ("Barlow Twins",),
@@ -38,7 +46,7 @@ ROWS_OF = {
 _NOT_OF_THE_PUBLISHED_HEAD = ("grid_lrs", "grid_weight_decays")  # other heads of the same run of `linear`
 NUM_FIELDS_SHOWN = 12
 PUBLISHED_RECIPE = "imagenet-1000ep"
-RECIPE_OF_SOUND = "esc50"
+_RECIPES = {protocols.ESC50: "esc50", protocols.COCO_CAPTIONS: "coco-captions"}
 OF_PRETRAINING = ("model.encoder", "train.epochs", "train.global_batch", "data.image_size", "optimizer.", "views.")
 """Fields in which a run may differ from the published one; methods of others are known to share the encoder alone."""
 
@@ -104,23 +112,22 @@ def _add_published(table: Table, columns: list[Column], first: Sequence[str] = (
     for method in sorted(methods, key=lambda name: (name not in first, name != protocols.OURS)):
         values = [column.values.get(method) for column in columns]
         setting = f"{_PUBLISHED_ENCODER}, 1000 epochs" if method == protocols.OURS else _PUBLISHED_ENCODER
-        setting = _PUBLISHED_SOUND if columns[0].data_set == protocols.ESC50 else setting
+        setting = _SETTINGS.get(columns[0].data_set, setting)
         names = ["published", method, setting]
         table.add(names[: table.num_names], values, [None] * len(values), mark=False)
 
 
 def _sources(data_set: str) -> str:
-    setting = _PUBLISHED_SOUND if data_set == protocols.ESC50 else protocols.PUBLISHED_SETTING
-    return f"Published: {setting}, all methods as printed in the {protocols.PAPER}."
+    setting = _SETTINGS.get(data_set, protocols.PUBLISHED_SETTING)
+    exchanged = f" {_EXCHANGED}" if data_set == protocols.COCO_CAPTIONS else ""
+    return f"Published: {setting}, all methods as printed in the {protocols.PAPER}.{exchanged}"
 
 
 def _other_pretraining(run: Run, data_set: str) -> str:
     """A sentence on what the run's pretraining has other than the published one; empty where that is nothing."""
     if "imported" in run.origin:
         return ""
-    published_run = to_json(
-        recipes.recipe(RECIPE_OF_SOUND if data_set == protocols.ESC50 else PUBLISHED_RECIPE).pretrain
-    )
+    published_run = to_json(recipes.recipe(_RECIPES.get(data_set, PUBLISHED_RECIPE)).pretrain)
     compared = OF_PRETRAINING if run.config.method.name == published_run["method"]["name"] else OF_PRETRAINING[:1]
     changed = [line for line in differing_fields(published_run, to_json(run.config)) if line.startswith(compared)]
     if not changed:

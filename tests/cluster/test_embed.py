@@ -15,6 +15,7 @@ from tests.dataprep.raw_images import make_tree
 from tests.jobs.run_folders import digits_config, write_run
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_folder_is_embedded_by_two_nodes(runs: Runs, tmp_path: Path, digits_folder: Path) -> None:
     run, photos, out = tmp_path / "run", make_tree(tmp_path / "photos", 60), tmp_path / "features.parquet"

@@ -28,6 +28,7 @@ data = {{places205 = "{folder}/digits", inat18 = "{folder}/digits", voc07 = "{fo
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_all_seven_evaluations_run_as_a_chain(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, more in (("digits", ()), ("attributes", ("--multi-label",))):

@@ -50,6 +50,7 @@ def _assert_all_done(runs: Runs, run: Path, num_steps: int) -> None:
     assert [line["step"] for line in metrics(run)] == list(range(num_steps))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_four_nodes_pretrain_then_evaluate_then_report(runs: Runs, digits_folder: Path) -> None:
     run, started = runs.folder / "run", time.time()
@@ -92,6 +93,7 @@ def _weights(run: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_whatever_happens_on_the_way_ends_in_the_same_bits(runs: Runs, digits_folder: Path) -> None:
     epochs, size = 32, ("--nodes", "2", "--gpus", "1")

@@ -81,7 +81,8 @@ RECIPES = {
     ),
     "coco-captions-barlow-twins": Published(
         source="VICReg paper, Table 3: COCO captions in the setting of VSE++; expander and batch are not published: "
-        "ours are 2048-2048 without biases, 128",
+        "ours are 2048-2048 without biases, 128. Published runs begin with supervised weights: "
+        "--model.weights torchvision",
         expected="COCO 5K: image to text 42.9 / 74.0 / 83.5 %, text to image 31.4 / 60.4 / 75.1 % at 1, 5, 10 "
         "(Table 3, with its columns exchanged)",
         pretrain=coco_captions(Config(bias_rate_factor=1.0), expander="2048-2048", expander_bias="none"),

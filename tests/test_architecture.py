@@ -235,7 +235,7 @@ ONLY_IN = {
         "vicreg/views/colour_kernels.py",
         "vicreg/views/crop_kernels.py",
     },
-    "ffcv": {"vicreg/data/decode.py", "dataprep", "benchmarks"},
+    "ffcv": {"dataprep", "benchmarks"},
 }
 READS_DOCUMENTS = {
     "json.load": set(),

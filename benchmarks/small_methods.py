@@ -31,9 +31,10 @@ class Setting:
 
 
 SETTINGS = {
-    # Of 3,000 prototypes most would have no image of a batch. Embeddings lie close together in a short run: the sharpest
-    # assignment that float32 allows tells them apart. Prototypes rest for an epoch. No queue: a batch has more images
-    # than there are prototypes, and in so short a run those of eight steps ago are another network's (20-NN 29.9 with).
+    # Of 3,000 prototypes most would have no image of a batch. Embeddings lie close together in a short run: the
+    # sharpest assignment that float32 allows tells them apart. Prototypes rest for an epoch. No queue: a batch has more
+    # images than there are prototypes, and in so short a run those of eight steps ago are another network's (20-NN 29.9
+    # with one).
     "swav": Setting({"num_prototypes": 100, "epsilon": 0.02, "rest_steps": 39, "queue_length": 0}),
     "simsiam": Setting({"predictor_width": WIDTH // 4}),  # a quarter of the embedding's width, as published
     # Each image is seen 30 times, not 800: with the published rate of 0.03, and embeddings that share a direction for

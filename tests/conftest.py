@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import signal
@@ -27,8 +28,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     groups = {item: "cluster" if CLUSTER in item.path.parents else str(item.path) for item in items}
     slow = Counter(groups[item] for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: (groups[item] != "cluster", item.path.name not in MINUTES_LONG, -slow[groups[item]]))
+    has_ffcv = importlib.util.find_spec("ffcv") is not None
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
+        if item.get_closest_marker("ffcv") and not has_ffcv:
+            item.add_marker(pytest.mark.skip(reason="compares with FFCV, which could not be built at set-up"))
 
 
 @pytest.fixture(autouse=True)

@@ -3,21 +3,22 @@
 A photo that was cut and closed with an end marker, or whose tables were damaged, looks sound from outside: only its
 Huffman codes tell. So libjpeg-turbo, which training decodes with, reads all of them, at an eighth of the size, where
 nearly nothing is left to do for the pixels: 0.8 ms for an ImageNet photo, two thirds of a full decode. Unlike Pillow
-it tells of data that end early and of impossible codes. Where libturbojpeg is missing, Pillow checks: it sees files
+it tells of data that end early and of impossible codes. Where nothing of it is found, Pillow checks: it sees files
 that are cut off, not the rest. A flipped bit that leaves possible codes is nobody's to see.
 """
 
 from __future__ import annotations
 
-import ctypes
 import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
-from dataprep.beton.turbojpeg import CHANNELS, CMYK, GRAY, SUBSAMPLING_UNKNOWN, Complaint, Jpeg, turbojpeg
+from dataprep.beton.jpeg_decoder import UNUSUAL_SAMPLING, WheelJpeg, jpeg_decoder
+from dataprep.beton.turbojpeg import CHANNELS, CMYK, GRAY, SUBSAMPLING_UNKNOWN, Complaint
 
 _SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SOF_SEQUENTIAL = frozenset({0xC0, 0xC1})
@@ -65,16 +66,20 @@ def flaw_of(content: bytes, header: JpegHeader) -> str:
     BadImage when data are missing or impossible. A flaw is what is wrong outside the picture: in remarks before it, or
     stray bytes behind it; or a kind of JPEG that not every decoder knows.
     """
-    if turbojpeg() is None:
+    if jpeg_decoder() is None:
         return _check_with_pillow(content)
     complaint = _parse(content, header)
     if complaint is None:
         return _strange_kind(content, header)
+    if complaint.reason == UNUSUAL_SAMPLING:
+        return _check_with_pillow(content) or complaint.reason
     if complaint.fatal and not header.huffman:
         return complaint.reason
     bare = _without_remarks(content)
     # Only the first warning is told, so what comes after the remarks is asked for again without them.
-    last = complaint if complaint.fatal or _is_behind(complaint) else _parse(bare, header)
+    # simplejpeg takes a warning before the picture for an error, so it is asked again after that, too.
+    ends = complaint.fatal and jpeg_decoder() is not WheelJpeg
+    last = complaint if ends or _is_behind(complaint) else _parse(bare, header)
     if last and not (_is_behind(last) and _ZEROS not in bare):
         kind = "truncated" if "premature end" in last.reason.lower() else "corrupt"
         raise BadImage(f"{kind} JPEG ({last.reason})")
@@ -83,7 +88,7 @@ def flaw_of(content: bytes, header: JpegHeader) -> str:
 
 def checker_name() -> str:
     """Which library checks: part of the manifest, since it decides what is rejected."""
-    return "Pillow" if turbojpeg() is None else "libturbojpeg"
+    return "Pillow" if jpeg_decoder() is None else "libturbojpeg"
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
@@ -126,22 +131,24 @@ def _is_behind(complaint: Complaint) -> bool:
 
 
 def _parse(content: bytes, header: JpegHeader) -> Complaint | None:
-    """Read all codes of a JPEG; what libturbojpeg says against it."""
-    width, height = -(-header.width // 8), -(-header.height // 8)
+    """Read all codes of a JPEG; what the decoder says against it."""
+    decoder = jpeg_decoder()
+    assert decoder is not None
     pixel_format = CMYK if header.num_components == 4 else GRAY
-    pitch = width * CHANNELS[pixel_format]
-    pixels = ctypes.create_string_buffer(pitch * height)
-    return Jpeg(turbojpeg(), content, len(content)).pixels(pixels, width, pitch, height, pixel_format)
+    pixels = np.empty((-(-header.height // 8), -(-header.width // 8), CHANNELS[pixel_format]), np.uint8)
+    return decoder(content).pixels(pixels, pixel_format)
 
 
 def _strange_kind(content: bytes, header: JpegHeader) -> str:
     """What training's decoder could not make of the header of a JPEG; BadImage when it reads another size there."""
-    found, complaint = Jpeg(turbojpeg(), content, len(content)).header()
+    decoder = jpeg_decoder()
+    assert decoder is not None
+    found, complaint = decoder(content).header()
     if complaint:
         return complaint.reason
     if (found.width, found.height) != (header.width, header.height):
         raise BadImage(f"corrupt JPEG (states {header.width} x {header.height} and {found.width} x {found.height})")
-    return "colours sampled in no usual way" if found.subsampling == SUBSAMPLING_UNKNOWN else ""
+    return UNUSUAL_SAMPLING if found.subsampling == SUBSAMPLING_UNKNOWN else ""
 
 
 def _check_with_pillow(content: bytes) -> str:

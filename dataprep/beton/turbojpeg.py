@@ -1,8 +1,7 @@
-"""libturbojpeg, the library that FFCV decodes with, reached without FFCV: the one decoder that checks and that trains.
+"""libturbojpeg, the library that FFCV decodes with, reached without FFCV.
 
-Stands apart so that the writer's check and training's decoding are the same calls of the same library: what one lets
-pass, the other decodes. It is found through FFCV's compiled part, else by its name; FFCV is not imported for this,
-which saves the seconds that its import takes. Calls release the GIL.
+It is found through FFCV's compiled part, else by its name; FFCV is not imported for this, which saves the seconds that
+its import takes. Calls release the GIL. `jpeg_decoder.py` knows what to take where this library is missing.
 """
 
 from __future__ import annotations
@@ -10,18 +9,18 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
-import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
-logger = logging.getLogger(__name__)
+import numpy as np
+from numpy.typing import NDArray
 
 GRAY, CMYK, RGB = 6, 11, 0
 """Pixel formats (TJPF_*)."""
 CHANNELS = {GRAY: 1, CMYK: 4, RGB: 3}
-SUBSAMPLING_420, SUBSAMPLING_GRAY, SUBSAMPLING_UNKNOWN = 2, 3, -1
-"""Kinds of chrominance subsampling (TJSAMP_*)."""
-COLOURS_YCBCR, COLOURS_GRAY = 1, 2
+SUBSAMPLING_OTHER, SUBSAMPLING_420, SUBSAMPLING_GRAY, SUBSAMPLING_UNKNOWN = 0, 2, 3, -1
+"""Kinds of chrominance subsampling (TJSAMP_*); the first stands for all that have a name and no meaning here."""
+COLOURS_OTHER, COLOURS_YCBCR, COLOURS_GRAY = 0, 1, 2
 """Colour spaces (TJCS_*)."""
 _ACCURATE_DCT, _LIMIT_SCANS = 4096, 32768
 _WARNING = 0
@@ -49,12 +48,13 @@ class Jpeg:
 
     A decompressor that is used again (making one takes 2 us) keeps the tables of the file before, with which it decodes
     a file that has lost its own; and after an error in a header it goes on in the middle of the bad file.
-    content: the file's bytes, or the address where its `size` bytes lie as long as this object is used.
+    content: the file's bytes, which stay as they are as long as this object is used.
     """
 
-    def __init__(self, library: Any, content: bytes | int, size: int) -> None:
-        self._library, self._content, self._size = library, content, size
-        self._handle = ctypes.c_void_p(library.tjInitDecompress())
+    def __init__(self, content: bytes | NDArray[np.uint8]) -> None:
+        self._library, self._kept, self._size = turbojpeg(), content, len(content)
+        self._content = content if isinstance(content, bytes) else content.ctypes.data
+        self._handle = ctypes.c_void_p(self._library.tjInitDecompress())
         if not self._handle:
             raise MemoryError("libturbojpeg gave no decompressor")
 
@@ -71,12 +71,13 @@ class Jpeg:
         is_unusual = found.width > 0 and found.subsampling == SUBSAMPLING_UNKNOWN
         return found, None if is_unusual else self._complaint(code)
 
-    def pixels(self, out: Any, width: int, pitch: int, height: int, pixel_format: int) -> Complaint | None:
-        """Decode into `out` (an address or a buffer): height rows of `pitch` bytes.
+    def pixels(self, out: NDArray[np.uint8], pixel_format: int) -> Complaint | None:
+        """Decode into `out` (height, width, channels), whose rows may be padded.
 
         At an eighth of the size, rounded up, this costs little more than reading the codes.
         """
-        target = (out, width, pitch, height, pixel_format, _ACCURATE_DCT | _LIMIT_SCANS)
+        height, width = out.shape[:2]
+        target = (out.ctypes.data, width, out.strides[0], height, pixel_format, _ACCURATE_DCT | _LIMIT_SCANS)
         return self._complaint(self._library.tjDecompress2(self._handle, self._content, self._size, *target))
 
     def planes(self, addresses: list[int], pitches: list[int]) -> Complaint | None:
@@ -94,7 +95,7 @@ class Jpeg:
 
 @functools.cache
 def turbojpeg() -> Any:
-    """libturbojpeg with its functions declared, as a ctypes library; None (said once) where it cannot be found."""
+    """libturbojpeg with its functions declared, as a ctypes library; None where it cannot be found."""
     for name in (*_ffcv_libraries(), "libturbojpeg.so.0", "libturbojpeg.so", "libturbojpeg.dylib"):
         try:
             library = ctypes.CDLL(name)
@@ -102,10 +103,6 @@ def turbojpeg() -> Any:
         except (OSError, AttributeError):
             continue
         return library
-    logger.warning(
-        "libturbojpeg not found: Pillow checks and decodes the images, the same pixels at about 0.7 times the speed, "
-        "but blind to JPEGs whose data end early behind a valid end marker"
-    )
     return None
 
 

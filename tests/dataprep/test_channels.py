@@ -75,6 +75,7 @@ def test_any_number_of_workers_writes_the_same_bytes(five: Path, tmp_path: Path)
     assert (tmp_path / "train.beton").read_bytes() == five.read_bytes()
 
 
+@pytest.mark.ffcv
 @pytest.mark.slow
 def test_plain_ffcv_reads_them(five: Path) -> None:
     from ffcv.reader import Reader
@@ -87,6 +88,7 @@ def test_plain_ffcv_reads_them(five: Path) -> None:
     np.testing.assert_array_equal(reader.metadata["f4"], beton.heights)
 
 
+@pytest.mark.ffcv
 @pytest.mark.slow
 def test_plain_ffcv_loads_them(five: Path) -> None:
     command = [sys.executable, "-c", FFCV_LOADER, str(five)]

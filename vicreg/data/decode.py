@@ -1,10 +1,10 @@
 """Decode the images of a beton, each once for all of its views, from any number of threads.
 
-JPEGs are decoded by libturbojpeg, the library that FFCV's own operations call (Pillow where it is missing: the same
-pixels, more slowly). Not through FFCV's `imdecode`: that throws the library's return code away, so that a destroyed
-image is silently trained on as whatever was in the buffer before, and it cannot place rows in a padded batch. The
-accurate inverse DCT is used instead of FFCV's fast one: it costs 2 % of the time (measured) and gives Pillow's pixels
-exactly instead of up to 7 levels off.
+JPEGs are decoded by libturbojpeg, the library that FFCV's own operations call, or by what stands in for it
+(`dataprep/beton/jpeg_decoder.py`): the same pixels. Not through FFCV's `imdecode`: that throws the library's return
+code away, so that a destroyed image is silently trained on as whatever was in the buffer before, and it cannot place
+rows in a padded batch. The accurate inverse DCT is used instead of FFCV's fast one: it costs 2 % of the time (measured)
+and gives Pillow's pixels exactly instead of up to 7 levels off.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataprep.beton.contract import IMAGE_RAW, BadSample, Beton, BetonError
+from dataprep.beton.jpeg_decoder import WheelJpeg, jpeg_decoder
 from dataprep.beton.manifest import sample_checksums
 from dataprep.beton.turbojpeg import (
     COLOURS_GRAY,
@@ -28,7 +29,6 @@ from dataprep.beton.turbojpeg import (
     SUBSAMPLING_GRAY,
     Complaint,
     Jpeg,
-    turbojpeg,
 )
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class ImageReader:
         self.stand_ins: dict[int, int] = {}
         """Of each bad sample that was met, the one that stands in for it."""
         self._skips = on_bad == "skip"
-        self._library = turbojpeg()
+        self._decoder = jpeg_decoder()
         self._threads = threading.local()
         self._lock = threading.Lock()
         self._checksums: NDArray[np.uint32] | None = None
@@ -89,8 +89,8 @@ class ImageReader:
         self._compare_now_and_then(sample, content)
         if self.beton.modes[sample] == IMAGE_RAW:
             out[...] = self.beton.decode(sample, content)
-        elif self._library is not None:
-            self._decompress(out, sample, content)
+        elif self._decoder is not None:
+            self._decompress(self._decoder(content), out, sample, content)
         else:
             out[...] = self.beton.decode(sample, content)
 
@@ -107,13 +107,14 @@ class ImageReader:
     ) -> NDArray[np.uint8] | None:
         """Decode a sample into planes (see `Planes`: H x W and 2 x H/2 + 1 x W/2 + 1), or return it as RGB.
 
-        RGB, in memory of its own, is what is not stored as JPEG with colours at half the size (4:2:0), or grey.
+        RGB, in memory of its own, is what is not stored as JPEG with colours at half the size (4:2:0), or grey; and all
+        where simplejpeg or Pillow decodes.
         DecodeError: as `read_into`.
         """
         height, width = self.shape(sample)
         rows, columns = (height + 1) // 2, (width + 1) // 2
-        is_jpeg = self._library is not None and self.beton.modes[sample] != IMAGE_RAW
-        if not is_jpeg or columns < _MIN_CHROMA_WIDTH:
+        has_planes = self._decoder is Jpeg and self.beton.modes[sample] != IMAGE_RAW
+        if not has_planes or columns < _MIN_CHROMA_WIDTH:
             return self.read(sample, stored).copy()
         content = (stored or self._read_stored)(sample)
         try:
@@ -166,17 +167,18 @@ class ImageReader:
         found: list[int] = after[after != sample][:MAX_TRIES].tolist()
         return found
 
-    def _decompress(self, out: NDArray[np.uint8], sample: int, content: NDArray[np.uint8]) -> None:
+    def _decompress(
+        self, jpeg: Jpeg | WheelJpeg, out: NDArray[np.uint8], sample: int, content: NDArray[np.uint8]
+    ) -> None:
         """Decode one JPEG, `content`, to RGB."""
-        jpeg, (height, width) = Jpeg(self._library, content.ctypes.data, content.size), out.shape[:2]
         self._kind(jpeg, sample, content)
-        self._judge(sample, content, jpeg.pixels(out.ctypes.data, width, out.strides[0], height, RGB))
+        self._judge(sample, content, jpeg.pixels(out, RGB))
 
     def _decompress_planes(
         self, luma: NDArray[np.uint8], chroma: NDArray[np.uint8], sample: int, content: NDArray[np.uint8]
     ) -> bool:
         """Decode one JPEG, `content`, to its planes; False where it does not have these."""
-        jpeg = Jpeg(self._library, content.ctypes.data, content.size)
+        jpeg = Jpeg(content)
         kind = self._kind(jpeg, sample, content)
         if kind == (SUBSAMPLING_GRAY, COLOURS_GRAY):
             chroma[...] = _GREY
@@ -187,7 +189,7 @@ class ImageReader:
         self._judge(sample, content, jpeg.planes(addresses, pitches))
         return True
 
-    def _kind(self, jpeg: Jpeg, sample: int, content: NDArray[np.uint8]) -> tuple[int, int]:
+    def _kind(self, jpeg: Jpeg | WheelJpeg, sample: int, content: NDArray[np.uint8]) -> tuple[int, int]:
         """A JPEG's kind of subsampling and of colours; DecodeError when it is not of the size that is stated."""
         found, complaint = jpeg.header()
         self._judge(sample, content, complaint)
@@ -216,7 +218,7 @@ class ImageReader:
         return scratch[:size]
 
     def _judge(self, sample: int, content: NDArray[np.uint8], complaint: Complaint | None) -> None:
-        """Raise DecodeError for what libturbojpeg complains of, unless the image decoded and is as it was written.
+        """Raise DecodeError for what the decoder complains of, unless the image decoded and is as it was written.
 
         Some photos, ImageNet's among them, decode whole while a strict decoder complains (of stray bytes, say). But
         damage on the disk looks the same, so the bytes must have the checksum that the writer's manifest states.

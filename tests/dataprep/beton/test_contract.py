@@ -36,6 +36,7 @@ class Pictures:
         return picture(sample, 20 + sample, 30), sample / 2, sample % 5
 
 
+@pytest.mark.ffcv
 @pytest.mark.parametrize("mode", ["raw", "jpg"])
 def test_reads_what_ffcv_writes(tmp_path: Path, mode: str) -> None:
     from ffcv.fields import FloatField, IntField, RGBImageField
@@ -65,6 +66,7 @@ class LabelledPictures(Pictures):
         return picture(sample, 20, 30), self.vectors[sample]
 
 
+@pytest.mark.ffcv
 @pytest.mark.parametrize("dtype", ["int8", "float32"])
 def test_label_vectors_that_ffcv_writes(tmp_path: Path, dtype: str) -> None:
     from ffcv.fields import NDArrayField, RGBImageField

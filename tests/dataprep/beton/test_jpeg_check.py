@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,11 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dataprep.beton import jpeg_check
 from dataprep.beton.jpeg_check import BadImage, flaw_of, read_jpeg_header
-from dataprep.beton.turbojpeg import RGB, Jpeg, turbojpeg
+from dataprep.beton.jpeg_decoder import WheelJpeg
+from dataprep.beton.turbojpeg import CMYK, GRAY, RGB, SUBSAMPLING_UNKNOWN, Jpeg, turbojpeg
 from drills.jpeg_damage import DQT, END, PHOTOS, SOF, WAYS, encoded, picture, scan, segments
 
-pytestmark = pytest.mark.skipif(turbojpeg() is None, reason="needs libturbojpeg")
+DECODERS = [
+    pytest.param(Jpeg, marks=pytest.mark.skipif(turbojpeg() is None, reason="needs libturbojpeg")),
+    WheelJpeg,
+]
+
+
+@pytest.fixture(autouse=True, scope="module", params=DECODERS, ids=["library", "wheel"])
+def decoder(request: pytest.FixtureRequest) -> Iterator[type[Jpeg] | type[WheelJpeg]]:
+    """All of this holds for each of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jpeg_check, "jpeg_decoder", lambda: request.param)
+        yield request.param
 
 
 def judge(content: bytes) -> str:
@@ -24,11 +38,13 @@ def judge(content: bytes) -> str:
 
 def decode_as_training_does(content: bytes) -> np.ndarray:
     """RGB of a JPEG; a complaint of any kind is a failure of the test."""
-    jpeg = Jpeg(turbojpeg(), content, len(content))
+    decoder = jpeg_check.jpeg_decoder()
+    assert decoder is not None
+    jpeg = decoder(content)
     header, complaint = jpeg.header()
     assert complaint is None
     pixels = np.zeros((header.height, header.width, 3), np.uint8)
-    assert jpeg.pixels(pixels.ctypes.data, header.width, header.width * 3, header.height, RGB) is None
+    assert jpeg.pixels(pixels, RGB) is None
     return pixels
 
 
@@ -113,11 +129,58 @@ def test_a_second_scan_of_the_same_is_refused() -> None:
         judge(content[:-2] + content[start:])
 
 
-def test_unusual_sampling_is_not_kept_where_training_cannot_name_it() -> None:
+def test_unusual_sampling_is_not_kept_where_training_cannot_name_it(
+    decoder: type[Jpeg] | type[WheelJpeg],
+) -> None:
     content = bytearray(encoded(picture(1, 8, 8), quality=90, subsampling="4:2:0"))
     _, start, _ = next(segment for segment in segments(bytes(content)) if segment[0] in SOF)
     assert content[start + 11] == 0x22
-    content[start + 11] = 0x14  # four rows in one column for each colour sample, which libturbojpeg names from 3.0 on
-    header, complaint = Jpeg(turbojpeg(), bytes(content), len(content)).header()
-    assert complaint is None
-    assert (judge(bytes(content)) == "") == (header.subsampling >= 0)
+    for strange in (0x14, 0x31):  # four rows in one column for each colour sample, which the library names from 3.0 on
+        content[start + 11] = strange
+        is_named = decoder(bytes(content)).header()[0].subsampling != SUBSAMPLING_UNKNOWN
+        assert (judge(bytes(content)) == "") == (is_named and strange == 0x14)  # the other one leaves bytes over
+
+
+@pytest.mark.skipif(turbojpeg() is None, reason="needs libturbojpeg")
+@pytest.mark.parametrize("name", PHOTOS)
+def test_both_decoders_have_the_same_headers_pixels_and_complaints(name: str) -> None:
+    """Also into rows that are padded; what they make up behind the cut is each one's own."""
+    content = PHOTOS[name]
+    start, end = scan(content)
+    for photo in (content, content[: (start + end) // 2] + END):
+        found = []
+        for one in (Jpeg, WheelJpeg):
+            header, complaint = one(np.frombuffer(photo, np.uint8)).header()
+            assert complaint is None
+            pixels = np.zeros((header.height + 1, header.width + 7, 3), np.uint8)
+            eighth = np.zeros((-(-header.height // 8), -(-header.width // 8), 1), np.uint8)
+            said = one(photo).pixels(pixels[: header.height, : header.width], RGB)
+            found.append((header[:2], said, one(photo).pixels(eighth, GRAY), pixels, eighth))
+        ours, theirs = found
+        assert ours[:3] == theirs[:3]
+        assert bool(ours[1]) == (photo != content)
+        if photo == content:
+            assert np.array_equal(ours[3], theirs[3])
+            assert np.array_equal(ours[4], theirs[4])
+
+
+def test_four_colours_are_checked_too(decoder: type[Jpeg] | type[WheelJpeg]) -> None:
+    written = io.BytesIO()
+    Image.new("CMYK", (32, 16), (10, 20, 30, 40)).save(written, "JPEG")
+    content = written.getvalue()
+    assert judge(content) == ""
+    assert decoder(content).pixels(np.zeros((2, 4, 4), np.uint8), CMYK) is None
+    start, end = scan(content)
+    with pytest.raises(BadImage, match="premature end"):
+        judge(content[: (start + end) // 2] + END)
+
+
+def test_a_photo_of_very_many_scans_is_not_decoded(decoder: type[Jpeg] | type[WheelJpeg]) -> None:
+    """A small file of thousands of scans would keep a machine busy for minutes."""
+    content = PHOTOS["progressive"]
+    last = content.rindex(b"\xff\xda")
+    bomb = content[:last] + content[last:-2] * 600 + END
+    complaint = decoder(bomb).pixels(np.zeros((120, 160, 3), np.uint8), RGB)
+    assert complaint is not None
+    assert complaint.fatal
+    assert "scans" in complaint.reason

@@ -14,6 +14,7 @@ def ffcv_arguments(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.ascontiguousarray(NDArrayField(np.dtype(dtype), shape).to_binary()[0])
 
 
+@pytest.mark.ffcv
 @pytest.mark.parametrize("length", [1, 5, 20, 1000])
 def test_arguments_are_those_of_ffcvs_field(length: int) -> None:
     from ffcv.fields import NDArrayField
@@ -25,6 +26,7 @@ def test_arguments_are_those_of_ffcvs_field(length: int) -> None:
     assert vector_length(ours) == length
 
 
+@pytest.mark.ffcv
 @pytest.mark.parametrize(("dtype", "shape"), [("float32", (20,)), ("uint8", (20,)), ("int8", (4, 5))])
 def test_other_arrays_are_no_label_vectors(dtype: str, shape: tuple[int, ...]) -> None:
     assert vector_length(ffcv_arguments(dtype, shape)) is None

@@ -107,6 +107,7 @@ def beton(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.ffcv
 def test_plain_ffcv_reads_the_fields(beton: Path) -> None:
     from ffcv.fields import BytesField, IntField, NDArrayField, RGBImageField
     from ffcv.reader import Reader

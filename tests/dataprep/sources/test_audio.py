@@ -79,6 +79,7 @@ def test_a_fold_is_held_out_with_its_recordings(esc: Path, capsys: pytest.Captur
     assert all(text in told for text in ("sound at 4,000 Hz", "1,000 samples, 0.25 s", "1, 2, 3, 4", "recordings"))
 
 
+@pytest.mark.ffcv
 @pytest.mark.slow
 def test_plain_ffcv_reads_it(esc: Path) -> None:
     assert _write(esc, "--fold", "5", "--allow-partial") == 0

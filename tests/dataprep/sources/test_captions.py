@@ -131,6 +131,7 @@ def test_what_is_no_field_of_captions_is_refused() -> None:
         decode_captions(broken)
 
 
+@pytest.mark.ffcv
 def test_plain_ffcv_reads_the_captions(tmp_path: Path) -> None:
     from ffcv.fields import BytesField
     from ffcv.fields.decoders import BytesDecoder

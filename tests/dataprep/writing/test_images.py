@@ -44,6 +44,7 @@ def with_exif(content_of: Image.Image, orientation: int, kind: str = "JPEG") -> 
     return buffer.getvalue()
 
 
+@pytest.mark.ffcv
 @pytest.mark.parametrize(
     "save",
     [
@@ -69,7 +70,8 @@ def test_plain_jpegs_are_kept_and_every_decoder_agrees(save: dict[str, object]) 
 
 def ffcv_decode(content: bytes, height: int, width: int) -> np.ndarray:
     """As plain FFCV decodes a stored JPEG."""
-    libffcv = pytest.importorskip("ffcv.libffcv")
+    from ffcv import libffcv
+
     out = np.zeros((height, width, 3), np.uint8)
     source = np.frombuffer(content, np.uint8)
     code = libffcv.imdecode(source, out, height, width, height, width, 0, 0, 1, 1, False, False)

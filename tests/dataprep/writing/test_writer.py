@@ -49,6 +49,7 @@ def content(path: Path) -> tuple[bytes, bytes]:
     return path.read_bytes(), manifest_path(path).read_bytes()
 
 
+@pytest.mark.ffcv
 @pytest.mark.parametrize("write_mode", ["passthrough", "jpg", "raw", "proportion"])
 def test_plain_ffcv_reader_reads_our_files(tree: Path, tmp_path: Path, write_mode: str) -> None:
     from ffcv.reader import Reader
@@ -91,6 +92,7 @@ for images, labels, indices in loader:
 """
 
 
+@pytest.mark.ffcv
 @pytest.mark.parametrize("write_mode", ["raw", "jpg"])
 def test_plain_ffcv_reader_reads_our_label_vectors(tmp_path: Path, write_mode: str) -> None:
     from ffcv.reader import Reader
@@ -113,6 +115,7 @@ def test_plain_ffcv_reader_reads_our_label_vectors(tmp_path: Path, write_mode: s
         assert np.frombuffer(memory[pointer : pointer + 5], np.int8).tolist() == beton.labels[sample].tolist()
 
 
+@pytest.mark.ffcv
 @pytest.mark.slow
 @pytest.mark.parametrize("os_cache", [True, False])
 def test_plain_ffcv_loader_reads_our_label_vectors(tmp_path: Path, os_cache: bool) -> None:
@@ -164,6 +167,7 @@ def test_listed_files_that_are_missing_are_rejected_by_name(tree: Path, tmp_path
         write_beton(source, path, WritePlan("passthrough"), num_workers=1)
 
 
+@pytest.mark.ffcv
 @pytest.mark.slow
 @pytest.mark.parametrize("os_cache", [True, False])
 def test_plain_ffcv_loader_reads_our_files(tree: Path, tmp_path: Path, os_cache: bool) -> None:

@@ -84,9 +84,10 @@ def test_the_same_views_of_every_sample_in_another_order(name: str, request: pyt
         assert torch.equal(views, shuffled[sample])
 
 
+@pytest.mark.ffcv
 def test_files_of_ffcvs_own_writer(tmp_path: Path) -> None:
     """Two workers write in turns, so that samples need not be in the file's order."""
-    fields = pytest.importorskip("ffcv.fields")
+    from ffcv import fields
     from ffcv.writer import DatasetWriter
 
     images = photos(60, 40)

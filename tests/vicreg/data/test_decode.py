@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataprep.beton import jpeg_decoder
 from dataprep.beton.contract import Beton, manifest_path, open_beton
+from dataprep.beton.turbojpeg import turbojpeg
 from dataprep.sources import digits
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import write_beton
@@ -75,7 +77,7 @@ def test_raw_samples(tmp_path: Path) -> None:
 
 def test_without_the_library_pillow_decodes(jpegs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with_library = ImageReader(open_beton(jpegs))
-    monkeypatch.setattr(decode, "turbojpeg", lambda: None)
+    monkeypatch.setattr(decode, "jpeg_decoder", lambda: None)
     assert np.array_equal(ImageReader(open_beton(jpegs)).read(2), with_library.read(2))
     with pytest.raises(DecodeError, match=r"sample 5 cannot be used .*verify"):
         ImageReader(_damaged(jpegs, tmp_path, 5, "all")).read(5)
@@ -86,9 +88,28 @@ def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pyte
         raise OSError(name)
 
     monkeypatch.setattr("ctypes.CDLL", missing)
+    assert turbojpeg.__wrapped__() is None
+    monkeypatch.setattr(jpeg_decoder, "turbojpeg", lambda: None)
+    assert jpeg_decoder.jpeg_decoder.__wrapped__() is jpeg_decoder.WheelJpeg
+    assert caplog.text == ""
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with caplog.at_level(logging.WARNING):
-        assert decode.turbojpeg.__wrapped__() is None
+        assert jpeg_decoder.jpeg_decoder.__wrapped__() is None
     assert "Pillow checks and decodes" in caplog.text
+
+
+def test_the_wheel_decodes_the_same(jpegs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with_library = ImageReader(open_beton(jpegs))
+    monkeypatch.setattr(decode, "jpeg_decoder", lambda: jpeg_decoder.WheelJpeg)
+    reader = ImageReader(open_beton(jpegs))
+    for sample in range(NUM):
+        assert np.array_equal(reader.read(sample), with_library.read(sample))
+    planes = np.zeros((500, 500), np.uint8), np.zeros((2, 251, 251), np.uint8)
+    assert np.array_equal(reader.read_planes_into(*planes, 2), with_library.read(2))
+    for damage in ("all", "data", "size"):
+        with pytest.raises(DecodeError, match=r"sample 5 cannot be used .*verify"):
+            ImageReader(_damaged(jpegs, tmp_path, 5, damage)).read(5)
 
 
 def test_many_threads_share_a_reader(jpegs: Path) -> None:
@@ -188,9 +209,10 @@ def test_ffcv_is_not_imported(jpegs: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+@pytest.mark.ffcv
 def test_ffcv_decodes_nearly_the_same_from_its_own_files(tmp_path: Path) -> None:
     """FFCV takes the fast inverse DCT: at most 8 levels off, 1.5 on average."""
-    fields = pytest.importorskip("ffcv.fields")
+    from ffcv import fields
     from ffcv.libffcv import imdecode
     from ffcv.writer import DatasetWriter
 

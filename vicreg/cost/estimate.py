@@ -91,7 +91,9 @@ def estimate(
     require(global_batch % world_size == 0, "global_batch", global_batch, f"a multiple of the {world_size} ranks")
     weights, half = _dtypes(config.train.precision, on_gpu)
     size = weights.itemsize
-    whole = replace(config, train=replace(config.train, micro_batch=0))  # what is counted of a network is cached by this
+    whole = replace(
+        config, train=replace(config.train, micro_batch=0)
+    )  # what is counted of a network is cached by this
     method = method_without_storage(whole, weights, data)
     rows = global_batch // world_size
     num_parts = -(-rows // config.train.micro_batch) if config.train.micro_batch else 1

@@ -91,7 +91,7 @@ def estimate(
     require(global_batch % world_size == 0, "global_batch", global_batch, f"a multiple of the {world_size} ranks")
     weights, half = _dtypes(config.train.precision, on_gpu)
     size = weights.itemsize
-    whole = replace(
+    whole = replace(config, train=replace(config.train, micro_batch=0))  # what a network keeps is cached by this
         config, train=replace(config.train, micro_batch=0)
     )  # what is counted of a network is cached by this
     method = method_without_storage(whole, weights, data)

@@ -92,8 +92,6 @@ def estimate(
     weights, half = _dtypes(config.train.precision, on_gpu)
     size = weights.itemsize
     whole = replace(config, train=replace(config.train, micro_batch=0))  # what a network keeps is cached by this
-        config, train=replace(config.train, micro_batch=0)
-    )  # what is counted of a network is cached by this
     method = method_without_storage(whole, weights, data)
     rows = global_batch // world_size
     num_parts = -(-rows // config.train.micro_batch) if config.train.micro_batch else 1

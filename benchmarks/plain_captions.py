@@ -104,7 +104,8 @@ def _network(width: int) -> nn.Module:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     network.fc = _last(128, width)
-    return network  # type: ignore[no-any-return]
+    made: nn.Module = network
+    return made
 
 
 def _last(features: int, width: int) -> nn.Module:

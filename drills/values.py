@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -14,9 +15,9 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 
 from drills.digits_runs import DigitsRuns, finish, numbers, state
 from drills.tally import Drill
+from jobs.execution import pretrain
 from jobs.options.pretrain import parse
 from jobs.planning.run_folder import write_config
-from jobs.work import pretrain
 from slurm import local
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
@@ -49,8 +50,8 @@ def poisoned_job(task: Task, stop: StopFlag, run: str, value: float, rank: int) 
             images[0, 0, 0, 0] = value
         return images
 
-    Learner._view = poisoned  # type: ignore[method-assign]
-    return pretrain.run_job(task, stop, run)
+    with mock.patch.object(Learner, "_view", poisoned):
+        return pretrain.run_job(task, stop, run)
 
 
 def _poison(runs: DigitsRuns, folder: Path, value: float, rank: int) -> None:

@@ -25,21 +25,21 @@ def main(arguments: list[str]) -> int:
     """Read the options and carry them out; returns the exit code."""
     with user_errors("stopped; the same command goes on from there"):
         command = parse(arguments)
-        from jobs.work import embed  # help and wrong options come at once, torch takes two seconds
+        from jobs.execution import embed  # help and wrong options come at once, torch takes two seconds
 
         return embed.carry_out(command)
 
 
 def write_job(task: Task, stop: StopFlag, **arguments: Any) -> bool:
-    """The job by the name that it has in job folders; see `jobs/work/embed.py`."""
-    from jobs.work import embed
+    """The job by the name that it has in job folders; see `jobs/execution/embed.py`."""
+    from jobs.execution import embed
 
     return embed.write_job(task, stop, **arguments)
 
 
 def embed_job(task: Task, stop: StopFlag, **arguments: Any) -> bool:
-    """The job by the name that it has in job folders; see `jobs/work/embed.py`."""
-    from jobs.work import embed
+    """The job by the name that it has in job folders; see `jobs/execution/embed.py`."""
+    from jobs.execution import embed
 
     return embed.embed_job(task, stop, **arguments)
 

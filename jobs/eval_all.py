@@ -24,14 +24,14 @@ def main(arguments: list[str]) -> int:
     """Read the options and carry them out; returns the exit code."""
     with user_errors("stopped; what is done stays, the same command does the rest"):
         command = parse(arguments)
-        from jobs.work import eval_all  # help and wrong options come at once, torch takes two seconds
+        from jobs.execution import eval_all  # help and wrong options come at once, torch takes two seconds
 
         return eval_all.carry_out(command)
 
 
 def run_job(task: Task, stop: StopFlag, **arguments: Any) -> bool:
-    """The job by the name that it has in job folders; see `jobs/work/eval_all.py`."""
-    from jobs.work import eval_all
+    """The job by the name that it has in job folders; see `jobs/execution/eval_all.py`."""
+    from jobs.execution import eval_all
 
     return eval_all.run_job(task, stop, **arguments)
 

@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     """Read the options and carry them out; returns the exit code."""
     with user_errors():
         command = parse(arguments)
-        from jobs.work import export_encoder  # help and wrong options come at once, torch takes two seconds
+        from jobs.execution import export_encoder  # help and wrong options come at once, torch takes two seconds
 
         return export_encoder.carry_out(command)
 

@@ -21,14 +21,14 @@ def main(arguments: list[str]) -> int:
     """Read the options and carry them out; returns the exit code."""
     with user_errors():
         command, notes = parse_with_notes(arguments)
-        from jobs.work import pretrain  # help and wrong options come at once, torch takes two seconds
+        from jobs.execution import pretrain  # help and wrong options come at once, torch takes two seconds
 
         return pretrain.carry_out(command, notes, arguments)
 
 
 def run_job(task: Task, stop: StopFlag, **arguments: Any) -> bool:
-    """The job by the name that it has in job folders; see `jobs/work/pretrain.py`."""
-    from jobs.work import pretrain
+    """The job by the name that it has in job folders; see `jobs/execution/pretrain.py`."""
+    from jobs.execution import pretrain
 
     return pretrain.run_job(task, stop, **arguments)
 

@@ -25,14 +25,14 @@ def main(arguments: list[str]) -> int:
     """Read the options and carry them out; returns the exit code."""
     with user_errors():
         command = parse(arguments)
-        from jobs.work import report  # help and wrong options come at once, torch takes two seconds
+        from jobs.execution import report  # help and wrong options come at once, torch takes two seconds
 
         return report.carry_out(command)
 
 
 def run_job(task: Task, stop: StopFlag, **arguments: Any) -> bool:
-    """The job by the name that it has in job folders; see `jobs/work/report.py`."""
-    from jobs.work import report
+    """The job by the name that it has in job folders; see `jobs/execution/report.py`."""
+    from jobs.execution import report
 
     return report.run_job(task, stop, **arguments)
 

@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     """Read the options and carry them out; returns the exit code."""
     with user_errors("stopped; the same command goes on from there"):
         command = parse(arguments)
-        from jobs.work import search  # help and wrong options come at once, torch takes two seconds
+        from jobs.execution import search  # help and wrong options come at once, torch takes two seconds
 
         return search.carry_out(command)
 

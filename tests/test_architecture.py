@@ -193,11 +193,12 @@ FLOORS: dict[str, list[set[str]]] = {
         {"reporting", "watching"},
         {"serving"},
         {"options"},
-        {"work"},
+        {"execution"},
         {"board", "embed", "eval_all", "export_encoder", "import_encoder", "pretrain", "report", "search", "status"},
     ],
     "jobs/options": [{"embed", "eval_all", "export_encoder", "import_encoder", "pretrain", "report", "search"}],
-    "jobs/work": [
+    "jobs/execution": [
+        {"joined_ranks"},
         {"eval_all", "export_encoder", "import_encoder", "report"},
         {"embed", "pretrain"},
         {"search"},

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from vicreg.config import PretrainConfig, require
+from vicreg.losses.directions import spread_of_directions
 from vicreg.losses.forms import NUM_VIEWS
-from vicreg.method import Method, ParameterGroup, Pass, usual_groups
+from vicreg.method import Inputs, Method, ParameterGroup, Pass, Progress, usual_groups
 from vicreg.model import branch, build_model, num_features
 
 
@@ -113,3 +114,19 @@ class Branches(Method):
         first = nn.Sequential(self.encoder, self.expander)
         second = first if self.is_shared else nn.Sequential(self.encoder_b, self.expander_b)
         return [Pass(first, 0), Pass(second, 1)]
+
+
+class DirectedBranches(Branches):
+    """Branches whose loss looks at the directions of both embeddings alone, the same at every step."""
+
+    follows_progress = False
+
+    def loss(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        """Terms of embeddings (B, D) of this rank's part of the global batch."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
+        """See `Method`; the method's terms, and how far the embeddings are spread."""
+        embedded = self.embed(inputs.views)
+        spread = spread_of_directions(embedded.a, embedded.b)
+        return self.loss(embedded.a, embedded.b) | {"embedding_std": spread, "features": embedded.features}

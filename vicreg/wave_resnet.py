@@ -39,7 +39,9 @@ class WaveResNet(nn.Module):
             if isinstance(module, nn.Conv1d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if isinstance(module, _Block) and size.zero_residuals:
-                nn.init.zeros_(module.second[1].weight)  # type: ignore[arg-type]
+                norm = module.second[-1]
+                assert isinstance(norm, nn.BatchNorm1d)
+                nn.init.zeros_(norm.weight)
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """See the class."""

@@ -14,9 +14,9 @@ from dataprep.beton.contract import manifest_path, open_beton
 from dataprep.sources.digits import open_split
 from dataprep.writing.write_plan import WritePlan
 from dataprep.writing.writer import write_beton
+from jobs.execution import eval_all as measuring
+from jobs.execution import pretrain as training
 from jobs.planning.pieces import Choice
-from jobs.work import eval_all as measuring
-from jobs.work import pretrain as training
 from slurm.requeue import StopFlag
 from slurm.task import ERROR, HOPELESS, Task, read_notes
 from tests.jobs.run_folders import digits_config, write_run

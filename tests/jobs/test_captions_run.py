@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from dataprep.write_ffcv import main as write
 from jobs.options.pretrain import parse
-from vicreg import checkpoint
+from tests.killed_runs import assert_ended_alike, run_and_kill, run_command
 from vicreg.cost.estimate import estimate
-from vicreg.run_files import TIMING, read_metrics
 
-ROOT = Path(__file__).parents[2]
 WORDS = 12
 STEPS = 60  # 10 epochs of 6
 
@@ -73,31 +66,16 @@ def _command(folder: Path, run: Path) -> list[str]:
     ]
 
 
-def _run(*command: str) -> str:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_from_numbers_to_a_report(numbers: Path, tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
-    _run(*_command(numbers, whole))
-    killed = subprocess.Popen(_command(numbers, run), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
-    while killed.poll() is None and not any(line["step"] >= 25 for line in read_metrics(run)):
-        time.sleep(0.005)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
-    _run(sys.executable, "jobs/pretrain.py", "--run", str(run), "--gpus", "2", "--cluster", "local")
-    ends = [checkpoint.load_newest(one / "checkpoints") for one in (whole, run)]
-    assert [end["step"] for end in ends if end] == [STEPS, STEPS]
-    weights, expected = (end["method"] for end in ends if end)
-    assert all(torch.equal(weights[name], expected[name]) for name in expected)
-    lines = [[{k: v for k, v in line.items() if k not in TIMING} for line in read_metrics(one)] for one in (whole, run)]
-    assert lines[0] == lines[1]
+    run_command(*_command(numbers, whole))
+    run_and_kill(_command(numbers, run), run, 25)
+    run_command(sys.executable, "jobs/pretrain.py", "--run", str(run), "--gpus", "2", "--cluster", "local")
+    assert_ended_alike(whole, run, STEPS)
 
-    _run(sys.executable, "jobs/eval_all.py", str(run), "--cluster", "local")
+    run_command(sys.executable, "jobs/eval_all.py", str(run), "--cluster", "local")
     results = {path.parent.name: json.loads(path.read_text()) for path in run.glob("evals/*/result.json")}
     assert results.keys() == {"retrieval", "retrieval@random"}
     trained, random = (results[name]["metrics"] for name in ("retrieval", "retrieval@random"))

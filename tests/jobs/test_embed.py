@@ -16,8 +16,8 @@ import torch
 import vicreg
 from dataprep.beton.contract import open_beton
 from jobs import embed
+from jobs.execution.embed import PARTS
 from jobs.reporting import feature_file
-from jobs.work.embed import PARTS
 from tests.dataprep.raw_images import make_tree
 from tests.jobs.run_folders import digits_config, write_run
 from vicreg import checkpoint, networks

@@ -18,12 +18,12 @@ from rich.console import Console
 from torch import nn
 
 from jobs import eval_all, pretrain
+from jobs.execution.pretrain import evaluations_of
 from jobs.options.pretrain import Command
 from jobs.planning import measurement, pieces, recipes, run_folder, subjects
 from jobs.planning.recipes import Evaluation
 from jobs.reporting.measured_run import load_run
 from jobs.reporting.result_tables import other_settings
-from jobs.work.pretrain import evaluations_of
 from slurm.cluster import Cluster
 from tests.jobs.run_folders import digits_config, write_run
 from vicreg import checkpoint

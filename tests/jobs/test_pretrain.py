@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from border.private_folder import require_private
+from jobs.execution import pretrain as work
 from jobs.options.pretrain import parse
 from jobs.planning.run_folder import write_config
 from jobs.watching.job_states import collect
-from jobs.work import pretrain as work
 from slurm.requeue import StopFlag
 from slurm.task import Task
 from tests.jobs.run_folders import digits_config

@@ -12,8 +12,8 @@ import vicreg
 from border.text import visible
 from drills.documents import NAMES, require_quiet
 from jobs import embed, search
+from jobs.execution.search import nearest
 from jobs.reporting import feature_file
-from jobs.work.search import nearest
 from tests.dataprep.raw_images import encoded, make_tree, picture
 from tests.jobs.html_page import Page
 from tests.jobs.run_folders import digits_config, write_run

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
 
 import vicreg
 from dataprep import write_ffcv
@@ -19,11 +14,9 @@ from dataprep.beton.contract import open_beton
 from jobs import embed, export_encoder, pretrain
 from jobs.options.pretrain import parse
 from tests.jobs.run_folders import write_run
-from vicreg import checkpoint
+from tests.killed_runs import assert_ended_alike, run_and_kill, run_command
 from vicreg.config import PretrainConfig
-from vicreg.run_files import TIMING, read_metrics
 
-ROOT = Path(__file__).parents[2]
 STEPS = 6  # 2 epochs of 3
 
 
@@ -84,12 +77,6 @@ def test_what_takes_images_says_so(tones: Path, tmp_path: Path, capsys: pytest.C
         parse(["--recipe", "auto", f"--data.train={tones / 'train.beton'}"])
 
 
-def _run(*command: str) -> str:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_from_tones_to_a_report(tones: Path, tmp_path: Path) -> None:
@@ -97,26 +84,17 @@ def test_from_tones_to_a_report(tones: Path, tmp_path: Path) -> None:
     commands = [
         [sys.executable, "jobs/pretrain.py", *_options(tones, folder), "--gpus", "2"] for folder in (whole, run)
     ]
-    _run(*commands[0])
-    killed = subprocess.Popen(commands[1], cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
-    while killed.poll() is None and not any(line["step"] >= 2 for line in read_metrics(run)):
-        time.sleep(0.005)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
-    _run(*commands[1])
-    ends = [checkpoint.load_newest(one / "checkpoints") for one in (whole, run)]
-    assert [end["step"] for end in ends if end] == [STEPS, STEPS]
-    weights, expected = (end["method"] for end in ends if end)
-    assert all(torch.equal(weights[name], expected[name]) for name in expected)
-    lines = [[{k: v for k, v in line.items() if k not in TIMING} for line in read_metrics(one)] for one in (whole, run)]
-    assert lines[0] == lines[1]
+    run_command(*commands[0])
+    run_and_kill(commands[1], run, 2)
+    run_command(*commands[1])
+    assert_ended_alike(whole, run, STEPS)
 
-    report = _run(sys.executable, "jobs/eval_all.py", "--cluster", "local", str(run))
+    report = run_command(sys.executable, "jobs/eval_all.py", "--cluster", "local", str(run))
     results = {path.parent.name: json.loads(path.read_text()) for path in run.glob("evals/*/result.json")}
     assert results.keys() == {"sound", "sound@random", "knn", "knn@random", "gallery"}
     assert results["sound"]["metrics"].keys() == {"top1_linear_held_out"}  # six steps learn nothing
     assert "linear held out" in report
     page = (run / "report.html").read_text()
     assert page.count("<audio controls") == len(results["gallery"]["details"]["neighbours"]["sounds"])
-    _run(sys.executable, "jobs/eval_all.py", "--cluster", "local", str(run), "--encoder", "b", "--evals", "knn")
+    run_command(sys.executable, "jobs/eval_all.py", "--cluster", "local", str(run), "--encoder", "b", "--evals", "knn")
     assert (run / "evals" / "knn-of-b" / "result.json").is_file()

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vicreg.branches import Branches, say_branches
+from vicreg.branches import DirectedBranches, say_branches
 from vicreg.config import PretrainConfig
 from vicreg.loss_costs import cross_modal_loss_cost
 from vicreg.losses.cross_modal import both_ways_loss
-from vicreg.losses.directions import spread_of_directions
-from vicreg.method import Inputs, LossCost, Progress, TrainingData
+from vicreg.method import LossCost, TrainingData
 from vicreg.methods.clip import Config
 
 
-class Clip(Branches):
+class Clip(DirectedBranches):
     """Both views through their branches, then InfoNCE both ways."""
-
-    follows_progress = False
 
     def __init__(self, config: PretrainConfig, settings: Config) -> None:
         super().__init__(config)
         self.settings = settings
 
-    def forward(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
-        """See `Method`; the terms are `TERMS`."""
-        embedded = self.embed(inputs.views)
-        terms = both_ways_loss(embedded.a, embedded.b, self.settings.temperature)
-        return terms | {
-            "embedding_std": spread_of_directions(embedded.a, embedded.b),
-            "features": embedded.features,
-        }
+    def loss(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        """The terms are `TERMS`."""
+        return both_ways_loss(a, b, self.settings.temperature)
 
 
 def build(config: PretrainConfig, data: TrainingData) -> Clip:

@@ -4,34 +4,26 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vicreg.branches import Branches, say_branches
-from vicreg.config import (
-    PretrainConfig,
-)
+from vicreg.branches import DirectedBranches, say_branches
+from vicreg.config import PretrainConfig
 from vicreg.loss_costs import nt_xent_cost
 from vicreg.losses.contrastive import nt_xent_loss
-from vicreg.losses.directions import spread_of_directions
 from vicreg.losses.forms import NUM_VIEWS
-from vicreg.method import Inputs, LossCost, Progress, TrainingData
+from vicreg.method import LossCost, TrainingData
 from vicreg.methods.simclr import Config
 
 
-class SimClr(Branches):
+class SimClr(DirectedBranches):
     """Both views through their branches, then NT-Xent."""
-
-    follows_progress = False
 
     def __init__(self, config: PretrainConfig, settings: Config) -> None:
         super().__init__(config)
         self.settings = settings
 
-    def forward(self, inputs: Inputs, progress: Progress) -> dict[str, Tensor]:
-        """See `Method`; the terms are `TERMS`."""
-        embedded = self.embed(inputs.views)
+    def loss(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        """The terms are `TERMS`."""
         factor = NUM_VIEWS if self.settings.directions == "sum" else 1
-        terms = nt_xent_loss(embedded.a, embedded.b, self.settings.temperature, factor)
-        spread = spread_of_directions(embedded.a, embedded.b)
-        return terms | {"embedding_std": spread, "features": embedded.features}
+        return nt_xent_loss(a, b, self.settings.temperature, factor)
 
 
 def build(config: PretrainConfig, data: TrainingData) -> SimClr:

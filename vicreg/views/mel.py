@@ -80,5 +80,5 @@ class MelPicture(nn.Module):
 @functools.lru_cache(maxsize=16)
 def _tables(config: SoundConfig, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """The window and the bands, made once."""
-    window = torch.hann_window(config.window_samples, dtype=torch.float64)
-    return tuple(table.to(device, dtype) for table in (window, torch.from_numpy(mel_bands(config))))  # type: ignore[return-value]
+    window, bands = torch.hann_window(config.window_samples, dtype=torch.float64), torch.from_numpy(mel_bands(config))
+    return window.to(device, dtype), bands.to(device, dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,8 @@ def test_held_out_images_are_in_no_other_split(tmp_path: Path) -> None:
 
 
 def _coco(root: Path) -> Path:
-    chosen, texts = [], {"train": [], "val": []}  # type: ignore[var-annotated]
+    chosen: list[dict[str, Any]] = []
+    texts: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
     for number, (part, split) in enumerate(
         [("train", "train"), ("val", "restval"), ("val", "val"), ("val", "test"), ("train", "train")]
     ):

@@ -11,12 +11,12 @@ import pytest
 
 from dataprep import write_ffcv
 from jobs import pretrain
+from jobs.execution import pretrain as work
 from jobs.options.pretrain import parse
 from jobs.planning import recipes, starting_point
 from jobs.planning.auto_recipe import Machine, choose
 from jobs.planning.image_facts import ImageFacts, look_at, mirror_asymmetry
 from jobs.planning.run_folder import read_content
-from jobs.work import pretrain as work
 from vicreg.config import DataConfig, PretrainConfig
 from vicreg.config_json import to_json
 from vicreg.cost.estimate import estimate

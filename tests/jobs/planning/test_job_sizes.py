@@ -12,10 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from jobs import eval_all
+from jobs.execution import eval_all as work
 from jobs.planning import job_sizes, recipes
 from jobs.planning.job_sizes import read_sizes, say_needs, size_of, size_of_report
 from jobs.planning.pieces import Choice, Piece, plan
-from jobs.work import eval_all as work
 from slurm.cluster import Cluster
 from slurm.executor import sbatch_script
 from slurm.job_size import JobSize, seconds

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from jobs import eval_all
+from jobs.execution.eval_all import TOGETHER
 from jobs.planning import recipes
 from jobs.planning.cli import INTERRUPTED_EXIT_CODE
 from jobs.planning.measurement import PERCENT
 from jobs.planning.recipes import Evaluation
-from jobs.work.eval_all import TOGETHER
 from slurm.attempts import Pulse, read_heartbeat
 from tests.jobs.run_folders import digits_config, write_run
 from vicreg.evals import results

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from jobs import pretrain
+from jobs.execution import pretrain as work
 from jobs.planning.checks import check_val_data
 from jobs.planning.writing_commands import writing_command
-from jobs.work import pretrain as work
 from tests.jobs.run_folders import digits_config
 
 ROOT = Path(__file__).parents[3]

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from jobs import report
+from jobs.execution.report import describe_run
 from jobs.reporting import html_report, page
 from jobs.reporting.document import markdown
 from jobs.reporting.measured_run import load_run
-from jobs.work.report import describe_run
 from slurm import attempts, chain
 from slurm.attempts import Attempt
 from tests.jobs.html_page import Page

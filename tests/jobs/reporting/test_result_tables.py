@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dataprep import write_ffcv
+from jobs.execution.report import describe_run
 from jobs.planning.pieces import evaluation_module
 from jobs.planning.recipes import recipe
 from jobs.reporting.document import Table, Text
@@ -19,7 +20,6 @@ from jobs.reporting.html_report import run_page
 from jobs.reporting.measured_run import Run, load_run
 from jobs.reporting.published_tables import ROWS_OF, published
 from jobs.reporting.result_tables import data_set_name, matched_classes, measured_tables, other_settings, say_metric
-from jobs.work.report import describe_run
 from tests.jobs.measured_runs import write_result
 from tests.jobs.run_folders import write_run
 from vicreg import methods

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,9 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tones.write(tmp_path_factory.mktemp("tones"), 8)
 
 
-def _data(folder: Path, **changes: object) -> DataConfig:
+def _data(folder: Path, **changes: Any) -> DataConfig:
     data = DataConfig(train=str(folder / "train.beton"), val=str(folder / "val.beton"), mean=(0.0,), std=(0.2,))
-    return replace(data, **changes)  # type: ignore[arg-type]
+    return replace(data, **changes)
 
 
 def _open(folder: Path, rank: int = 0, world_size: int = 1, workers: int = 1, **changes: object) -> ViewLoader:

@@ -60,8 +60,7 @@ def test_what_is_played_is_the_clip(train: Beton) -> None:
 
 @pytest.fixture(scope="module")
 def shown(folder: Path) -> dict[str, Any]:
-    paths = {split: str(folder / f"{split}.beton") for split in ("train", "val")}
-    data = DataConfig(**paths, mean=(0.0,), std=(0.3,))  # type: ignore[arg-type]
+    data = DataConfig(train=str(folder / "train.beton"), val=str(folder / "val.beton"), mean=(0.0,), std=(0.3,))
     sound = SoundConfig(tones.RATE_HZ, 1_000, window_samples=128, hop_samples=64, bands=16)
     encoder = untrained_encoder(ModelConfig(encoder="resnet10-narrow", channels=1, sound=sound), seed=1)
     splits = replace(open_splits(data, CPU, 1), batch=8)

@@ -78,11 +78,10 @@ def test_a_run_has_the_same_bits_through_a_stop_too(
 def test_where_steps_are_not_recorded_it_is_said_why(config: PretrainConfig) -> None:
     def reason(changed: PretrainConfig, method: str = "vicreg") -> str:
         loader = _loader(changed)
-        learner = SimpleNamespace(
-            config=changed, method=SimpleNamespace(follows_progress=method == "byol"), dtype=torch.float32
-        )
+        method_of_it = SimpleNamespace(follows_progress=method == "byol")
+        learner: Any = SimpleNamespace(config=changed, method=method_of_it, dtype=torch.float32)  # all it asks for
         try:
-            return reason_against(learner, loader)  # type: ignore[arg-type]  # of a learner, all that it asks for
+            return reason_against(learner, loader)
         finally:
             loader.close()
 
@@ -172,8 +171,8 @@ def test_three_steps_are_taken_then_one_is_recorded_for_all(
         "stream": lambda stream: contextlib.nullcontext(),
     }.items():
         monkeypatch.setattr(torch.cuda, name, stands_in)
-    learner = _Counting(recorder.told)
-    steps = CapturedStep(learner)  # type: ignore[arg-type]
+    learner: Any = _Counting(recorder.told)
+    steps = CapturedStep(learner)
     steps._unrecorded = 3  # as on a GPU
     source: Any = SimpleNamespace(batch=lambda samples, epoch: (samples.clone(), epoch.clone()))
     with caplog.at_level(logging.INFO):

@@ -6,6 +6,8 @@ import dataclasses
 import io
 import json
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -33,8 +35,8 @@ CONFIG = PretrainConfig(
 )
 
 
-def _changed(**train: object) -> PretrainConfig:
-    return dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **train))  # type: ignore[arg-type]
+def _changed(**train: Any) -> PretrainConfig:
+    return dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **train))
 
 
 @pytest.mark.parametrize(
@@ -81,9 +83,8 @@ def _chosen(run: Path) -> tuple[bool, bool, int]:
         trials += 1
         return 0.1 if config.train.joint_views == bool(fast) else 0.3 if fast else 0.2
 
-    trial.is_tried = lambda config, device: True
-    Trial._measure = measure  # type: ignore[method-assign]
-    found = with_fastest_form(CONFIG, run, CPU, DATA, 10)
+    with patch.object(trial, "is_tried", lambda config, device: True), patch.object(Trial, "_measure", measure):
+        found = with_fastest_form(CONFIG, run, CPU, DATA, 10)
     all_ranks = distributed.gather_rows(torch.tensor([[found.train.compile, found.train.joint_views]]))
     assert all(torch.equal(row, all_ranks[0]) for row in all_ranks)
     return found.train.compile, found.train.joint_views, trials

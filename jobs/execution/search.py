@@ -12,13 +12,13 @@ import vicreg
 from border.terminal import Terminal
 from dataprep.beton.contract import Beton, open_beton
 from disk.whole_files import write_text
+from jobs.execution.embed import Wanted, members
 from jobs.options.search import Command
 from jobs.planning.cli import INTERRUPTED_EXIT_CODE, PlaceOptions
 from jobs.planning.image_sets import WORK_FOLDER, ImageSet, digest
 from jobs.reporting import feature_file
 from jobs.reporting.feature_file import Features
 from jobs.reporting.search_page import Hit, Query, search_page
-from jobs.work.embed import Wanted, members
 from slurm import chain
 from vicreg.config import DataConfig
 from vicreg.evals.data_identity import fingerprint

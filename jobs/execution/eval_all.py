@@ -6,7 +6,6 @@ What is done and still holds is skipped (jobs/planning/pieces.py).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,12 @@ from rich.console import Console
 
 from border.terminal import Terminal
 from border.text import suite_command
+from jobs.execution.joined_ranks import joined
 from jobs.options.eval_all import Command
 from jobs.planning import recipes
 from jobs.planning.cli import (
     INTERRUPTED_EXIT_CODE,
-    LOG_WIDTH,
-    configure_logging,
-    placement_of,
     sizes_of,
-    user_errors,
 )
 from jobs.planning.eval_options import Options, read_options
 from jobs.planning.job_sizes import REPORT, read_sizes, say_needs, size_of, size_of_report
@@ -31,12 +27,11 @@ from jobs.planning.measurement import measure_all
 from jobs.planning.pieces import Choice, Piece, chosen_evaluations, find_due, plan, split_by_data
 from jobs.planning.plan import show_submitted
 from jobs.planning.recipes import LAST
-from jobs.planning.run_folder import read_run, require_finished, require_same_code
+from jobs.planning.run_folder import read_run, require_finished
 from jobs.planning.subjects import other_encoders
 from slurm import chain, executor, given_place, preflight, scheduler
 from slurm.chain import Member
 from slurm.cluster import Cluster
-from slurm.hang_watchdog import Watchdog
 from slurm.job_size import JobSize
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
@@ -46,8 +41,6 @@ from vicreg.evals.results import BASELINES
 from vicreg.evals.work import Stopped
 from vicreg.model import branch
 from vicreg.ranks import distributed
-from vicreg.ranks.meeting import require_agreement
-from vicreg.ranks.rendezvous import connected
 
 TOGETHER = "evaluations"  # name of the one job that does them all on this machine, sharing features
 
@@ -230,17 +223,10 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
     A stop signal ends an evaluation at once where it has nothing to save, else when it has saved; what is done stays.
     """
     folder = Path(run)
-    console = Terminal() if task.has_terminal else Terminal(force_terminal=False, width=LOG_WIDTH)
-    configure_logging(console, task, chain.job_folder(folder, job))
-    placement = placement_of(task)
+    place = chain.job_folder(folder, job)
     stop.interrupt_at_once()
-    with (
-        user_errors("stopped; what is done stays, the same command does the rest", note=task.note_error),
-        connected(placement, task.rendezvous, task.rendezvous_timeout_s, task.is_given),
-        closing(Watchdog(task)) as watchdog,
-    ):
-        require_same_code(placement.name(task.rank))
-        require_agreement(placement)
+    when_interrupted = "stopped; what is done stays, the same command does the rest"
+    with joined(task, place, when_interrupted) as (console, placement, watchdog):
         kernels.keep_compiled_code()
         config, recipe = read_run(folder)
         if choice["checkpoints"] == LAST:
@@ -253,7 +239,6 @@ def run_job(task: Task, stop: StopFlag, run: str, choice: dict[str, Any], overwr
         due = [piece for piece in pieces if distributed.from_rank_0(int(piece in mine))]
         try:
             num_done = len(pieces) - len(due)
-            place = chain.job_folder(folder, job)
             measure_all(folder, due, num_done, placement, console, place, stop, watchdog, wanted.precision)
         except Stopped as stopped:
             if task.rank == 0:

@@ -7,7 +7,6 @@ stays for the next time. Stopped, the same command goes on: features are kept in
 from __future__ import annotations
 
 import shutil
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,20 @@ import numpy as np
 from border.terminal import Terminal
 from dataprep.beton.contract import Beton, BetonError, open_beton
 from dataprep.beton.manifest import class_names, has_labels, manifest_path, manifest_samples
+from jobs.execution import eval_all
+from jobs.execution.joined_ranks import joined
 from jobs.options.embed import Command
 from jobs.planning.cli import (
     INTERRUPTED_EXIT_CODE,
     LOG_WIDTH,
-    configure_logging,
-    placement_of,
     sizes_of,
     user_errors,
 )
 from jobs.planning.image_sets import ImageSet, digest
 from jobs.planning.plan import show_submitted
-from jobs.planning.run_folder import CHECKPOINTS, read_run, require_finished, require_same_code
+from jobs.planning.run_folder import CHECKPOINTS, read_run, require_finished
 from jobs.reporting import feature_file
 from jobs.reporting.feature_file import BLOCK_ROWS, Blocks, Description
-from jobs.work import eval_all
 from slurm import chain, given_place
 from slurm.attempts import Pulse
 from slurm.chain import Member
@@ -46,8 +44,6 @@ from vicreg.evals.layers import open_network
 from vicreg.exchange.encoder_file import checksum, load_encoder
 from vicreg.model import branch, num_features
 from vicreg.ranks import distributed
-from vicreg.ranks.meeting import require_agreement
-from vicreg.ranks.rendezvous import connected
 from vicreg.run_files import encoder_path
 from vicreg.sound_config import require_images
 
@@ -146,17 +142,8 @@ def embed_job(task: Task, stop: StopFlag, wanted: dict[str, Any]) -> bool:
     run, out = Path(what.run), Path(what.out)
     shown = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
     folder = chain.job_folder(run, what.name)
-    console = Terminal() if task.has_terminal else Terminal(force_terminal=False, width=LOG_WIDTH)
-    configure_logging(console, task, folder)
-    placement = placement_of(task)
     stop.interrupt_at_once()
-    with (
-        user_errors("stopped; the same command goes on from there", note=task.note_error),
-        connected(placement, task.rendezvous, task.rendezvous_timeout_s, task.is_given),
-        closing(Watchdog(task)) as watchdog,
-    ):
-        require_same_code(placement.name(task.rank))
-        require_agreement(placement)
+    with joined(task, folder, "stopped; the same command goes on from there") as (console, placement, watchdog):
         config, _ = read_run(run)
         device = distributed.device_for(placement)
         beton = open_beton(what.images.beton)

@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from border.terminal import Terminal
+from jobs.execution import eval_all
+from jobs.execution.joined_ranks import joined
 from jobs.options.pretrain import Command, parse_with_notes
 from jobs.planning import hints, sweeps
 from jobs.planning.beginning import begin, given_to
 from jobs.planning.checks import VAL_DATA
 from jobs.planning.cli import (
     INTERRUPTED_EXIT_CODE,
-    LOG_WIDTH,
-    configure_logging,
-    placement_of,
     show_summary,
     sizes_of,
-    user_errors,
 )
 from jobs.planning.pieces import Choice, find_due, split_by_data
 from jobs.planning.pieces import plan as plan_evaluations
 from jobs.planning.plan import Plan, num_steps, show_dry_run, show_submitted
-from jobs.planning.run_folder import is_finished, note_code, read_run, require_same_code
+from jobs.planning.run_folder import is_finished, note_code, read_run
 from jobs.planning.starting_point import Notes, show_notes
 from jobs.planning.sweep_chains import prepare_all, run_all, show_sweep_plan, submit_all, summary
 from jobs.planning.sweeps import require_no_sweep
-from jobs.work import eval_all
 from slurm import chain, given_place, owner
 from slurm.attempts import Pulse
 from slurm.chain import Member
 from slurm.cluster import Cluster
-from slurm.hang_watchdog import Watchdog
 from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
 from vicreg import kernels
 from vicreg.config_json import to_json
-from vicreg.ranks.meeting import require_agreement
-from vicreg.ranks.rendezvous import connected
 from vicreg.run_files import ENCODER_FILE
 from vicreg.stop_rule import early_end_of
 from vicreg.training.oversight import Oversight
@@ -189,17 +182,8 @@ def run_job(task: Task, stop: StopFlag, run: str, train_beton: str = "") -> bool
     folder = Path(run)
     if is_finished(folder):
         return True
-    console = Terminal() if task.has_terminal else Terminal(force_terminal=False, width=LOG_WIDTH)
     job_folder = chain.job_folder(folder, "pretrain")
-    configure_logging(console, task, job_folder)
-    placement = placement_of(task)
-    with (
-        user_errors(note=task.note_error),
-        connected(placement, task.rendezvous, task.rendezvous_timeout_s, task.is_given),
-        closing(Watchdog(task)) as watchdog,
-    ):
-        require_agreement(placement)
-        require_same_code(placement.name(task.rank))
+    with joined(task, job_folder) as (console, placement, watchdog):
         config, _ = read_run(folder)
         if task.rank == 0:
             note_code(folder)

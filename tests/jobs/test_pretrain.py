@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from border.private_folder import require_private
+from jobs.execution import joined_ranks
 from jobs.execution import pretrain as work
 from jobs.options.pretrain import parse
 from jobs.planning.run_folder import write_config
@@ -308,7 +309,7 @@ def test_what_is_compiled_is_kept_where_nobody_else_can_put_code(
         monkeypatch.delenv(name)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(work, "train", lambda *_: Outcome.FINISHED)
-    monkeypatch.setattr(work, "configure_logging", lambda *_: None)
+    monkeypatch.setattr(joined_ranks, "configure_logging", lambda *_: None)
     (tmp_path / "start").mkdir()
     work.run_job(Task(0, 1, 0, 1, str(tmp_path / "start"), cpus=1), StopFlag(), str(tmp_path))
     place = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])

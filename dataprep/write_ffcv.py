@@ -19,6 +19,7 @@ import tyro
 
 from border.terminal import complain, log_to, say, typed
 from border.text import did_you_mean, program, visible
+from border.typed_numbers import NUMBERS
 from dataprep.beton.contract import BetonError, manifest_path, open_beton
 from dataprep.console import describe, show_progress, show_summary, show_verification
 from dataprep.sources import options as source_options
@@ -197,10 +198,8 @@ def _run(arguments: list[str] | None) -> int:
     if words and not words[0].startswith("-") and words[0] not in NAMES:  # tyro would say what each option of all is
         complain(unknown(words[0]))
         return 2
-    config = (tyro.conf.FlagCreatePairsOff,)
-    command = tyro.cli(
-        Command, args=arguments, prog=program("dataprep/write_ffcv.py"), description=__doc__, config=config
-    )
+    config, prog = (tyro.conf.FlagCreatePairsOff,), program("dataprep/write_ffcv.py")
+    command = tyro.cli(Command, args=arguments, prog=prog, description=__doc__, config=config, registry=NUMBERS)
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup and shells ignore some on purpose
             signal.signal(number, _stop)

@@ -240,6 +240,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "log_every_steps", "keep_checkpoints", "stop_check_every_steps", "max_skipped_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "0 or more, below 2^63")
         require(self.max_rollbacks >= 0, "max_rollbacks", self.max_rollbacks, "0 or more")
         require(self.global_batch >= 2, "global_batch", self.global_batch, "2 or more (the loss needs a variance)")
         require(

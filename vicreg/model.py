@@ -20,6 +20,8 @@ from vicreg.branch_kinds import kind_of
 from vicreg.config import DataConfig, ModelConfig
 from vicreg.expander import UnitLength, build_expander
 from vicreg.lab_colours import LabEncoder
+from vicreg.one_branch import branch as branch
+from vicreg.one_branch import without_beginning as without_beginning
 from vicreg.presets import NARROW as NARROW
 from vicreg.stem import exchange_channels
 from vicreg.text_encoder import build_text_encoder
@@ -249,22 +251,3 @@ def build_model(config: ModelConfig) -> tuple[nn.Module, nn.Sequential]:
     if (beginning := _beginning.get()) and beginning.expander and kind_of(config.encoder) == "image":
         _copy(beginning.expander, expander)
     return encoder, expander.append(UnitLength()) if config.unit_length else expander
-
-
-def branch(config: ModelConfig, encoder: str = "") -> ModelConfig:
-    """The configuration of one branch, by its encoder's name: a (or none) is the first, b the second.
-
-    Raises ValueError for a name that the model does not have.
-    """
-    names = ["a", *(["b"] if config.encoder_b else [])]
-    if encoder not in ("", *names):
-        shared = "" if config.encoder_b else " (the branches share it)"
-        raise ValueError(f"encoder is {encoder!r}, allowed for this run: {', '.join(names)}{shared}")
-    name = config.encoder_b if encoder == "b" else config.encoder
-    expander = config.expander_b or config.expander if encoder == "b" else config.expander
-    return without_beginning(replace(config, encoder=name, encoder_b="", expander=expander, expander_b=""))
-
-
-def without_beginning(config: ModelConfig) -> ModelConfig:
-    """The same network, wherever its weights began."""
-    return replace(config, weights="", weights_part="", weights_channels="refuse")

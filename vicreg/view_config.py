@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from vicreg.checked import require
 from vicreg.sound_config import SoundViewConfig
+
+Framing = Literal["crop", "squash"]
+"""How a whole image becomes a square: its centre is cut out, or it is resized without keeping its proportions."""
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,13 @@ from jobs.planning.cli import (
     INTERRUPTED_EXIT_CODE,
     sizes_of,
 )
-from jobs.planning.eval_options import Options, read_options
+from jobs.planning.eval_options import absolute_baselines, settings_given
 from jobs.planning.job_sizes import REPORT, read_sizes, say_needs, size_of, size_of_report
 from jobs.planning.measurement import measure_all
-from jobs.planning.pieces import Choice, Piece, chosen_evaluations, find_due, plan, split_by_data
+from jobs.planning.pieces import Choice, Piece, find_due, plan, split_by_data
 from jobs.planning.plan import show_submitted
 from jobs.planning.recipes import LAST
 from jobs.planning.run_folder import read_run, require_finished
-from jobs.planning.subjects import other_encoders
 from slurm import chain, executor, given_place, preflight, scheduler
 from slurm.chain import Member
 from slurm.cluster import Cluster
@@ -37,7 +36,6 @@ from slurm.requeue import StopFlag
 from slurm.task import JobSpec, Task
 from vicreg import kernels
 from vicreg.config import PretrainConfig
-from vicreg.evals.results import BASELINES
 from vicreg.evals.work import Stopped
 from vicreg.model import branch
 from vicreg.ranks import distributed
@@ -48,29 +46,14 @@ TOGETHER = "evaluations"  # name of the one job that does them all on this machi
 def choice_of(command: Command, cluster: Cluster, recipe: str) -> Choice:
     """What is wanted of a run of a recipe, with paths that hold on the nodes too.
 
-    ValueError for half a pair, for what is no id, and for unknown settings.
+    ValueError for unknown evaluations and settings.
     """
-    if bool(command.train) != bool(command.val):
-        raise ValueError("--train and --val go together: one beton to train on, one to measure on")
-    if command.after and not (command.after.isascii() and command.after.isdecimal()):
-        raise ValueError(f"--after is {command.after!r}, allowed: the id of a SLURM job, digits alone (squeue --me)")
     train, val = (str(Path(path).absolute()) if path else "" for path in (command.train, command.val))
     encoder = "" if command.encoder == "a" else command.encoder
     settings = settings_given(command.set, recipe, command.evals)
     baselines = absolute_baselines(command.baselines)
     data, others = absolute_folders(cluster), (settings, baselines, command.precision)
     return Choice(command.evals, command.checkpoints, train, val, data, encoder, *others)
-
-
-def settings_given(texts: Sequence[str], recipe: str, names: Sequence[str]) -> Options:
-    """What `--set` says of the evaluations that are chosen."""
-    return read_options(texts, {each.name: each for each in chosen_evaluations(recipe, names)})
-
-
-def absolute_baselines(names: Sequence[str]) -> tuple[str, ...]:
-    """Baselines with run folders that hold on the nodes too; ValueError for what is none."""
-    other_encoders(names)  # raises what it objects to
-    return tuple(name if name in BASELINES else str(Path(name).absolute()) for name in names)
 
 
 def absolute_folders(cluster: Cluster) -> dict[str, str]:

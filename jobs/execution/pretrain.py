@@ -10,7 +10,7 @@ from rich.text import Text
 from border.terminal import Terminal
 from jobs.execution import eval_all
 from jobs.execution.joined_ranks import joined
-from jobs.options.pretrain import Command, parse_with_notes
+from jobs.options.pretrain import Command, parse_with_notes, run_folder
 from jobs.planning import hints, sweeps
 from jobs.planning.beginning import begin, given_to
 from jobs.planning.checks import VAL_DATA
@@ -19,6 +19,7 @@ from jobs.planning.cli import (
     show_summary,
     sizes_of,
 )
+from jobs.planning.eval_options import absolute_baselines, settings_given
 from jobs.planning.pieces import Choice, find_due, split_by_data
 from jobs.planning.pieces import plan as plan_evaluations
 from jobs.planning.plan import Plan, num_steps, show_dry_run, show_submitted
@@ -73,9 +74,6 @@ def prepare(command: Command, cluster: Cluster, run: Path, console: Console) -> 
     """What the run is going to be, and its jobs that are still to be done."""
     spec = job_spec(command, cluster, run)
     followers: list[Member] = []
-    for name in ("set", "baselines", "jobs"):
-        if getattr(command, name) and not command.then_eval:
-            raise ValueError(f"--{name} is of the evaluations; add --then-eval, or give it to jobs/eval_all.py")
     if command.then_eval:
         followers = evaluations_of(command, cluster, run, spec.ranks_per_node, console)
     plan = Plan.make(command.recipe, command.config, spec, cluster, run, [member.spec.name for member in followers])
@@ -124,8 +122,8 @@ def evaluations_of(
     """The recipe's evaluations for which there are data and which are still to be done, and the report on them."""
     choice = Choice(
         data=eval_all.absolute_folders(cluster),
-        settings=eval_all.settings_given(command.set, command.recipe, ()),
-        baselines=eval_all.absolute_baselines(command.baselines),
+        settings=settings_given(command.set, command.recipe, ()),
+        baselines=absolute_baselines(command.baselines),
     )
     wanted = plan_evaluations(run, command.recipe, command.config.data, choice)
     pieces = split_by_data(wanted, False, console)
@@ -148,13 +146,6 @@ def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
         next_step = f"measure it with  {hints.eval_all(run)}"
         console.print(Text.assemble("finished: ", (str(run / ENCODER_FILE), "bold"), f"; {next_step}"), soft_wrap=True)
     return 0
-
-
-def run_folder(command: Command, cluster: Cluster) -> Path:
-    """Where the run goes; absolute for jobs that start somewhere else."""
-    name = f"{command.recipe}-sweep" if command.several.is_asked else command.recipe
-    run = Path(command.run) if command.run else Path(cluster.shared_folder) / "runs" / name
-    return run.absolute() if cluster.scheduler == "slurm" else run
 
 
 def job_spec(command: Command, cluster: Cluster, run: Path) -> JobSpec:

@@ -8,10 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from jobs.planning.cli import (
-    PlaceOptions,
-)
+from jobs.planning.cli import PlaceOptions
 from jobs.planning.command_line import read_command
+from jobs.planning.run_folder import read_finished
+from jobs.reporting import feature_file
+from vicreg.one_branch import branch
+from vicreg.sound_config import require_images
 
 
 @dataclass(frozen=True)
@@ -40,5 +42,11 @@ class Command:
 
 
 def parse(arguments: list[str]) -> Command:
-    """The command line."""
-    return read_command(Command, arguments)
+    """The command line; ValueError for what can be known to be impossible before anything is computed."""
+    command = read_command(Command, arguments)
+    command.place.require_possible(command.place.profile())
+    config, _ = read_finished(command.run)
+    require_images(config.model.sound, "jobs/embed.py")
+    branch(config.model, command.encoder)  # raises what it objects to
+    feature_file.require_suffix(command.out)
+    return command

@@ -8,12 +8,14 @@ from typing import Annotated
 
 import tyro
 
-from jobs.planning.cli import (
-    PlaceOptions,
-)
+from jobs.planning.cli import PlaceOptions
 from jobs.planning.command_line import read_command
+from jobs.planning.eval_options import other_encoders, settings_given
 from jobs.planning.recipes import LAST
+from jobs.planning.run_folder import read_run
+from vicreg.checked import require
 from vicreg.config import Precision
+from vicreg.one_branch import branch
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,22 @@ class Command:
     """Compute again what is done."""
     place: Annotated[PlaceOptions, tyro.conf.arg(name="")] = field(default_factory=PlaceOptions)
 
+    def __post_init__(self) -> None:
+        if bool(self.train) != bool(self.val):
+            raise ValueError("--train and --val go together: one beton to train on, one to measure on")
+        is_id = self.after.isascii() and self.after.isdecimal()
+        require(is_id or not self.after, "after", self.after, "the id of a SLURM job, digits alone (squeue --me)")
+        is_count = self.checkpoints.isdecimal() and int(self.checkpoints) > 0
+        allowed = "last, all, or how many of the newest, such as 3"
+        require(is_count or self.checkpoints in (LAST, "all"), "checkpoints", self.checkpoints, allowed)
+
 
 def parse(arguments: list[str]) -> Command:
-    """The command line."""
-    return read_command(Command, arguments)
+    """The command line; ValueError for what can be known to be impossible before anything is computed."""
+    command = read_command(Command, arguments)
+    command.place.require_possible(command.place.profile())
+    config, recipe = read_run(command.run)
+    settings_given(command.set, recipe, command.evals)  # these raise what they object to
+    other_encoders(command.baselines)
+    branch(config.model, command.encoder)
+    return command

@@ -9,6 +9,9 @@ from typing import Annotated, Literal
 import tyro
 
 from jobs.planning.command_line import read_command
+from jobs.planning.run_folder import read_finished
+from vicreg.one_branch import branch
+from vicreg.sound_config import require_images
 
 
 @dataclass(frozen=True)
@@ -28,5 +31,9 @@ class Command:
 
 
 def parse(arguments: list[str]) -> Command:
-    """The command line."""
-    return read_command(Command, arguments)
+    """The command line; ValueError for what can be known to be impossible before anything is read."""
+    command = read_command(Command, arguments)
+    config, _ = read_finished(command.run)
+    require_images(config.model.sound, "jobs/export_encoder.py")
+    branch(config.model, command.encoder)  # raises what it objects to
+    return command

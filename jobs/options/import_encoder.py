@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from jobs.planning import recipes
-from jobs.planning.command_line import read_command
+from jobs.planning.command_line import or_none, read_command
 from slurm.cluster import load as load_profile
 from vicreg.config import DataConfig
 from vicreg.data.channels import normalised_for_channels
@@ -48,12 +48,12 @@ class Command:
 def parse(arguments: list[str]) -> Command:
     """The command line, whose defaults are those of the recipe that it names."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--recipe", default=Command.recipe)
-    early.add_argument("--cluster", default="")
-    early.add_argument("--channels", type=int, default=0)
-    early.add_argument("--data.train", dest="train", default="")
+    early.add_argument("--recipe", nargs="?", default="")
+    early.add_argument("--cluster", nargs="?", default="")
+    early.add_argument("--channels", type=or_none(int), nargs="?", default=0)
+    early.add_argument("--data.train", dest="train", nargs="?", default="")
     chosen, _ = early.parse_known_args(arguments)
-    recipe = recipes.recipe(chosen.recipe)
+    recipe = recipes.recipe(chosen.recipe or Command.recipe)
     data = recipes.at_home(recipe.pretrain, load_profile(chosen.cluster)).data
     if chosen.channels:
         data = normalised_for_channels(replace(data, train=chosen.train or data.train), chosen.channels)
@@ -61,4 +61,6 @@ def parse(arguments: list[str]) -> Command:
     command = read_command(Command, arguments, default=default)
     if command.random == (command.source is not None):
         raise ValueError("say either SOURCE, the file of a trained encoder, or --random, and not both")
+    if command.source and not command.source.exists():
+        raise ValueError(f"{command.source}: no such file")
     return command

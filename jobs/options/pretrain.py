@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from dataprep.beton.contract import open_beton
 from jobs.planning import recipes, starting_point
-from jobs.planning.cli import (
-    TrainingPlace,
-)
+from jobs.planning.cli import TrainingPlace
 from jobs.planning.command_line import read_command
+from jobs.planning.eval_options import other_encoders, settings_given
 from jobs.planning.recipe_help import describe
 from jobs.planning.starting_point import Notes, StartingPoint, notes_that_hold
-from jobs.planning.sweeps import SweepOptions
+from jobs.planning.sweeps import SweepOptions, arguments_of, axes_of, trials_of, without_sweep
+from jobs.planning.writing_commands import missing
+from slurm.cluster import Cluster
+from slurm.preflight import check_folder
 from vicreg.config import PretrainConfig
 
 HELP = {"--help", "-h"}
@@ -64,7 +68,48 @@ def parse_with_notes(arguments: list[str]) -> tuple[Command, Notes]:
     arguments = [LONG_NAMES.sub(r"--online.\1", argument) for argument in arguments]
     start = starting_point.find(arguments, Command.recipe)
     command = read_options(arguments, start)
+    require_possible(command)
+    if command.several.is_asked:
+        require_each(command, arguments)
     return command, notes_that_hold(start, command.config)
+
+
+def require_possible(command: Command) -> None:
+    """ValueError for what can be known to be impossible before anything is computed."""
+    for name in ("set", "baselines", "jobs"):
+        if getattr(command, name) and not command.then_eval:
+            raise ValueError(f"--{name} is of the evaluations; add --then-eval, or give it to jobs/eval_all.py")
+    settings_given(command.set, command.recipe, ())  # these raise what they object to
+    other_encoders(command.baselines)
+    command.place.require_possible(command.place.profile())
+    if command.place.dry_run or command.several.is_asked:  # where all is looked at, and said together
+        return
+    train = Path(command.config.data.train)
+    if not train.is_file():
+        raise ValueError(missing(train).whole)
+    open_beton(train)  # raises what it objects to
+    folder = check_folder(run_folder(command, command.place.profile()))
+    if folder.passed is False:
+        raise ValueError(folder.said)
+
+
+def run_folder(command: Command, cluster: Cluster) -> Path:
+    """Where the run goes; absolute for jobs that start somewhere else."""
+    name = f"{command.recipe}-sweep" if command.several.is_asked else command.recipe
+    run = Path(command.run) if command.run else Path(cluster.shared_folder) / "runs" / name
+    return run.absolute() if cluster.scheduler == "slurm" else run
+
+
+def require_each(command: Command, arguments: list[str]) -> None:
+    """ValueError for a swept value that cannot be; leaves as for an option that cannot, where it is one.
+
+    Of the combinations those are read that differ from the first in one value.
+    """
+    plain, folder = without_sweep(arguments), run_folder(command, command.place.profile())
+    first, *others = trials_of(axes_of(command.several), [command.config.train.seed])
+    for trial in (first, *others):
+        if len(trial.settings.items() - first.settings.items()) <= 1:
+            parse_with_notes(arguments_of(trial, plain, folder / trial.name))
 
 
 def read_options(arguments: list[str], start: StartingPoint) -> Command:

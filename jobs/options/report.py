@@ -9,6 +9,8 @@ from typing import Annotated
 import tyro
 
 from jobs.planning.command_line import read_command
+from jobs.planning.run_folder import read_run
+from jobs.planning.sweeps import is_sweep
 
 
 @dataclass(frozen=True)
@@ -25,5 +27,9 @@ class Command:
 
 
 def parse(arguments: list[str]) -> Command:
-    """The command line."""
-    return read_command(Command, arguments)
+    """The command line; ValueError for what is no run folder."""
+    command = read_command(Command, arguments)
+    for run in command.runs:
+        if not is_sweep(run):
+            read_run(run)
+    return command

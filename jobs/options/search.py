@@ -9,7 +9,9 @@ from typing import Annotated
 import tyro
 
 from jobs.planning.command_line import read_command
+from jobs.planning.run_folder import read_finished
 from vicreg.checked import require
+from vicreg.one_branch import branch
 
 MAX_QUERIES, MAX_NEIGHBOURS = 100, 50  # what a page holds
 
@@ -44,5 +46,11 @@ class Command:
 
 
 def parse(arguments: list[str]) -> Command:
-    """The command line."""
-    return read_command(Command, arguments)
+    """The command line; ValueError for what can be known to be impossible before anything is computed."""
+    command = read_command(Command, arguments)
+    config, _ = read_finished(command.run)
+    branch(config.model, command.encoder)  # raises what it objects to
+    for path in command.query:
+        if not path.is_file():
+            raise ValueError(f"query is {path}, allowed: files of images; there is no such file")
+    return command

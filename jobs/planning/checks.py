@@ -10,7 +10,7 @@ import torch
 
 from dataprep.beton.contract import Beton, open_beton
 from jobs.planning.scaling import speeds_of, three_digits
-from jobs.planning.writing_commands import writing_command
+from jobs.planning.writing_commands import missing, writing_command
 from slurm.cluster import Cluster
 from slurm.preflight import Check
 from slurm.task import JobSpec
@@ -114,7 +114,7 @@ def check_data(config: PretrainConfig) -> tuple[Beton | None, Check]:
     """The training data, and whether they are there and enough for a step."""
     path, batch = Path(config.data.train), config.train.global_batch
     if not path.is_file():
-        return None, Check("data", False, f"{path}: no such file", writing_command(path))
+        return None, missing(path)
     try:
         beton = open_beton(path)
         require_channels(config.data, beton)

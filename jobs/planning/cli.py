@@ -180,6 +180,12 @@ class PlaceOptions:
     dry_run: bool = False
     """Print the script, the configuration, the plan and all checks; start and submit nothing."""
 
+    def __post_init__(self) -> None:
+        if self.nodes < 1:
+            raise ValueError(f"nodes is {self.nodes}, allowed: 1 or more")
+        if self.gpus < 0:
+            raise ValueError(f"gpus is {self.gpus}, allowed: 0 (the cluster's number) or more")
+
     def profile(self) -> Cluster:
         """The cluster's profile with what the command line changes; ValueError with what is allowed otherwise."""
         changed = {
@@ -196,29 +202,30 @@ class PlaceOptions:
         given = given_place.place()
         return given.world_size // given.local_size if given else self.nodes
 
-    def ranks_per_node(self, profile: Cluster) -> int:
-        """One rank per GPU; ValueError with what is allowed for numbers that cannot be."""
-        if self.nodes < 1:
-            raise ValueError(f"nodes is {self.nodes}, allowed: 1 or more")
-        if self.gpus < 0:
-            raise ValueError(f"gpus is {self.gpus}, allowed: 0 (the cluster's number) or more")
+    def require_possible(self, profile: Cluster) -> None:
+        """ValueError with what is allowed for numbers that cannot be, whatever GPUs there are."""
         if given := given_place.place():
             if self.gpus not in (0, given.local_size) or self.nodes not in (1, self.num_nodes()):
                 raise ValueError(
                     f"nodes is {self.nodes} and gpus {self.gpus}, allowed: nothing else than what has started this "
                     f"rank says ({self.num_nodes()} and {given.local_size}); leave both out"
                 )
+        elif profile.scheduler == "local" and self.nodes > 1:
+            raise ValueError(
+                f"nodes is {self.nodes}, allowed on cluster {profile.name} (this machine): 1; "
+                "for more, use a cluster with SLURM: --cluster NAME, see clusters.toml"
+            )
+
+    def ranks_per_node(self, profile: Cluster) -> int:
+        """One rank per GPU; ValueError with what is allowed for numbers that cannot be."""
+        self.require_possible(profile)
+        if given := given_place.place():
             return given.local_size
         if profile.scheduler == "slurm":
             return self.gpus or profile.gpus_per_node
         import torch
 
         here = torch.cuda.device_count()
-        if self.nodes > 1:
-            raise ValueError(
-                f"nodes is {self.nodes}, allowed on cluster {profile.name} (this machine): 1; "
-                "for more, use a cluster with SLURM: --cluster NAME, see clusters.toml"
-            )
         if here and self.gpus > here:
             raise ValueError(f"gpus is {self.gpus}, allowed: up to the number of GPUs here, {here}")
         return self.gpus or max(1, here)
@@ -231,8 +238,8 @@ class TrainingPlace(PlaceOptions):
     spare_nodes: int = 0
     """Machines beside these that only take the place of one that fails."""
 
-    def ranks_per_node(self, profile: Cluster) -> int:
+    def require_possible(self, profile: Cluster) -> None:
         """As of any job; ValueError for spare nodes where there can be none, too."""
         if self.spare_nodes < 0 or (self.spare_nodes and profile.scheduler != "slurm"):
             raise ValueError(f"spare-nodes is {self.spare_nodes}, allowed: 0 or, on a cluster with SLURM, more")
-        return super().ranks_per_node(profile)
+        super().require_possible(profile)

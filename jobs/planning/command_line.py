@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import tyro
 
 from border.text import shell_command
+from border.typed_numbers import NUMBERS
 from vicreg.config_json import flat
 
 T = TypeVar("T")
@@ -21,10 +22,10 @@ def read_command(command: type[T], arguments: Sequence[str], description: str = 
     description: instead of the dataclass's docstring; its lines are wrapped to the terminal.
     """
     said = wrapped(description or command.__doc__ or "")
-    config = (tyro.conf.FlagCreatePairsOff,)
+    config, numbers = (tyro.conf.FlagCreatePairsOff,), NUMBERS
     if default is None:
-        return tyro.cli(command, args=arguments, description=said, config=config)
-    return tyro.cli(command, args=arguments, description=said, config=config, default=default)
+        return tyro.cli(command, args=arguments, description=said, config=config, registry=numbers)
+    return tyro.cli(command, args=arguments, description=said, config=config, registry=numbers, default=default)
 
 
 def wrapped(text: str) -> str:
@@ -53,3 +54,15 @@ def options(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in flat(values).items():
         parts = value if isinstance(value, list) else [value]
         yield name.replace("_", "-"), shell_command(*parts)
+
+
+def or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Such a value of a text, None where the text is none: what is wrong is left to whoever reads the options."""
+
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            return None
+
+    return read

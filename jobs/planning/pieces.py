@@ -6,7 +6,6 @@ that evaluations of the same encoder share its features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from rich.console import Console
 from dataprep.beton.contract import open_beton
 from dataprep.beton.subset import subset_path
 from jobs.planning import recipes
-from jobs.planning.eval_options import Options
-from jobs.planning.recipes import LAST
-from jobs.planning.recipes import evaluation_module as evaluation_module
+from jobs.planning.eval_options import Options, other_encoders
+from jobs.planning.recipes import LAST, evaluation_settings
 from jobs.planning.run_folder import is_finished, read_run
-from jobs.planning.subjects import build_encoder, is_comparable, other_encoders, subjects
+from jobs.planning.subjects import build_encoder, is_comparable, subjects
 from jobs.planning.writing_commands import subset_command, writing_command
 from vicreg.config import DataConfig, Precision, PretrainConfig
 from vicreg.config_json import from_json, to_json
@@ -93,7 +91,7 @@ def plan(run: Path, recipe: str, data: DataConfig, choice: Choice, keeps_options
 
     keeps_options: an evaluation that was measured with settings given by option has them until others are given.
     """
-    chosen = chosen_evaluations(recipe, choice.names)
+    chosen = recipes.chosen_evaluations(recipe, choice.names)
     others = other_encoders(choice.baselines)
     wanted = {*choice.baselines} & {*BASELINES} | others.keys()
     pieces: list[Piece] = []
@@ -107,7 +105,7 @@ def plan(run: Path, recipe: str, data: DataConfig, choice: Choice, keeps_options
             options = choice.settings.get(evaluation.name)
             if options is None:
                 options = _kept_options(run, name, evaluation) if keeps_options else {}
-            config = from_json(evaluation_module(evaluation.module).Config, evaluation.settings | options)
+            config = from_json(evaluation_settings(evaluation.module), evaluation.settings | options)
             pieces.append(
                 Piece(
                     evaluation=name,
@@ -125,18 +123,13 @@ def plan(run: Path, recipe: str, data: DataConfig, choice: Choice, keeps_options
     return pieces
 
 
-def chosen_evaluations(recipe: str, names: Sequence[str]) -> list[recipes.Evaluation]:
-    """The evaluations of these names, or all of the recipe's; ValueError with the valid ones for an unknown name."""
-    return [recipes.evaluation(recipe, name) for name in names] or list(recipes.evaluations(recipe))
-
-
 def _kept_options(run: Path, name: str, evaluation: recipes.Evaluation) -> dict[str, Any]:
     """What the result that is there was told by option, if this version still knows it."""
     there = results.read(run, name, TRAINED)
     if there is None or not there.options or there.module != evaluation.module:
         return {}
     try:
-        from_json(evaluation_module(evaluation.module).Config, evaluation.settings | there.options)
+        from_json(evaluation_settings(evaluation.module), evaluation.settings | there.options)
     except ValueError:
         return {}
     return there.options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ class Evaluation:
 def evaluation_module(name: str) -> Any:
     """The file vicreg/evals/<name>.py, with its `Config` and `evaluate`."""
     return importlib.import_module(f"vicreg.evals.{name}")
+
+
+def evaluation_settings(name: str) -> Any:
+    """The `Config` of that evaluation, without what it takes to measure."""
+    return importlib.import_module(f"vicreg.evals.settings.{name}").Config
 
 
 @dataclass(frozen=True)
@@ -144,8 +150,11 @@ def recipe(name: str) -> Recipe:
     if name == AUTO:
         return _AUTO
     if name not in RECIPES:
-        meant = did_you_mean(name, (*RECIPES, AUTO))
-        raise ValueError(f"recipe is {name!r}{meant}, allowed: {', '.join(RECIPES)}, {AUTO} (chosen for your images)")
+        first = {method: name for name, method in reversed(RECIPES.items())}.values()
+        raise ValueError(
+            f"recipe is {name!r}{did_you_mean(name, (*RECIPES, AUTO))}, allowed: {AUTO} (chosen for your images), "
+            f"{', '.join(reversed(first))}, and {len(RECIPES) - len(first)} more, which --help lists"
+        )
     published = methods.load(RECIPES[name]).RECIPES[name]
     measured = EVALUATIONS.get(Path(published.pretrain.data.train).parent.name, ELSEWHERE)
     return Recipe(name, published.source, published.expected, published.pretrain, measured)
@@ -168,6 +177,11 @@ def evaluation(recipe_name: str, name: str) -> Evaluation:
         f"evals is {name}{did_you_mean(name, {*known, *PRESETS})}, allowed for recipe {recipe_name}: "
         f"{', '.join(known)}; or as published: {others}"
     )
+
+
+def chosen_evaluations(recipe_name: str, names: Sequence[str]) -> list[Evaluation]:
+    """The evaluations of these names, or all of the recipe's; ValueError with the valid ones for an unknown name."""
+    return [evaluation(recipe_name, name) for name in names] or list(evaluations(recipe_name))
 
 
 def at_home(config: PretrainConfig, cluster: Cluster) -> PretrainConfig:

@@ -204,6 +204,14 @@ def require_finished(run: Path) -> None:
         raise ValueError(f"{run} is not finished ({what}); go on with  {hints.pretrain(run)}")
 
 
+def read_finished(run: Path) -> tuple[PretrainConfig, str]:
+    """Configuration and recipe of a run that has its encoder; ValueError with the cure, at once, where it has none."""
+    config, recipe = read_run(run)
+    if not encoder_path(run).is_file():  # what is in it takes torch to tell
+        require_finished(run)
+    return config, recipe
+
+
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "vicreg-suite": VERSION}
     for package in ("torch", "torchvision", "timm", "numpy", "ffcv"):

@@ -19,8 +19,10 @@ from dataprep.beton.contract import BetonError, open_beton
 from dataprep.beton.manifest import has_labels
 from jobs.planning import auto_recipe, recipes
 from jobs.planning.auto_recipe import Machine
+from jobs.planning.command_line import or_none
 from jobs.planning.image_facts import look_at
 from jobs.planning.run_folder import config_if_there
+from jobs.planning.writing_commands import missing
 from slurm.cluster import Cluster
 from slurm.cluster import load as load_profile
 from vicreg import methods
@@ -83,17 +85,17 @@ def _early(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]
     Values that do not parse are left to whoever reads the options.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--run", default="")
-    early.add_argument("--recipe", default="")
-    early.add_argument("--views", default="recipe")
-    early.add_argument("--cluster", default="")
-    early.add_argument("--method.name", dest="method", default="")
-    early.add_argument("--nodes", type=_or_none(int), default=1)
-    early.add_argument("--gpus", type=_or_none(int), default=0)
+    early.add_argument("--run", nargs="?", default="")
+    early.add_argument("--recipe", nargs="?", default="")
+    early.add_argument("--views", nargs="?", default="recipe")
+    early.add_argument("--cluster", nargs="?", default="")
+    early.add_argument("--method.name", dest="method", nargs="?", default="")
+    early.add_argument("--nodes", type=or_none(int), nargs="?", default=1)
+    early.add_argument("--gpus", type=or_none(int), nargs="?", default=0)
     early.add_argument("-h", "--help", action="store_true")
     for name, kind in _DECIDING.items():
         spellings = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
-        early.add_argument(*spellings, dest=name, type=_or_none(kind), default=None)
+        early.add_argument(*spellings, dest=name, type=or_none(kind), nargs="?", default=None)
     found, _ = early.parse_known_args(list(arguments))
     return found, {name: value for name in _DECIDING if (value := getattr(found, name)) is not None}
 
@@ -112,16 +114,6 @@ _DECIDING: dict[str, Callable[[str], Any]] = {
     "model.min_word_count": int,
 }
 """Fields on which others depend, and what they are."""
-
-
-def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        try:
-            return kind(text)
-        except ValueError:
-            return None
-
-    return read
 
 
 def derived(config: PretrainConfig, given: dict[str, Any]) -> tuple[PretrainConfig, Notes]:
@@ -169,11 +161,14 @@ def _chosen(
             + suite_command("dataprep/write_ffcv.py", *words)
         )
     train = Path(fields["data.train"])
+    if not train.is_file():
+        raise ValueError(missing(train).whole)
+    facts = look_at(train)
     val = Path(fields.get("data.val", _beside(train)))
     data = DataConfig(train=str(train), val=str(val))
     given = {name: value for name, value in fields.items() if name not in ("data.train", "data.val")}
     machine = machine_of(load_profile(early.cluster), early.nodes or 1, early.gpus or 0)
-    return auto_recipe.choose(look_at(train), machine, data, _can_measure(train, val), given)
+    return auto_recipe.choose(facts, machine, data, _can_measure(train, val), given)
 
 
 def machine_of(cluster: Cluster, nodes: int, gpus: int) -> Machine:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -13,7 +11,7 @@ from jobs.planning.recipes import LAST
 from vicreg import checkpoint
 from vicreg.config import PretrainConfig
 from vicreg.evals import features, results
-from vicreg.evals.results import BASELINES, OTHER, PIXELS, RANDOM, SUBJECTS, TRAINED
+from vicreg.evals.results import PIXELS, RANDOM, SUBJECTS, TRAINED
 from vicreg.exchange.encoder_file import encoder_of, load_encoder, untrained_encoder
 from vicreg.exchange.pair import pair_of
 from vicreg.model import branch
@@ -27,31 +25,9 @@ def subjects(run: Path, checkpoints: str) -> list[str]:
     if checkpoints == LAST:
         return list(SUBJECTS)
     found = [path.name for path in checkpoint.list_checkpoints(run / CHECKPOINTS)]
-    if checkpoints != "all" and not (checkpoints.isdecimal() and int(checkpoints) > 0):
-        raise ValueError(f"checkpoints is {checkpoints}, allowed: last, all, or how many of the newest, such as 3")
     if not found:
         raise ValueError(f"{run / CHECKPOINTS} holds no checkpoints; keep more with --train.keep-checkpoints")
     return found if checkpoints == "all" else found[-int(checkpoints) :]
-
-
-def other_encoders(baselines: Sequence[str]) -> dict[str, str]:
-    """The other run folders among the baselines, by what their encoders are called as subjects.
-
-    ValueError for what is neither a baseline's name nor a finished run, and for two of one name.
-    """
-    found: dict[str, str] = {}
-    for name in baselines:
-        if name in BASELINES:
-            continue
-        path = Path(name)
-        if not encoder_path(path).is_file():
-            allowed = f"{', '.join(BASELINES)}, or a finished run (jobs/pretrain.py, jobs/import_encoder.py)"
-            raise ValueError(f"baselines is {name}, allowed: {allowed}")
-        subject = OTHER + re.sub(r"[^A-Za-z0-9._-]", "_", path.absolute().name)
-        if subject in found:
-            raise ValueError(f"baselines has two folders called {path.name}, allowed: different names")
-        found[subject] = name
-    return found
 
 
 def is_comparable(module: str, subject: str) -> bool:

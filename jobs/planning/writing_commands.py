@@ -7,6 +7,7 @@ from typing import Any
 
 from border.text import suite_command
 from dataprep.beton.contract import BetonError, read_manifest
+from slurm.preflight import Check
 
 TRAIN = "train.beton"
 WITH_FOLDERS = (
@@ -39,6 +40,13 @@ def writing_command(beton: Path) -> str:
     if not root or (Path(root) / split).is_dir():
         return _command("folder", "--root", root or "IMAGES", "--out", folder, "--split", split, *options)
     return _command("folder", "--root", root, "--out", folder, "--val-fraction", HELD_OUT, "--overwrite", *options)
+
+
+def missing(beton: Path) -> Check:
+    """That a beton is not there, with the command that writes it."""
+    if beton.is_dir():
+        return Check("data", False, f"{beton} is a folder, allowed: a beton, such as {beton / TRAIN}")
+    return Check("data", False, f"{beton}: no such file", writing_command(beton))
 
 
 def subset_command(beton: Path, name: str) -> str:

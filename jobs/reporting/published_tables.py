@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jobs.planning import recipes
-from jobs.planning.pieces import evaluation_module
+from jobs.planning.recipes import evaluation_settings
 from jobs.reporting.document import Block, Table, Text
 from jobs.reporting.measured_run import Run
 from jobs.reporting.result_tables import data_set_name, pretraining
@@ -147,7 +147,7 @@ def _other_protocols(
             result, preset = own.get((column.evaluation, column.metric)), protocols.PRESETS.get(column.evaluation)
             if result is None or preset is None:
                 continue
-            settings = to_json(from_json(evaluation_module(preset.module).Config, preset.settings))
+            settings = to_json(from_json(evaluation_settings(preset.module), preset.settings))
             changed = [
                 line
                 for line in differing_fields(settings, result.settings)

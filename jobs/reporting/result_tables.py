@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dataprep.beton.contract import BetonError, manifest_samples, read_manifest
 from jobs.planning.ablations import rows_of
-from jobs.planning.pieces import evaluation_module
+from jobs.planning.recipes import evaluation_settings
 from jobs.reporting.document import Block, Table, Text
 from jobs.reporting.measured_run import Run
 from vicreg.config_json import differing_fields, to_json
@@ -118,7 +118,7 @@ def other_settings(run: Run) -> list[str]:
     if any(flatters(name, result.metrics) for result in run.results.values() for name in result.metrics):
         lines.append(WHAT_FLATTERS)
     for evaluation, result in run.trained().items():
-        changed = differing_fields(to_json(evaluation_module(result.module).Config()), result.settings)
+        changed = differing_fields(to_json(evaluation_settings(result.module)()), result.settings)
         if changed:
             lines.append(f"{evaluation}: not the default settings ({', '.join(changed)}).")
         if result.options:

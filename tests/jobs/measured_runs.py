@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jobs.planning.pieces import evaluation_module
-from jobs.planning.recipes import recipe
+from jobs.planning.recipes import evaluation_settings, recipe
 from tests.jobs.run_folders import write_run
 from vicreg.config_json import from_json, to_json
 from vicreg.evals import gallery, results
@@ -53,7 +52,7 @@ def write_result(
         "module": module,
         "subject": subject,
         "metrics": metrics,
-        "settings": to_json(from_json(evaluation_module(module).Config, asked)),
+        "settings": to_json(from_json(evaluation_settings(module), asked)),
         "data": {"train": split, "val": split | {"path": "data/digits/val.beton", "num_images": 360}},
         "num_classes": 10,
         "num_features": 128,

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from jobs import report
-from jobs.planning.pieces import evaluation_module
-from jobs.planning.recipes import evaluations, recipe
+from jobs.planning.recipes import evaluation_settings, evaluations, recipe
 from jobs.reporting.document import Table, markdown
 from tests.jobs.run_folders import write_run
 from vicreg.config import PretrainConfig
@@ -30,7 +29,7 @@ def _small(name: str) -> PretrainConfig:
 def _result(run: Path, recipe_name: str, name: str, subject: str, metrics: dict[str, float], **other: Any) -> None:
     """Write a result of the recipe's evaluation with these metrics."""
     item = next(item for item in evaluations(recipe_name) if item.name == name)
-    settings = to_json(from_json(evaluation_module(item.module).Config, item.settings))
+    settings = to_json(from_json(evaluation_settings(item.module), item.settings))
     values: dict[str, Any] = {
         "evaluation": name,
         "module": item.module,
@@ -247,4 +246,4 @@ def test_published_tables_are_consistent() -> None:
         assert protocols.OURS in column.values
         assert column.evaluation in protocols.PRESETS
     for preset in protocols.PRESETS.values():
-        from_json(evaluation_module(preset.module).Config, preset.settings)
+        from_json(evaluation_settings(preset.module), preset.settings)

@@ -10,14 +10,11 @@ How well it predicts what can be measured: docs/performance.md.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
-import torch
-from torch.nn.modules.batchnorm import _BatchNorm
-
 from vicreg.config import PretrainConfig
-from vicreg.cost.estimate import Cost, estimate, method_without_storage
+from vicreg.cost import counted
+from vicreg.cost.estimate import Cost, estimate
 from vicreg.cost.flops import step_flops
 from vicreg.cost.loss_form import form_cost, loss_cost
 from vicreg.losses.forms import Speeds
@@ -78,9 +75,6 @@ def predict(
     )
 
 
-@functools.cache
 def _num_batch_norm_exchanges(config: PretrainConfig, data: TrainingData) -> int:
     """Times that layers wait for all ranks in a step: for mean and spread at once, and on the way back."""
-    ways = method_without_storage(config, torch.float32, data).passes()
-    layers = [sum(isinstance(layer, _BatchNorm) for layer in way.network.modules()) for way in ways]
-    return sum(count * (2 if way.has_gradient else 1) for count, way in zip(layers, ways, strict=True))
+    return sum(norm.num_layers * (2 if norm.has_gradient else 1) for norm in counted.sizes(config, data).norms)

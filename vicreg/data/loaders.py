@@ -27,7 +27,8 @@ from vicreg.data.device_images import Chosen
 from vicreg.data.other_views import Task
 from vicreg.data.plane_batches import can_be_shipped
 from vicreg.data.sound_views import SoundViews
-from vicreg.views.resample import Framing, Interpolation, resize_centre_into, squash_into
+from vicreg.view_config import Framing
+from vicreg.views.resample import Interpolation, resize_centre_into, squash_into
 
 __all__ = [
     "ArrayViews",

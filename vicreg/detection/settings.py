@@ -66,6 +66,7 @@ class Settings:
     """Seed of the heads' first weights, of order, sizes, flips, and of the anchors and regions that are drawn."""
 
     def __post_init__(self) -> None:
+        require(self.seed >= 0, "seed", self.seed, "0 or more")
         require(not self.masks or self.head == "fpn", "masks", self.masks, "False with head c4; True needs fpn")
         require(self.steps >= 1, "steps", self.steps, "1 or more")
         inside = all(step > 0 for step in self.milestones) and sorted(set(self.milestones)) == list(self.milestones)

@@ -18,19 +18,18 @@ from vicreg.detection.coco_measure import measure_coco
 from vicreg.detection.objects_found import Detections, truth
 from vicreg.detection.pictures import show
 from vicreg.detection.scenes import open_with_objects, whole_scenes
-from vicreg.detection.settings import Settings
 from vicreg.detection.voc_measure import THRESHOLDS, measure_voc
 from vicreg.evals.features import Splits
 from vicreg.evals.results import Measured
+from vicreg.evals.settings.detection import Config as Config
 from vicreg.evals.work import Work
 from vicreg.ranks import distributed
 from vicreg.views.order import shard
 
 RESUMES = True  # it keeps its state and leaves by itself when it is asked to
-Config = Settings
 
 
-def evaluate(encoder: nn.Module, splits: Splits, config: Settings, work: Work | None = None) -> Measured:
+def evaluate(encoder: nn.Module, splits: Splits, config: Config, work: Work | None = None) -> Measured:
     """Average precisions in percent.
 
     voc: `ap50` by 11 points, as published, `ap75`, `ap` (mean over overlaps of 0.5 to 0.95), and `ap50_area`. coco:

@@ -33,8 +33,8 @@ from vicreg.evals.results import CannotMeasure
 from vicreg.exchange.encoder_file import checksum
 from vicreg.model import num_features
 from vicreg.ranks import distributed
+from vicreg.view_config import Framing
 from vicreg.views.order import shard
-from vicreg.views.resample import Framing
 from vicreg.views.sound import normalised
 
 log = logging.getLogger(__name__)

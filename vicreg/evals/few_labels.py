@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -19,10 +19,10 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from vicreg.config import require
 from vicreg.evals.features import Features, Splits
 from vicreg.evals.kept_parts import KeptRows
 from vicreg.evals.results import CannotMeasure, Measured
+from vicreg.evals.settings.few_labels import Config as Config
 from vicreg.ranks import distributed
 from vicreg.views.keyed_random import bits
 
@@ -34,29 +34,6 @@ MAX_ALL = 5000
 TOLERANCE = 1e-6  # on the largest component of the gradient
 RANK_TOLERANCE = 1e-10
 _WITHIN_CLASS, _AMONG_CLASSES = 0, 1  # numbers of the two random keys of a draw
-
-
-@dataclass(frozen=True)
-class Config:
-    """Source: this project; not a published protocol. The regression is scikit-learn's, fitted to its optimum."""
-
-    label_counts: tuple[int, ...] = ()
-    """Numbers of labelled images; none: 1, 5 and 10 for each class, and all where these are at most 5,000."""
-    draws: int = 20
-    """Random choices of the labelled images, over which mean and standard deviation are taken; all labels need one."""
-    inverse_regularisation: float = 0.1
-    """scikit-learn's C: the weight of the summed log-loss against half the squared norm of the weights."""
-    max_iterations: int = 200
-    """Iterations of Newton's method after which it gives up, and says so."""
-    seed: int = 0
-    """Seed of the draws."""
-
-    def __post_init__(self) -> None:
-        enough = all(count >= 2 for count in self.label_counts)
-        require(enough, "label_counts", self.label_counts, "2 or more (a class alone is no choice)")
-        require(self.draws >= 1, "draws", self.draws, "1 or more")
-        require(self.inverse_regularisation > 0, "inverse_regularisation", self.inverse_regularisation, "above 0")
-        require(self.max_iterations >= 1, "max_iterations", self.max_iterations, "1 or more")
 
 
 def fitted(config: Config, splits: Splits, given: Collection[str]) -> tuple[Config, list[str]]:

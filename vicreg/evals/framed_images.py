@@ -18,7 +18,7 @@ from vicreg.data.batches import view_dtype
 from vicreg.data.loaders import centre_batches
 from vicreg.evals.encoding import Encoding
 from vicreg.ranks import distributed
-from vicreg.views.resample import Framing
+from vicreg.view_config import Framing
 
 MAX_HELD_SHARE = 0.25
 """Of the device's free memory, that the images of a split may take."""

@@ -10,7 +10,7 @@ import base64
 import io
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from vicreg.config import DataConfig, require
 from vicreg.evals.clip_pictures import played, spectrogram_of
 from vicreg.evals.features import Features, Splits
 from vicreg.evals.results import Measured
+from vicreg.evals.settings.gallery import Config as Config
 from vicreg.ranks import distributed
 
 MAP_PX = 32
@@ -35,29 +36,6 @@ PCA_DIMS = 50
 TRAIN_BLOCK = 8192
 PRESENT = 1  # in a label vector
 NO_CLASS = -1
-
-
-@dataclass(frozen=True)
-class Config:
-    """None of it is published; the numbers of pictures bound the size of the result."""
-
-    images: int = 1000
-    """Validation images on the map, evenly chosen in the order of the beton; all of them if there are fewer."""
-    queries: int = 12
-    """Validation images whose nearest training images are shown, spread over the classes."""
-    neighbours: int = 6
-    """Nearest training images of each, by the cosine of their features."""
-    perplexity: float = 30.0
-    """Of t-SNE (scikit-learn's default); at most a third of the images."""
-    seed: int = 0
-    """Seed of the map."""
-
-    def __post_init__(self) -> None:
-        require(3 <= self.images <= 1000, "images", self.images, "3 to 1000")
-        require(1 <= self.queries <= 12, "queries", self.queries, "1 to 12")
-        require(1 <= self.neighbours <= 6, "neighbours", self.neighbours, "1 to 6")
-        require(self.perplexity > 0, "perplexity", self.perplexity, "above 0")
-        require(self.seed >= 0, "seed", self.seed, "0 or more")
 
 
 def fitted(config: Config, splits: Splits, given: Collection[str]) -> tuple[Config, list[str]]:

@@ -7,27 +7,19 @@ needs nobody's gradients. So a head takes the same steps on any number of ranks,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vicreg.evals.settings.linear import HeadSettings as HeadSettings
 from vicreg.ranks import distributed
 
 INITIAL_STD = 0.01
 NORM_EPS, NORM_MOMENTUM = 1e-5, 0.1
 STEPPED = ("weight", "bias", "scale", "shift")
 MAX_SCORES = 1 << 26  # numbers that a block of validation images may take at once
-
-
-@dataclass(frozen=True)
-class HeadSettings:
-    """What tells one head from another."""
-
-    lr: float
-    weight_decay: float
 
 
 class LinearHeads:

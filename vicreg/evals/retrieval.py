@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dataprep.beton.contract import Beton, open_beton
-from vicreg.config import require
 from vicreg.data.captions import captions_of, require_captions
 from vicreg.data.loaders import centre_batches
 from vicreg.evals.features import Splits
 from vicreg.evals.gallery import contact_sheet, picture_of
 from vicreg.evals.results import CannotMeasure, Measured
+from vicreg.evals.settings.retrieval import Config as Config
 from vicreg.exchange.pair import Pair
 from vicreg.ranks import distributed
 from vicreg.views.captions import MAX_WORDS, PADDING, write_words
@@ -32,26 +32,6 @@ from vicreg.views.order import shard
 
 QUERY_BLOCK = 512
 PICTURE_PX = 96
-
-
-@dataclass(frozen=True)
-class Config:
-    """Recall and folds as published; how many queries are shown is ours."""
-
-    recalls: tuple[int, ...] = (1, 5, 10)
-    """Recall is counted among so many first ones."""
-    folds: int = 5
-    """Parts that are measured alone where there are as many images; their mean is the 1K setting."""
-    fold_images: int = 1000
-    """Images of each."""
-    shown: int = 6
-    """Images, and captions, for which the report shows what is found first."""
-
-    def __post_init__(self) -> None:
-        require(bool(self.recalls) and min(self.recalls) >= 1, "recalls", self.recalls, "numbers of 1 or more")
-        require(self.folds >= 1, "folds", self.folds, "1 or more")
-        require(self.fold_images >= 1, "fold_images", self.fold_images, "1 or more")
-        require(0 <= self.shown <= 12, "shown", self.shown, "0 to 12")
 
 
 @dataclass(frozen=True)

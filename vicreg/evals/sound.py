@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,9 +22,10 @@ from vicreg.config import require
 from vicreg.evals.clip_pool import ALL_FOLDS, HELD_OUT, ClipPool, Division
 from vicreg.evals.features import Splits
 from vicreg.evals.few_labels import fit_and_predict
-from vicreg.evals.linear import epoch_rate
 from vicreg.evals.results import CannotMeasure, Measured
 from vicreg.evals.semisup import Classifier
+from vicreg.evals.settings.linear import epoch_rate
+from vicreg.evals.settings.sound import Config as Config
 from vicreg.evals.work import Work
 from vicreg.ranks import distributed
 from vicreg.ranks.gradient_sum import GradientSum
@@ -39,43 +39,6 @@ log = logging.getLogger(__name__)
 
 RESUMES = True  # it keeps its state and leaves by itself when it is asked to
 LINEAR, TUNED = "linear", "tuned"
-
-
-@dataclass(frozen=True)
-class Config:
-    """Source: the paper (appendix D.2) says linear and no more; all settings are this project's."""
-
-    inverse_regularisation: float = 0.1
-    """scikit-learn's C of the linear classifier: the weight of the log-loss against half the squared norm."""
-    max_iterations: int = 200
-    """Iterations of Newton's method after which it gives up, and says so."""
-    tuned_epochs: int = 0
-    """Passes over the clips in which the whole encoder is tuned with a linear layer; 0: it is not."""
-    batch: int = 64
-    """Clips per step over all ranks, where it is tuned."""
-    lr_encoder: float = 0.02
-    """Learning rate of the encoder."""
-    lr_head: float = 0.2
-    """Learning rate of the linear layer."""
-    momentum: float = 0.9
-    """Momentum of SGD."""
-    weight_decay: float = 1e-4
-    """Weight decay of everything."""
-    crop: float = 0.1
-    """Share of a clip that is cut off at a place drawn anew, where the encoder is tuned."""
-    seed: int = 0
-    """Seed of the layer's first weights, order and crops."""
-
-    def __post_init__(self) -> None:
-        require(self.inverse_regularisation > 0, "inverse_regularisation", self.inverse_regularisation, "above 0")
-        require(self.max_iterations >= 1, "max_iterations", self.max_iterations, "1 or more")
-        require(self.tuned_epochs >= 0, "tuned_epochs", self.tuned_epochs, "0 (not tuned) or more")
-        require(self.batch >= 2, "batch", self.batch, "2 or more (batch norm needs two)")
-        require(self.lr_encoder >= 0, "lr_encoder", self.lr_encoder, "0 or more")
-        require(self.lr_head > 0, "lr_head", self.lr_head, "above 0")
-        require(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 to below 1")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
-        SoundViewConfig(crop=self.crop)
 
 
 def evaluate(encoder: nn.Module, splits: Splits, config: Config, work: Work | None = None) -> Measured:

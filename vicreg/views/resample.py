@@ -22,8 +22,6 @@ from torch import Tensor
 from vicreg import kernels
 
 Interpolation = Literal["bicubic", "bilinear"]
-Framing = Literal["crop", "squash"]
-"""How a whole image becomes a square: its centre is cut out, or it is resized without keeping its proportions."""
 
 DEVICE_BLOCK_BYTES = 1 << 28
 """Images of a batch that pass through the matrix products at once, to bound the memory of the steps between."""

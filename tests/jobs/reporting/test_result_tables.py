@@ -13,8 +13,7 @@ from PIL import Image
 
 from dataprep import write_ffcv
 from jobs.execution.report import describe_run
-from jobs.planning.pieces import evaluation_module
-from jobs.planning.recipes import recipe
+from jobs.planning.recipes import evaluation_settings, recipe
 from jobs.reporting.document import Table, Text
 from jobs.reporting.html_report import run_page
 from jobs.reporting.measured_run import Run, load_run
@@ -121,7 +120,7 @@ def test_classes_that_were_matched_by_name_are_said(run: Path) -> None:
 
 def test_settings_are_compared_with_the_published_ones(run: Path, tmp_path: Path) -> None:
     whole: dict[str, Any] = {"data": _data(tmp_path, 5_011, 4_952), "num_classes": 20, "evaluation": "voc07"}
-    settings = to_json(evaluation_module("svm").Config(framing="squash"))
+    settings = to_json(evaluation_settings("svm")(framing="squash"))
     write_result(run, "svm", TRAINED, {"map": 86.0}, settings=settings, **whole)
     _, notes = _published(load_run(run))
     assert "voc07 of " in notes[-1]
@@ -134,7 +133,7 @@ def test_detection_stands_beside_table_2(tmp_path: Path) -> None:
     voc: dict[str, Any] = {"data": _data(tmp_path, 16_551, 4_952), "num_classes": 20, "evaluation": "voc-detection"}
     write_result(run, "detection", TRAINED, {"ap50": 80.5, "ap": 55.0, "ap75": 61.0, "ap50_area": 81.0}, **voc)
     coco: dict[str, Any] = {"data": _data(tmp_path, 118_287, 5_000), "num_classes": 80, "evaluation": "coco-detection"}
-    settings = to_json(from_json(evaluation_module("detection").Config, protocols.PRESETS["coco-detection"].settings))
+    settings = to_json(from_json(evaluation_settings("detection"), protocols.PRESETS["coco-detection"].settings))
     write_result(run, "detection", TRAINED, {"ap_box": 38.5, "ap_mask": 35.5}, settings=settings, **coco)
     blocks = published([load_run(run)])
     first, second = (block for block in blocks if isinstance(block, Table))

@@ -131,8 +131,6 @@ def members(
         groups = {name: [asked_as] for name, asked_as in chosen}
     else:
         groups = {TOGETHER: [asked_as for _, asked_as in chosen]} if chosen else {}
-    if sizes.given and not on_cluster:
-        raise ValueError("--jobs sizes the jobs of a cluster; on this machine one job does all, see --gpus")
     given = read_sizes(sizes.given, [*groups, REPORT])
     evaluations = []
     for job, names in groups.items():

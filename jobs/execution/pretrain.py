@@ -85,8 +85,6 @@ def sweep(arguments: list[str], command: Command, cluster: Cluster, console: Con
     folder, options = run_folder(command, cluster), command.several
     if given_place.place() is not None:
         raise ValueError("a sweep starts run after run, which ranks that were given a place cannot; start each alone")
-    if options.at_once > 1 and cluster.scheduler == "local":
-        raise ValueError(f"at-once is {options.at_once}, allowed on this machine: 1; the runs follow one another")
     asked, whole = sweeps.sweep_of(options, folder, to_json(command.config), arguments)
 
     notes: dict[Path, Notes] = {}
@@ -149,11 +147,9 @@ def say_how_it_ended(run: Path, was_measured: bool, console: Console) -> int:
 
 
 def job_spec(command: Command, cluster: Cluster, run: Path) -> JobSpec:
-    """The pretraining job; ValueError where the flags do not fit the cluster."""
+    """The pretraining job; ValueError for more GPUs than there are."""
     stage = {}
     if command.stage_data:
-        if not cluster.node_local_folder:
-            raise ValueError(f"stage-data needs node_local_folder in clusters.toml, table [{cluster.name}]")
         stage = {"train_beton": str(Path(command.config.data.train).absolute())}
     ranks = command.place.ranks_per_node(cluster)
     return JobSpec(

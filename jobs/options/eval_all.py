@@ -10,9 +10,10 @@ import tyro
 
 from jobs.planning.cli import PlaceOptions
 from jobs.planning.command_line import read_command
-from jobs.planning.eval_options import other_encoders, settings_given
+from jobs.planning.eval_options import other_encoders, require_cluster, settings_given
 from jobs.planning.recipes import LAST
 from jobs.planning.run_folder import read_run
+from jobs.planning.writing_commands import missing
 from vicreg.checked import require
 from vicreg.config import Precision
 from vicreg.one_branch import branch
@@ -53,22 +54,25 @@ class Command:
     """Compute again what is done."""
     place: Annotated[PlaceOptions, tyro.conf.arg(name="")] = field(default_factory=PlaceOptions)
 
-    def __post_init__(self) -> None:
-        if bool(self.train) != bool(self.val):
-            raise ValueError("--train and --val go together: one beton to train on, one to measure on")
-        is_id = self.after.isascii() and self.after.isdecimal()
-        require(is_id or not self.after, "after", self.after, "the id of a SLURM job, digits alone (squeue --me)")
-        is_count = self.checkpoints.isdecimal() and int(self.checkpoints) > 0
-        allowed = "last, all, or how many of the newest, such as 3"
-        require(is_count or self.checkpoints in (LAST, "all"), "checkpoints", self.checkpoints, allowed)
-
 
 def parse(arguments: list[str]) -> Command:
     """The command line; ValueError for what can be known to be impossible before anything is computed."""
     command = read_command(Command, arguments)
-    command.place.require_possible(command.place.profile())
+    if bool(command.train) != bool(command.val):
+        raise ValueError("--train and --val go together: one beton to train on, one to measure on")
+    is_id = command.after.isascii() and command.after.isdecimal()
+    require(is_id or not command.after, "--after", command.after, "the id of a SLURM job, digits alone (squeue --me)")
+    is_count = command.checkpoints.isdecimal() and int(command.checkpoints) > 0
+    allowed = "last, all, or how many of the newest, such as 3"
+    require(is_count or command.checkpoints in (LAST, "all"), "checkpoints", command.checkpoints, allowed)
     config, recipe = read_run(command.run)
     settings_given(command.set, recipe, command.evals)  # these raise what they object to
     other_encoders(command.baselines)
     branch(config.model, command.encoder)
+    profile = command.place.profile()
+    command.place.require_possible(profile)
+    require_cluster(command.jobs, profile)
+    for path in (Path(command.train), Path(command.val)) if command.train else ():
+        if not path.is_file():
+            raise ValueError(missing(path).whole)
     return command

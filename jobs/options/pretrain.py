@@ -13,7 +13,7 @@ from dataprep.beton.contract import open_beton
 from jobs.planning import recipes, starting_point
 from jobs.planning.cli import TrainingPlace
 from jobs.planning.command_line import read_command
-from jobs.planning.eval_options import other_encoders, settings_given
+from jobs.planning.eval_options import other_encoders, require_cluster, settings_given
 from jobs.planning.recipe_help import describe
 from jobs.planning.starting_point import Notes, StartingPoint, notes_that_hold
 from jobs.planning.sweeps import SweepOptions, arguments_of, axes_of, trials_of, without_sweep
@@ -81,14 +81,20 @@ def require_possible(command: Command) -> None:
             raise ValueError(f"--{name} is of the evaluations; add --then-eval, or give it to jobs/eval_all.py")
     settings_given(command.set, command.recipe, ())  # these raise what they object to
     other_encoders(command.baselines)
-    command.place.require_possible(command.place.profile())
+    profile = command.place.profile()
+    command.place.require_possible(profile)
+    require_cluster(command.jobs, profile)
+    if command.stage_data and not profile.node_local_folder:
+        raise ValueError(f"stage-data needs node_local_folder in clusters.toml, table [{profile.name}]")
+    if command.several.at_once > 1 and profile.scheduler == "local":
+        raise ValueError(f"at-once is {command.several.at_once}, allowed on this machine: 1; runs follow one another")
     if command.place.dry_run or command.several.is_asked:  # where all is looked at, and said together
         return
     train = Path(command.config.data.train)
     if not train.is_file():
         raise ValueError(missing(train).whole)
     open_beton(train)  # raises what it objects to
-    folder = check_folder(run_folder(command, command.place.profile()))
+    folder = check_folder(run_folder(command, profile))
     if folder.passed is False:
         raise ValueError(folder.said)
 

@@ -21,14 +21,12 @@ class Command:
     """Run folders, or those of sweeps; several runs are also put side by side, in comparison.md and comparison.html of
     the first."""
 
-    def __post_init__(self) -> None:
-        if not self.runs:
-            raise ValueError("runs is empty, allowed: one run folder or more")
-
 
 def parse(arguments: list[str]) -> Command:
     """The command line; ValueError for what is no run folder."""
     command = read_command(Command, arguments)
+    if not command.runs:
+        raise ValueError("runs is empty, allowed: one run folder or more")
     for run in command.runs:
         if not is_sweep(run):
             read_run(run)

@@ -38,19 +38,17 @@ class Command:
     split: str = ""
     """Part of a folder or list that has several."""
 
-    def __post_init__(self) -> None:
-        require(1 <= len(self.query) <= MAX_QUERIES, "query", f"{len(self.query)} images", f"1 to {MAX_QUERIES}")
-        require(1 <= self.neighbours <= MAX_NEIGHBOURS, "neighbours", self.neighbours, f"1 to {MAX_NEIGHBOURS}")
-        suffix = self.out.suffix if self.out else ".html"
-        require(suffix == ".html", "out", str(self.out), "a name that ends in .html")
-
 
 def parse(arguments: list[str]) -> Command:
     """The command line; ValueError for what can be known to be impossible before anything is computed."""
     command = read_command(Command, arguments)
+    query, neighbours, out = command.query, command.neighbours, command.out
+    require(1 <= len(query) <= MAX_QUERIES, "query", f"{len(query)} images", f"1 to {MAX_QUERIES}")
+    require(1 <= neighbours <= MAX_NEIGHBOURS, "neighbours", neighbours, f"1 to {MAX_NEIGHBOURS}")
+    require(out is None or out.suffix == ".html", "out", str(out), "a name that ends in .html")
     config, _ = read_finished(command.run)
     branch(config.model, command.encoder)  # raises what it objects to
-    for path in command.query:
+    for path in query:
         if not path.is_file():
             raise ValueError(f"query is {path}, allowed: files of images; there is no such file")
     return command

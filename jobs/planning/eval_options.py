@@ -11,6 +11,7 @@ from typing import Any
 
 from border.text import did_you_mean
 from jobs.planning.recipes import Evaluation, chosen_evaluations, evaluation_settings
+from slurm.cluster import Cluster
 from vicreg.config_json import from_json, to_json
 from vicreg.evals.results import BASELINES, OTHER
 from vicreg.run_files import encoder_path
@@ -99,6 +100,12 @@ def other_encoders(baselines: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"baselines has two folders called {path.name}, allowed: different names")
         found[subject] = name
     return found
+
+
+def require_cluster(jobs: Sequence[str], cluster: Cluster) -> None:
+    """ValueError where jobs are sized and there are none."""
+    if jobs and cluster.scheduler != "slurm":
+        raise ValueError("--jobs sizes the jobs of a cluster; on this machine one job does all, see --gpus")
 
 
 def absolute_baselines(names: Sequence[str]) -> tuple[str, ...]:

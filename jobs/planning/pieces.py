@@ -151,8 +151,10 @@ def split_by_data(pieces: list[Piece], is_named: bool, console: Console) -> list
     is_named = is_named or missing.keys() == {piece.evaluation for piece in pieces}
     for name, path in missing.items():
         said = f"{name}: no data ({path}: no such file)"
-        beton, subset = next((Path(p.train), p.settings.get("subset", "")) for p in pieces if p.evaluation == name)
-        how = writing_command(Path(path)) if path.endswith(".beton") else subset_command(beton, subset)
+        piece = next(piece for piece in pieces if piece.evaluation == name)
+        is_beton = Path(path) in (Path(piece.train), Path(piece.val))
+        subset = "" if is_beton else subset_command(Path(piece.train), piece.settings["subset"])
+        how = subset or writing_command(Path(path))
         cure = f"write it ({how}), or say where it is in clusters.toml, [PROFILE.data]"
         if is_named:
             raise ValueError(f"{said}; {cure}")

@@ -66,8 +66,9 @@ def find(arguments: Sequence[str], default_recipe: str) -> StartingPoint:
         config, notes = _chosen(early, fields, recipe.pretrain)
     else:
         config, notes = derived(recipes.at_home(recipe.pretrain, load_profile(early.cluster)), fields)
+    views: Literal["recipe", "official", "paper"] = "recipe"  # another word is refused where the options are read
     if early.views in VIEWS:
-        config = replace(config, views=VIEWS[early.views]())
+        views, config = early.views, replace(config, views=VIEWS[early.views]())
     if not own:
         train = fields.get("data.train", config.data.train)
         config = fitted_to_channels(replace(config, data=replace(config.data, train=train)))
@@ -76,7 +77,7 @@ def find(arguments: Sequence[str], default_recipe: str) -> StartingPoint:
         config = fitted_to_captions(replace(config, model=model))
     if early.method and early.method != config.method.name:
         config = replace(config, method=methods.load(early.method).Config())
-    return StartingPoint(recipe.name, early.views, config, notes)
+    return StartingPoint(recipe.name, views, config, notes)
 
 
 def _early(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:

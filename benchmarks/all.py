@@ -25,6 +25,7 @@ from benchmarks import (
     augmentation,
     caption_loader,
     checkpoint,
+    commands,
     lars,
     linear_heads,
     loader,
@@ -71,6 +72,10 @@ def _order(photos: Path, console: Console) -> Sequence[Ratio]:
     return order.ratios(order.Order(photos), console)
 
 
+def _commands(_: Path, console: Console) -> Sequence[Ratio]:
+    return commands.ratios(commands.Commands(), console)
+
+
 def _startup(_: Path, console: Console) -> Sequence[Ratio]:
     return startup.ratios(startup.Startup(), console)
 
@@ -110,6 +115,7 @@ BENCHMARKS: dict[str, Measure] = {
     "sound_loader": _sound_loader,
     "order": _order,
     "startup": _startup,
+    "commands": _commands,
     "augmentation": _augmentation,
     "loss": _loss,
     "lars": _lars,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
@@ -13,13 +14,22 @@ NUMBERS = ConstructorRegistry()
 
 @NUMBERS.primitive_rule
 def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    if info.type is int:
-        return _spec(int, "a whole number")
-    return _spec(float, "a number") if info.type is float else None
+    kinds = get_args(info.type) if get_origin(info.type) in (Union, UnionType) else (info.type,)
+    number = next((kind for kind in (int, float) if {*kinds} - {NoneType} == {kind}), None)
+    return _spec(number, NoneType in kinds) if number else None
 
 
-def _spec(kind: type[int] | type[float], allowed: str) -> PrimitiveConstructorSpec[Any]:
-    def read(words: list[str]) -> int | float:
+def _spec(kind: type[int] | type[float], or_none: bool) -> PrimitiveConstructorSpec[Any]:
+    allowed = ("a whole number" if kind is int else "a number") + (", or None" if or_none else "")
+
+    def is_one(value: object) -> bool | Literal["~"]:
+        if kind is float and type(value) is int:
+            return "~"
+        return type(value) is kind or (or_none and value is None)
+
+    def read(words: list[str]) -> int | float | None:
+        if or_none and words[0] == "None":
+            return None
         try:
             number = kind(words[0])
             if math.isfinite(number):
@@ -32,6 +42,6 @@ def _spec(kind: type[int] | type[float], allowed: str) -> PrimitiveConstructorSp
         nargs=1,
         metavar=kind.__name__.upper(),
         instance_from_str=read,
-        is_instance=lambda value: type(value) is kind or ("~" if kind is float and type(value) is int else False),
+        is_instance=is_one,
         str_from_instance=lambda value: [str(value)],
     )

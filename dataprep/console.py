@@ -125,7 +125,8 @@ def show_verification(path: Path, decode: bool) -> int:
         if count > _PROBLEMS_SHOWN:
             say(f"... and {count - _PROBLEMS_SHOWN:,} more {kind}")
     if counts:
-        say(f"{path}: {counts.total():,} problems; copy the file again, or write it again with --overwrite")
+        found = f"{counts.total():,} problem{'' if counts.total() == 1 else 's'}"
+        say(f"{path}: {found}; copy the file again, or write it again with --overwrite")
         return 1
     say(f"{path}: whole; {open_beton(path).num_samples:,} samples, every byte as it was written")
     return 0

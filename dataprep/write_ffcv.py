@@ -17,6 +17,7 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 
 import tyro
 
+from border.help_texts import HELP, join_lines
 from border.terminal import complain, log_to, say, typed
 from border.text import did_you_mean, program, visible
 from border.typed_numbers import NUMBERS
@@ -198,6 +199,8 @@ def _run(arguments: list[str] | None) -> int:
     if words and not words[0].startswith("-") and words[0] not in NAMES:  # tyro would say what each option of all is
         complain(unknown(words[0]))
         return 2
+    if HELP & set(words):
+        join_lines(Command)
     config, prog = (tyro.conf.FlagCreatePairsOff,), program("dataprep/write_ffcv.py")
     command = tyro.cli(Command, args=arguments, prog=prog, description=__doc__, config=config, registry=NUMBERS)
     for number in _SIGNALS:

@@ -56,18 +56,21 @@ def main(arguments: list[str]) -> int:
 
 
 def serve(folder: Path, port: int) -> None:
-    """Until Ctrl-C; OSError where the port is taken."""
+    """Until Ctrl-C; ValueError where the port is taken."""
     token = secrets.token_urlsafe(24)
-    server = create_server(
-        Application(folder, token),
-        host=HOST,
-        port=port,
-        threads=THREADS,
-        connection_limit=CONNECTIONS,
-        max_request_body_size=0,
-        max_request_header_size=1 << 14,
-        ident=None,
-    )
+    try:
+        server = create_server(
+            Application(folder, token),
+            host=HOST,
+            port=port,
+            threads=THREADS,
+            connection_limit=CONNECTIONS,
+            max_request_body_size=0,
+            max_request_header_size=1 << 14,
+            ident=None,
+        )
+    except OSError as error:
+        raise ValueError(f"port is {port} ({error.strerror}), allowed: one that is free; 0 finds one") from error
     say(f"the board of {folder} is at  http://{HOST}:{server.effective_port}/{token}/")
     say("it is for this machine's browser; from another:  ssh -L PORT:127.0.0.1:PORT THIS-MACHINE; Ctrl-C ends it")
     try:

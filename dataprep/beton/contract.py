@@ -162,6 +162,8 @@ def open_beton(path: Path) -> Beton:
 def read_beton(path: Path) -> Beton:
     """`open_beton` without a look at the manifest: what the file says of itself."""
     path = Path(path)
+    if path.is_dir():
+        raise BetonError(f"{path} is a folder, allowed: a beton, such as {path / 'train.beton'}")
     if not path.is_file():
         raise BetonError(f"{path}: no such file; write it with dataprep/write_ffcv.py")
     file = BetonBytes(path)

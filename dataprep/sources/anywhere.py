@@ -35,6 +35,8 @@ def open_splits(root: Path, split: str | None, unlabelled: bool = False) -> list
 
 
 def _open_folder(root: Path, split: str | None, unlabelled: bool) -> Source:
+    if root.is_file():
+        raise SourceError(f"--root {root} is a file of another kind, allowed: {FORMS}")
     base = root / split if split else root
     if base.is_dir():
         for suffix, room in (

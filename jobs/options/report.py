@@ -17,7 +17,9 @@ from jobs.planning.sweeps import is_sweep
 class Command:
     """Show what was measured of one or more runs: here, and in report.md and report.html of each run folder."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="")
+    ]
     """Run folders, or those of sweeps; several runs are also put side by side, in comparison.md and comparison.html of
     the first."""
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from border.help_texts import HELP, join_lines
 from border.text import shell_command
 from border.typed_numbers import NUMBERS
 from vicreg.config_json import flat
@@ -22,6 +23,8 @@ def read_command(command: type[T], arguments: Sequence[str], description: str = 
     description: instead of the dataclass's docstring; its lines are wrapped to the terminal.
     """
     said = wrapped(description or command.__doc__ or "")
+    if HELP & set(arguments):
+        join_lines(command)
     config, numbers = (tyro.conf.FlagCreatePairsOff,), NUMBERS
     if default is None:
         return tyro.cli(command, args=arguments, description=said, config=config, registry=numbers)

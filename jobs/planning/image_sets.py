@@ -55,6 +55,9 @@ class ImageSet:
             given.source()
         elif not images.is_file():
             raise ValueError(f"{images}: no such file; allowed: a beton, or {anywhere.FORMS}")
+        elif split or unlabelled:
+            option = "--split" if split else "--unlabelled"
+            raise ValueError(f"{option} is for folders and lists of images; a beton such as {images} is taken whole")
         return given
 
     def source(self) -> Source:

@@ -83,7 +83,8 @@ def carry_out(command: Command) -> int:
     branch(config.model, command.encoder)  # raises what it objects to
     feature_file.require_suffix(command.out)
     encoder = "" if command.encoder == "a" else command.encoder
-    open_network(run, config, run / CHECKPOINTS, command.layer, encoder)  # a layer that is not there, before a job
+    if command.layer:  # one that is not there, before a job
+        open_network(run, config, run / CHECKPOINTS, command.layer, encoder)
     images = ImageSet.of(command.images, run, command.split, command.unlabelled, config.model.channels)
     wanted = Wanted(str(run), images, str(command.out.absolute()), command.layer, encoder)
     require_own(wanted, command.overwrite)

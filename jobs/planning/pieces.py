@@ -6,6 +6,7 @@ that evaluations of the same encoder share its features.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -174,11 +175,15 @@ def find_due(
     encoder = pieces[0].encoder if pieces else ""
     if not is_finished(run, encoder) and any(piece.subject in SUBJECTS for piece in pieces):
         return pieces  # what will be measured is not there yet
-    sums = {
-        subject: checksum(build_encoder(Path(source) if source else run, subject, config, encoder))
-        for subject, source in dict.fromkeys((p.subject, p.source) for p in pieces)
-    }
-    described = {place: data_identity.describe(place.data(config)) for place in dict.fromkeys(map(Place.of, pieces))}
+
+    @functools.cache
+    def sha256(subject: str, source: str) -> str:
+        return checksum(build_encoder(Path(source) if source else run, subject, config, encoder))
+
+    @functools.cache
+    def described(place: Place) -> dict[str, Any]:
+        return data_identity.describe(place.data(config))
+
     due: list[Piece] = []
     for piece in pieces:
         title = f"{piece.evaluation}, {say_subject(piece.subject)}"
@@ -186,8 +191,8 @@ def find_due(
         if result is None or overwrite:
             due.append(piece)
             continue
-        data = described[Place.of(piece)]
-        changed = results.changes(result, piece.module, piece.settings, data, sums[piece.subject], precision)
+        data, own = described(Place.of(piece)), sha256(piece.subject, piece.source)
+        changed = results.changes(result, piece.module, piece.settings, data, own, precision)
         if changed:
             due.append(piece)
             console.print(f"{title}: again, because of {'; '.join(changed)}", highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from vicreg import methods
 from vicreg.config import ModelConfig, OptimizerConfig, PretrainConfig
-from vicreg.cost import counted, counting
+from vicreg.cost import counted, counting, evaluations
 from vicreg.cost.estimate import estimate
 from vicreg.cost.flops import step_flops
 from vicreg.method import UNKNOWN_DATA, TrainingData
@@ -73,3 +74,17 @@ def test_what_depends_on_the_data_is_counted_for_them() -> None:
         estimate(supcon, 1, False, data=TrainingData(1_000, 0))
     with pytest.raises(ValueError, match="learns from classes"):
         estimate(_recipe("cifar10-supcon"), 1, False, data=TrainingData(1_000, 0))
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10-cmc"])
+def test_the_table_of_encoders_says_what_is_counted(name: str) -> None:
+    config = _recipe(name)
+    size = config.data.image_size
+    assert evaluations.forward_flops(config.model, size) == evaluations.counted_flops(config.model, size) > 0
+    assert evaluations.forward_flops(config.model, 48) == evaluations.counted_flops(config.model, 48)
+
+
+@pytest.mark.slow
+def test_the_whole_table_of_encoders_is_what_is_counted() -> None:
+    there = json.loads(evaluations.TABLE.read_text())
+    assert there == evaluations.count_recipes(), "write it anew: python -m vicreg.cost.evaluations"

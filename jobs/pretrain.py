@@ -11,7 +11,7 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 
 from border.terminal import typed
 from disk.closed_pipe import quietly
-from jobs.options.pretrain import parse_with_notes
+from jobs.options.pretrain import parse_with_notes, require_possible
 from jobs.planning.cli import user_errors
 from slurm.requeue import StopFlag
 from slurm.task import Task
@@ -21,6 +21,7 @@ def main(arguments: list[str]) -> int:
     """Read the options and carry them out; returns the exit code."""
     with user_errors():
         command, notes = parse_with_notes(arguments)
+        require_possible(command, arguments)
         from jobs.execution import pretrain  # help and wrong options come at once, torch takes two seconds
 
         return pretrain.carry_out(command, notes, arguments)

@@ -68,14 +68,13 @@ def parse_with_notes(arguments: list[str]) -> tuple[Command, Notes]:
     arguments = [LONG_NAMES.sub(r"--online.\1", argument) for argument in arguments]
     start = starting_point.find(arguments, Command.recipe)
     command = read_options(arguments, start)
-    require_possible(command)
-    if command.several.is_asked:
-        require_each(command, arguments)
     return command, notes_that_hold(start, command.config)
 
 
-def require_possible(command: Command) -> None:
+def require_possible(command: Command, arguments: list[str]) -> None:
     """ValueError for what can be known to be impossible before anything is computed."""
+    if command.several.is_asked:
+        require_each(command, arguments)
     for name in ("set", "baselines", "jobs"):
         if getattr(command, name) and not command.then_eval:
             raise ValueError(f"--{name} is of the evaluations; add --then-eval, or give it to jobs/eval_all.py")

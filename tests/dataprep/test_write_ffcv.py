@@ -65,7 +65,7 @@ def test_verify_names_problems(tree: Path, tmp_path: Path, capsys: pytest.Captur
     assert main(["verify", str(path)]) == 1
     output = capsys.readouterr().out
     assert "sample 7 (bee/001.jpg): its bytes have changed" in output
-    assert "1 problems" in output
+    assert "1 problem;" in output
 
 
 def test_verify_shows_twenty_problems_of_a_kind_and_counts_the_others(

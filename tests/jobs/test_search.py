@@ -101,7 +101,7 @@ def test_a_file_of_features_is_searched_and_must_be_of_this_encoder(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--query", "none.jpg"), "No such file or directory: 'none.jpg'"),
+        (("--query", "none.jpg"), "query is none.jpg, allowed: files of images; there is no such file"),
         (("--query", "q.jpg", "--neighbours", "0"), "neighbours is 0, allowed: 1 to 50"),
         (("--query", "q.jpg", "--out", "found.jpg"), "out is 'found.jpg', allowed: a name that ends in .html"),
     ],

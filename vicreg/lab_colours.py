@@ -59,7 +59,8 @@ class LabEncoder(nn.Module):
 
     def halves(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, F / 2) of L, and of a and b."""
-        with torch.autocast(images.device.type, enabled=False):
+        kind = "cpu" if images.is_meta else images.device.type  # which has no autocast to be left
+        with torch.autocast(kind, enabled=False):
             colours = lab(images * self.std + self.mean)
         return self.lightness(colours[:, :1]), self.colour(colours[:, 1:])
 

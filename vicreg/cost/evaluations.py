@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from border.documents import read_json
 from disk.whole_files import write_text
 from vicreg import methods
 from vicreg.config import ModelConfig
-from vicreg.cost.weightless import encoder_on_meta, with_empty_weights
+from vicreg.cost.weightless import encoder_on_meta
 
 TABLE = Path(__file__).with_name("encoder_flops.json")
 BACKWARD = 2
@@ -72,8 +71,8 @@ def counted_flops(model: ModelConfig, image_size: int) -> float:
     """The same, counted."""
     sound, encoder = model.sound, encoder_on_meta(model).eval()
     shape = (1, sound.clip_samples) if sound.is_on else (model.in_channels, image_size, image_size)
-    with FakeTensorMode(), FlopCounterMode(display=False) as counter, torch.no_grad():
-        with_empty_weights(encoder)(torch.empty(1, *shape))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder(torch.empty(1, *shape, device="meta"))
     return float(counter.get_total_flops())
 
 

@@ -86,5 +86,5 @@ def test_the_report_waits_for_all_runs_and_their_evaluations(runs: Runs) -> None
         result = json.loads((folder / f"base-lr-0.1_seed-{seed}" / "evals" / "retrieval" / "result.json").read_text())
         assert result["evaluation"] == "retrieval"
     report = (folder / "report.md").read_text()
-    assert "1 combinations, 2 runs, of which 2 are finished" in report
+    assert "1 combination, 2 runs, of which 2 are finished" in report
     assert "retrieval" in report

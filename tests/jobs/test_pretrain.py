@@ -209,7 +209,10 @@ def test_a_damaged_checkpoint_is_told_and_passed_over(digits_folder: Path, tmp_p
         ),
         (["--train.precision", "fp16"], "precision is 'fp16', allowed: auto, float32, float64 on a CPU"),
         (["--model.encoder", "resnet51"], "encoder is 'resnet51', allowed:"),
-        (["--recipe", "digit"], "recipe is 'digit' (did you mean digits?), allowed: imagenet-1000ep, "),
+        (
+            ["--recipe", "digit"],
+            "recipe is 'digit' (did you mean digits?), allowed: auto (chosen for your images), imagenet-1000ep, ",
+        ),
         (["--method.name", "barlow"], "method.name is 'barlow', allowed: barlow_twins, "),
         (["--views.1.count", "2"], "views is '3 of an image', allowed: 2 for vicreg"),
     ],

@@ -91,7 +91,7 @@ def _digits() -> PretrainConfig:
         views=(view, view),
         model=ModelConfig(encoder="resnet10-narrow", small_images=True, expander="512-512-512"),
         optimizer=OptimizerConfig(name="adamw", base_lr=2e-3, weight_decay=1e-4, warmup_epochs=4.0),
-        train=TrainConfig(epochs=80, global_batch=128, log_every_steps=20, channels_last=True),
+        train=TrainConfig(epochs=45, global_batch=128, log_every_steps=20, channels_last=True),
     )
 
 

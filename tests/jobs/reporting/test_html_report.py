@@ -219,7 +219,7 @@ def test_an_imported_encoder_was_not_trained_here(run: Path) -> None:
     rename(run, imported={"form": "a whole released checkpoint"})
     said = _page(run).said()
     assert "imported (a whole released checkpoint)" in said
-    assert "80 epochs" not in said
+    assert "45 epochs" not in said
 
 
 def _whole(train: int, val: int) -> dict[str, Any]:
@@ -240,7 +240,7 @@ def test_published_numbers_stand_beside_those_of_the_same_data_only(run: Path, w
     assert len(own) == 1
     cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", own[0])
     assert cells[:2] == ["measured", "digits"]
-    assert "80 epochs of data/digits/train.beton, batch 128" in cells[2]
+    assert "45 epochs of data/digits/train.beton, batch 128" in cells[2]
     assert cells[3:] == ["72.9", "90.8"]
     others = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", beside)[1:]]
     assert {row[0] for row in others} == {"published"}

@@ -29,6 +29,8 @@ from torchvision.transforms.v2 import functional
 from benchmarks.loader import BICUBIC, SIZE, beton_of, official_transform
 from benchmarks.ratios import Ratio, print_ratios
 from dataprep.beton.contract import open_beton
+from dataprep.beton.jpeg_decoder import WheelJpeg
+from dataprep.beton.turbojpeg import RGB
 from vicreg.config import DataConfig, ViewConfig, official_views
 from vicreg.data.decode import ImageReader
 from vicreg.views.augment import ColourPlan, augment
@@ -72,6 +74,9 @@ def measure_parts(beton: Path, num: int = 200) -> dict[str, list[tuple[str, floa
     out = torch.empty((num, SIZE, SIZE, 3), dtype=torch.uint8)
     target = np.empty((SIZE, SIZE, 3), np.uint8)
 
+    def wheel(i: int) -> object:
+        return WheelJpeg(opened.image_bytes(i)).pixels(np.empty_like(images[i]), RGB)
+
     def pillow_crop(i: int) -> Image.Image:
         top, left, height, width = boxes[i].tolist()
         return pillows[i].crop((left, top, left + width, top + height)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
@@ -84,7 +89,11 @@ def measure_parts(beton: Path, num: int = 200) -> dict[str, list[tuple[str, floa
         return functional.resized_crop(tensors[i], *boxes[i].tolist(), [SIZE, SIZE], BICUBIC, antialias=True)
 
     parts = {
-        "decode": [("ours", _each_us(reader.read, num)), ("Pillow", _each_us(opened.decode, num))],
+        "decode": [
+            ("ours", _each_us(reader.read, num)),
+            ("simplejpeg's libjpeg-turbo", _each_us(wheel, num)),
+            ("Pillow", _each_us(opened.decode, num)),
+        ],
         "random crop to 224": [
             ("ours", _each_us(lambda i: crop_resize_into(out[i], images[i], boxes[i].tolist()), num)),
             ("torchvision v2, uint8 tensor", _each_us(torchvision_crop, num)),

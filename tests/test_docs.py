@@ -55,3 +55,16 @@ def test_the_wings_stand_on_the_floors_of_the_architecture_page() -> None:
     shown = [set(line.split(", ")) for line in block.splitlines() if line]
     wings = [{room for room in floor if (ROOT / "vicreg" / room).is_dir()} for floor in FLOORS["vicreg"]]
     assert shown == [floor for floor in wings if floor]
+
+
+def test_the_readme_has_the_neighbours_that_the_page_of_methods_has() -> None:
+    table = (ROOT / "docs" / "methods.md").read_text().split("### What is learned in the same time")[1].split("###")[0]
+    page = dict(re.findall(r"^\| ([^|]+) \| [\d.–]+ \| ([\d.]+) \|", table, re.MULTILINE))
+    text = (ROOT / "README.md").read_text()
+    readme = re.findall(
+        r"^\| ([^|]+) \| `[\w-]+` \| [\d.–]+ \| ([\d.]+)(?: \(random: [\d.]+\))? \|$", text, re.MULTILINE
+    )
+    assert len(readme) == 14
+    for name, neighbours in readme:
+        assert page[name.replace(" (LeJEPA)", "").removesuffix(" Aug")] == neighbours, name
+    assert f"random weights {page['random weights']}, raw pixels {page['raw pixels']}" in text.replace("\n", " ")

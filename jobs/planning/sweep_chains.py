@@ -106,7 +106,7 @@ def submit_all(
     if with_report and ends:
         submitted += chain.submit(folder, [report_of(folder)], cluster, behind=ends)
     new = sum(job.is_new for job in submitted)
-    console.print(f"{new} jobs submitted, {len(submitted) - new} were in the queue already", highlight=False)
+    console.print(f"jobs submitted: {new}; in the queue already: {len(submitted) - new}", highlight=False)
     console.print(f"watch them with  {suite_command('jobs/status.py', folder, '--watch')}", soft_wrap=True)
 
 

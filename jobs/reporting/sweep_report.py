@@ -19,7 +19,7 @@ from jobs.reporting.document import Block, Code, Heading, Table, Text
 from jobs.reporting.figures import Spread, line_key, spread_chart
 from jobs.reporting.measured_run import Run, load_run
 from jobs.reporting.page import Section, figure, legend
-from jobs.reporting.result_tables import metric_names, say_metric
+from jobs.reporting.result_tables import WHAT_FLATTERS, flatters, metric_names, say_metric
 from vicreg.stop_rule import early_end_of
 
 log = logging.getLogger(__name__)
@@ -100,11 +100,12 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float | None, float | N
     return mean, statistics.stdev(values) if len(values) > 1 else None
 
 
-def say_measure(measure: Measure) -> str:
-    """linear, top-1."""
+def say_measure(measure: Measure, among: Sequence[Measure] = ()) -> str:
+    """linear, top-1; among others of its evaluation what flatters is named so."""
     evaluation, metric = measure
     named = {"online_top1": "linear head", "knn_top1": "k-NN"}
-    return f"{named[metric]} {ONLINE}" if evaluation == ONLINE else f"{evaluation}, {say_metric(metric)}"
+    names = [name for _, name in among]
+    return f"{named[metric]} {ONLINE}" if evaluation == ONLINE else f"{evaluation}, {say_metric(metric, names)}"
 
 
 def tables(swept: SweptRuns) -> list[Table]:
@@ -113,10 +114,11 @@ def tables(swept: SweptRuns) -> list[Table]:
     measures = swept.measures()
     for evaluation in dict.fromkeys(name for name, _ in measures):
         own = [measure for measure in measures if measure[0] == evaluation]
-        said = [say_measure(measure).removeprefix(f"{evaluation}, ").removesuffix(f" {ONLINE}") for measure in own]
+        said = [say_measure(one, own).removeprefix(f"{evaluation}, ").removesuffix(f" {ONLINE}") for one in own]
         headers = [*swept.titles(), "runs", *said]
         names = len(swept.titles()) + 1
-        table = Table(f"{evaluation}: percent, mean ± deviation over seeds, best mean marked", headers, names)
+        marked = ", best mean marked" if len(swept.sweep.combinations()) > 1 else ""
+        table = Table(f"{evaluation}: percent, mean ± deviation over seeds{marked}", headers, names)
         means: list[list[float | None]] = []
         for values, trials in swept.sweep.combinations().items():
             found = [swept.values(trials, measure) for measure in own]
@@ -155,6 +157,12 @@ def best(swept: SweptRuns) -> str:
     return f"Best{so_far} by {say_measure(measures[0])}: {swept.said(winner)} ({found[winner]:.1f}{spread} %, {runs})."
 
 
+def what_flatters(swept: SweptRuns) -> list[Block]:
+    """What the mark at some measures says, where there is one."""
+    each = [result.metrics for run in swept.runs.values() for result in run.trained().values()]
+    return [Text(WHAT_FLATTERS)] if any(flatters(name, metrics) for metrics in each for name in metrics) else []
+
+
 def what_is_missing(swept: SweptRuns) -> list[Block]:
     """Runs that do not count and runs that ended early, by name, and the command that goes on."""
     early = [f"{name} ({why})" for name in swept.runs if (why := early_end_of(swept.folder / name))]
@@ -173,9 +181,9 @@ def what_is_missing(swept: SweptRuns) -> list[Block]:
 def summary(swept: SweptRuns) -> str:
     """What was swept, and how far it is."""
     swept_over = ", ".join(swept.sweep.options) or "seeds alone"
-    combinations = swept.sweep.combinations()
+    combinations, runs = len(swept.sweep.combinations()), len(swept.sweep.trials)
     return (
-        f"Sweep over {swept_over}: {len(combinations)} combinations, {len(swept.sweep.trials)} runs, of which "
+        f"Sweep over {swept_over}: {combinations} combination{'s' * (combinations != 1)}, {runs} runs, of which "
         f"{len(swept.runs)} are finished."
     )
 
@@ -184,7 +192,8 @@ def sweep_blocks(swept: SweptRuns) -> list[Block]:
     """The report of a sweep."""
     sentence = best(swept)
     found = [Text(sentence)] if sentence else []
-    return [Heading(str(swept.folder)), Text(summary(swept)), *found, *tables(swept), *what_is_missing(swept)]
+    about = [*what_flatters(swept), *what_is_missing(swept)]
+    return [Heading(str(swept.folder)), Text(summary(swept)), *found, *tables(swept), *about]
 
 
 def charts(swept: SweptRuns) -> str:
@@ -220,7 +229,7 @@ def sweep_page(swept: SweptRuns) -> str:
     """The same as a page, with charts."""
     sentence = best(swept)
     lead = f'<p class="lead">{page.escape(summary(swept))}</p>\n{page.blocks([Text(sentence)] if sentence else [])}'
-    missing = page.blocks(what_is_missing(swept))
+    missing = page.blocks([*what_flatters(swept), *what_is_missing(swept)])
     drawn = charts(swept)
     sections = [
         *([Section("values", "Over the swept values", drawn)] if drawn else []),

@@ -167,6 +167,8 @@ def _describe(job: Job, state: str, note: str, queued: QueuedJob | None, pid: in
     nodes = queued.nodes if queued else job_traces.short_nodes(job.attempts[-1].nodes if job.attempts else ())
     silent_s = now - heard if is_running and heard and now - heard > SILENT_AFTER_S else 0.0
     progress = job_traces.read_progress(job.run, job.name)
+    if state == FINISHED and not progress.epochs:
+        progress = replace(progress, done=progress.total)  # it beats now and then, and not at its end
     return JobState(
         run=job.run,
         name=job.name,

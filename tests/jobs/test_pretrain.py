@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from border.private_folder import require_private
+from jobs import pretrain
 from jobs.execution import joined_ranks
 from jobs.execution import pretrain as work
 from jobs.options.pretrain import parse
@@ -90,32 +91,43 @@ def _assert_same_bits(run: Path, reference: Path) -> None:
     assert [line["step"] for line in read_metrics(run)] == list(range(STEPS))
 
 
-def test_runs_and_leaves_a_complete_folder(digits_folder: Path, tmp_path: Path) -> None:
-    done = _run(_command(digits_folder, tmp_path / "run"))
+@pytest.fixture(scope="module")
+def whole(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to, by one rank."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    done = _run(_command(digits_folder, run))
     assert done.returncode == 0, done.stderr
     assert "finished" in done.stdout
     assert "epoch 3/3  step 15/15" in done.stdout
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    return run
+
+
+def test_runs_and_leaves_a_complete_folder(digits_folder: Path, whole: Path) -> None:
+    config = json.loads((whole / "config.json").read_text())
     assert config["recipe"] == "digits"
     assert config["pretrain"]["train"]["epochs"] == 3
-    assert set(torch.load(tmp_path / "run" / "encoder.pt", weights_only=True)) == {
-        "schema",
-        "encoder",
-        "model",
-        "origin",
-    }
-    losses = [line["loss"] for line in read_metrics(tmp_path / "run")]
+    assert set(torch.load(whole / "encoder.pt", weights_only=True)) == {"schema", "encoder", "model", "origin"}
+    losses = [line["loss"] for line in read_metrics(whole)]
     assert losses[-1] < losses[0]
-    again = _run(_command(digits_folder, tmp_path / "run"))
+    again = _run(_command(digits_folder, whole))
     assert again.returncode == 0
     assert "is finished" in again.stdout
 
 
+def test_another_configuration_is_refused_with_the_fields(digits_folder: Path, whole: Path) -> None:
+    done = _run(_command(digits_folder, whole, "--train.epochs", "4", "--train.keep-checkpoints", "3"))
+    assert done.returncode == 1
+    assert "train.epochs: 3 -> 4" in done.stderr
+    assert "keep_checkpoints" not in done.stderr
+
+
 @pytest.mark.parametrize("ranks", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_stop_signal_saves_and_the_same_command_goes_on_to_the_same_bits(
-    digits_folder: Path, tmp_path: Path, ranks: str
+    digits_folder: Path, tmp_path: Path, whole: Path, ranks: str
 ) -> None:
-    assert _run(_command(digits_folder, tmp_path / "whole", "--gpus", ranks)).returncode == 0
+    if ranks != "1":
+        whole = tmp_path / "whole"
+        assert _run(_command(digits_folder, whole, "--gpus", ranks)).returncode == 0
     command = _command(digits_folder, tmp_path / "run", "--gpus", ranks)
     process = _start(command)
     _await_step(tmp_path / "run", 5, process)
@@ -129,7 +141,7 @@ def test_a_stop_signal_saves_and_the_same_command_goes_on_to_the_same_bits(
     done = _run(alone if ranks == "1" else command)
     assert done.returncode == 0, done.stderr
     assert f"resuming {tmp_path / 'run'} at step {saved['step']}" in re.sub(r"\s+", " ", done.stdout)
-    _assert_same_bits(tmp_path / "run", tmp_path / "whole")
+    _assert_same_bits(tmp_path / "run", whole)
 
 
 @pytest.mark.slow
@@ -150,9 +162,8 @@ def test_kills_at_random_steps_end_in_the_same_bits(digits_folder: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_going_on_with_other_ranks_follows_the_same_path(digits_folder: Path, tmp_path: Path) -> None:
+def test_going_on_with_other_ranks_follows_the_same_path(digits_folder: Path, tmp_path: Path, whole: Path) -> None:
     """The samples and views are the same; sums over ranks differ in the last bits only, which later steps enlarge."""
-    assert _run(_command(digits_folder, tmp_path / "whole")).returncode == 0
     process = _start(_command(digits_folder, tmp_path / "run"))
     _await_step(tmp_path / "run", 4, process)
     process.send_signal(signal.SIGINT)
@@ -161,7 +172,7 @@ def test_going_on_with_other_ranks_follows_the_same_path(digits_folder: Path, tm
     assert saved is not None
     done = _run(_command(digits_folder, tmp_path / "run", "--gpus", "2"))
     assert done.returncode == 0, done.stderr
-    for mine, theirs in zip(_numbers(tmp_path / "run"), _numbers(tmp_path / "whole"), strict=True):
+    for mine, theirs in zip(_numbers(tmp_path / "run"), _numbers(whole), strict=True):
         just_resumed = mine["step"] <= saved["step"]
         # Rounding alone moves a gradient of few samples by a thousandth (float32).
         assert mine.pop("gradient_norm") == pytest.approx(
@@ -203,25 +214,19 @@ def test_a_damaged_checkpoint_is_told_and_passed_over(digits_folder: Path, tmp_p
         (["--views.1.count", "2"], "views is '3 of an image', allowed: 2 for vicreg"),
     ],
 )
-def test_wrong_input_says_what_is_allowed(digits_folder: Path, tmp_path: Path, more: list[str], message: str) -> None:
-    done = _run(_command(digits_folder, tmp_path / "run", *more))
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_input_says_what_is_allowed(
+    digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        pretrain.main(_command(digits_folder, tmp_path / "run", *more)[2:])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.startswith("error: ")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_another_configuration_is_refused_with_the_fields(digits_folder: Path, tmp_path: Path) -> None:
-    process = _start(_command(digits_folder, tmp_path / "run"))
-    _await_step(tmp_path / "run", 1, process)
-    process.terminate()
-    process.wait(timeout=60)
-    done = _run(_command(digits_folder, tmp_path / "run", "--train.epochs", "4", "--train.keep-checkpoints", "3"))
-    assert done.returncode == 1
-    assert "train.epochs: 3 -> 4" in done.stderr
-    assert "keep_checkpoints" not in done.stderr
-
-
-@pytest.mark.parametrize("epochs", [("2", "2"), ("2", "3")])
+@pytest.mark.parametrize("epochs", [("2", "3"), pytest.param(("2", "2"), marks=pytest.mark.slow)])
 def test_of_two_commands_at_a_time_one_is_refused_and_nothing_is_lost(
     digits_folder: Path, tmp_path: Path, epochs: tuple[str, str]
 ) -> None:

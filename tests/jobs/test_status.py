@@ -214,6 +214,14 @@ def test_local_jobs_live_and_die_with_their_process(run: Path) -> None:
     assert (job.state, job.note) == ("stopped", "ended without a word: killed, or its machine went down")
 
 
+def test_a_finished_job_is_all_done_though_its_last_beat_came_before_the_end(run: Path) -> None:
+    folder = begin(run, "embed", "pid 1")
+    beat(folder, 16, 100)
+    end(folder, FINISHED)
+    (job,) = collect(run)
+    assert (job.state, status.progress_line(job.progress)) == ("finished", "100 % done")
+
+
 def test_cancel_ends_what_waits_and_runs(run: Path, slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]) -> None:
     submit(run, ("pretrain", "7", ""), ("knn", "8", "afterok:7"), ("report", "9", "afterany:8"))
     slurm.queue(line("7", "RUNNING", "n1"), line("8", "PENDING", reason="Dependency"))

@@ -67,7 +67,7 @@ def test_each_pretraining_waits_for_the_one_before_it_in_its_lane(cluster: FakeS
     assert _waits(tmp_path, 4) == {"101": "", "103": "", "105": "afterany:101", "107": "afterany:103"}
     assert _dependencies(tmp_path / "run-2")["knn"] == "afterok:105"
     assert _dependencies(tmp_path) == {"report": "afterany:102:104:106:108"}
-    assert "9 jobs submitted, 0 were in the queue already" in said
+    assert "jobs submitted: 9; in the queue already: 0" in said
 
 
 def test_without_a_limit_none_waits_for_another(cluster: FakeSlurm, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_the_same_command_submits_what_is_not_there_behind_what_is(cluster: Fake
     runs = _runs(tmp_path, 4)
     runs[0] = Prepared(runs[0].trial, runs[0].run, PLAN, [])
     said = _submit(tmp_path, runs, 2)
-    assert "2 jobs submitted, 5 were in the queue already" in said
+    assert "jobs submitted: 2; in the queue already: 5" in said
     assert read_jobs(tmp_path / "run-1")["pretrain"].job_id == "110"
     assert _dependencies(tmp_path / "run-1")["pretrain"] == "afterany:105"
     assert [call.command[-1] for call in cluster.calls("scontrol")] == ["Dependency=afterany:111:106:108"]

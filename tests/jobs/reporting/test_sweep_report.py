@@ -13,6 +13,7 @@ from jobs import report, status
 from jobs.planning import sweeps
 from jobs.planning.recipes import recipe
 from jobs.planning.sweeps import SweepOptions
+from jobs.reporting.result_tables import WHAT_FLATTERS
 from jobs.reporting.sweep_report import load_sweep, mean_and_deviation, sweep_page, tables
 from tests.jobs.html_page import Page
 from tests.jobs.measured_runs import write_result
@@ -66,6 +67,15 @@ def test_the_tables_have_all_combinations(sweep: Path) -> None:
     ]
     assert knn.best == {(1, 2)}
     assert online.rows[0] == ["0.1", "3 of 3", "71.2 ± 1.3"]  # the last that was measured, not the first
+
+
+def test_the_best_epoch_is_named_so_and_stands_behind_the_last(sweep: Path) -> None:
+    write_result(sweep / "base-lr-0.2_seed-0", "linear", TRAINED, {"top1": 81.0, "top1_last_epoch": 80.0})
+    swept = load_sweep(sweep)
+    _, linear, _ = tables(swept)
+    assert linear.headers == ["base-lr", "runs", "top-1", "top-1, best epoch †"]
+    assert linear.rows[1] == ["0.2", "1 of 3, not finished", "80.0", "81.0"]
+    assert WHAT_FLATTERS in sweep_page(swept)
 
 
 def test_the_report_is_printed_and_written(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,11 @@ class SoundConfig:
         """Whether the data are sound."""
         return self.rate_hz > 0
 
+    @property
+    def samples_are(self) -> str:
+        """What a data set's samples are called where they are counted."""
+        return "clips" if self.is_on else "images"
+
     def view_samples(self, view: SoundViewConfig) -> int:
         """Length of a view."""
         return self.clip_samples - round(self.clip_samples * view.crop)

@@ -26,11 +26,11 @@ VAL_DATA = "val data"
 
 
 def check_batch(config: PretrainConfig, spec: JobSpec) -> Check:
-    """Whether every rank gets the same number of images."""
-    batch, ranks = config.train.global_batch, spec.num_ranks
+    """Whether every rank gets the same number of images or clips."""
+    batch, ranks, things = config.train.global_batch, spec.num_ranks, config.model.sound.samples_are
     if batch % ranks == 0:
         return Check(
-            "batch", True, f"{batch} images on {ranks} {'rank' if ranks == 1 else 'ranks'}, {batch // ranks} each"
+            "batch", True, f"{batch} {things} on {ranks} {'rank' if ranks == 1 else 'ranks'}, {batch // ranks} each"
         )
     below, above = batch - batch % ranks, batch + ranks - batch % ranks
     multiples = f"{below} or {above}" if below else str(above)
@@ -105,7 +105,7 @@ def check_val_data(config: PretrainConfig, is_needed: bool) -> Check:
     try:
         beton = open_beton(path)
         require_channels(config.data, beton)
-        return Check(VAL_DATA, True, f"{beton.num_samples:,} images")
+        return Check(VAL_DATA, True, f"{beton.num_samples:,} {config.model.sound.samples_are}")
     except (OSError, ValueError) as error:
         return Check(VAL_DATA, False if is_needed else None, f"{error}; the evaluations need it")
 
@@ -120,12 +120,12 @@ def check_data(config: PretrainConfig) -> tuple[Beton | None, Check]:
         require_channels(config.data, beton)
     except (OSError, ValueError) as error:
         return None, Check("data", False, str(error))
-    num = beton.num_samples
+    num, things = beton.num_samples, config.model.sound.samples_are
     if batch > num:
         fits = 1 << (max(num // 8, 2).bit_length() - 1)
-        said = f"global_batch is {batch}, and {path} has {num:,} images; allowed: 2 to {num}, and enough for several"
+        said = f"global_batch is {batch}, and {path} has {num:,} {things}; allowed: 2 to {num}, and enough for several"
         return beton, Check("data", False, f"{said} steps an epoch: --train.global-batch {fits}")
-    return beton, Check("data", True, f"{num:,} images, {batches_per_epoch(num, batch)} steps an epoch")
+    return beton, Check("data", True, f"{num:,} {things}, {batches_per_epoch(num, batch)} steps an epoch")
 
 
 def training_data(beton: Beton | None) -> TrainingData:

@@ -119,7 +119,7 @@ class Plan:
         """The summary with what the job will take."""
         config, needs = self.config, self.needs
         table = self.summary()
-        table.add_row("batch", f"{config.train.global_batch} images, {self._per_rank()} per rank")
+        table.add_row("batch", f"{config.train.global_batch} {self._things}, {self._per_rank()} per rank")
         optimizer = config.optimizer
         peak = peak_rate(optimizer, config.train.global_batch)
         is_scaled = optimizer.name != "adamw"
@@ -147,14 +147,20 @@ class Plan:
         if self.beton is None:
             return self.config.data.train
         pixels = "" if self.beton.pixels.is_rgb else f" of {self.beton.pixels}"
-        return f"{self.config.data.train}: {self.beton.num_samples:,} images{pixels}, {gb(self.beton.file.size)}"
+        return (
+            f"{self.config.data.train}: {self.beton.num_samples:,} {self._things}{pixels}, {gb(self.beton.file.size)}"
+        )
 
     def _length(self) -> str:
         train = self.config.train
         if self.beton is None:
-            return f"{train.epochs} epochs, {train.global_batch} images a step"
+            return f"{train.epochs} epochs, {train.global_batch} {self._things} a step"
         steps = self.beton.num_samples // train.global_batch
-        return f"{train.epochs} epochs of {steps} steps, {train.global_batch} images a step"
+        return f"{train.epochs} epochs of {steps} steps, {train.global_batch} {self._things} a step"
+
+    @property
+    def _things(self) -> str:
+        return self.config.model.sound.samples_are
 
     def _per_rank(self) -> str:
         return f"{self.config.train.global_batch / self.spec.num_ranks:g}"

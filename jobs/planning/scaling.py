@@ -16,9 +16,10 @@ RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 def scaling_table(config: PretrainConfig, num_steps: int, cluster: Cluster, on_gpu: bool, data: TrainingData) -> Table:
     """Duration, memory and traffic for each number of ranks that divides the batch and leaves every rank two images."""
-    title = f"predicted for {config.train.global_batch} images a step"
+    things = config.model.sound.samples_are
+    title = f"predicted for {config.train.global_batch} {things} a step"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    headings = ("GPUs" if on_gpu else "ranks", "step", "images/s", "network", "loss", "memory", "sent", "whole run")
+    headings = ("GPUs" if on_gpu else "ranks", "step", f"{things}/s", "network", "loss", "memory", "sent", "whole run")
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "loss" else "right", no_wrap=True)
     batch = config.train.global_batch

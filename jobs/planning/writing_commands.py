@@ -7,14 +7,30 @@ from typing import Any
 
 from border.text import suite_command
 from dataprep.beton.contract import BetonError, read_manifest
+from dataprep.sources.captions import SPLIT_FILE
 from slurm.preflight import Check
 
 TRAIN = "train.beton"
 WITH_FOLDERS = (
     *("imagenet", "cifar10", "places205", "voc07", "inat18"),
-    *("voc-detection", "coco-detection", "voc-segmentation", "ade20k"),
+    *("voc-detection", "coco-detection", "voc-segmentation", "ade20k", "captions"),
 )
 """Data sets that write_ffcv.py reads from a folder of raw data."""
+MADE_HERE = {
+    "digits": ("digits",),
+    "digits, multi-label": ("digits", "--multi-label"),
+    "digits-multi-label": ("digits", "--multi-label"),
+    "digits, captions": ("digits", "--captions"),
+    "digit-captions": ("digits", "--captions"),
+    "tones": ("tones",),
+}
+"""What takes no raw data, by the source in the manifest or the folder of the recipes."""
+SPOKEN_DIGITS = ("--pattern", r"(?P<label>\d)_\w+_\d+\.wav$", "--hold-out", r"_[0-4]\.wav$")
+SOUND = {
+    "esc50": ("--fold", 5),
+    "spoken-digits": ("--rate-hz", 8000, "--clip-seconds", 1, *SPOKEN_DIGITS),
+}
+"""How the recipes' sound is written: both splits by one command."""
 ASKED = ("RAW", "IMAGES", "LISTS")
 """What nobody but the user knows: the folder of raw data, of own images, of SimCLR's imagenet_subsets/."""
 HELD_OUT = 0.1
@@ -31,10 +47,15 @@ def writing_command(beton: Path) -> str:
         name, root, options = "", "", []
     folder, split = beton.parent, beton.stem
     name = name or folder.name
-    if name == "digits":
-        return _command(name, "--out", folder, "--split", split)
-    if name == "digits-multi-label":
-        return _command("digits", "--multi-label", "--out", folder, "--split", split)
+    if name in MADE_HERE:
+        return _command(*MADE_HERE[name], "--out", folder, "--split", split)
+    if folder.name in SOUND and name in ("audio", folder.name):
+        return _command("audio", "--root", root or "RAW", "--out", folder, *SOUND[folder.name])
+    if name == "coco-captions":
+        return _command("captions", "--root", "RAW", "--out", folder, "--split", split, *options)
+    if name == "captions" and root and not (Path(root) / SPLIT_FILE).is_file():  # a table has no splits of its own
+        num_val = max(1, round(HELD_OUT * int(source.get("num_listed", 0))))
+        return _command("captions", "--root", root, "--out", folder, "--num-val", num_val, "--overwrite", *options)
     if name in WITH_FOLDERS:
         return _command(name, "--root", root or "RAW", "--out", folder, "--split", split, *options)
     if not root or (Path(root) / split).is_dir():

@@ -16,7 +16,7 @@ from jobs.reporting import detection_pictures, page, pictures, retrieval_picture
 from jobs.reporting.document import Table, Text
 from jobs.reporting.measured_run import Run, began_with, say_length, summary, what_is_missing
 from jobs.reporting.page import Section, escape
-from jobs.reporting.published_tables import published, published_alone
+from jobs.reporting.published_tables import data_sets, most_like, published, published_alone
 from jobs.reporting.result_tables import (
     LAST_EPOCH,
     data_set_name,
@@ -30,7 +30,7 @@ from jobs.reporting.result_tables import (
     side_by_side,
 )
 from vicreg.config_json import differing_fields, flat, to_json
-from vicreg.evals.results import BASELINES, say_subject
+from vicreg.evals.results import BASELINES, Result, say_subject
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ NEWLINE = "\n"
 DATA = ("data.train", "data.val")
 GALLERY = "gallery"  # module whose details are pictures
 NUM_TILES = 8
+HEADLINES = ("image_to_text_r1", "text_to_image_r1", "ap_box", "ap_mask")
+"""Metrics with a tile each where an evaluation has them; of others the first has one."""
 CURVES = "Evaluations, epoch by epoch"
 
 
@@ -93,22 +95,27 @@ def _lead(run: Run) -> str:
     tiles: list[str] = []
     for name, result in run.trained().items():
         metrics = metric_names([result])
-        if not metrics or len(tiles) == NUM_TILES:
-            continue
-        beside = [
-            f"{say_subject(subject)} {other.metrics[metrics[0]]:.1f}"
-            for subject in BASELINES
-            if (other := run.beside(name, subject)) and metrics[0] in other.metrics
-        ]
-        best = metrics[0].removesuffix(LAST_EPOCH)
-        beside += [f"best epoch, which flatters, {result.metrics[best]:.1f}"] if best in metrics[1:] else []
-        others = ", ".join(beside)
-        tiles.append(
-            f"<li><b>{result.metrics[metrics[0]]:.1f}<small> %</small></b> <span>{escape(name)}, "
-            f"{escape(say_metric(metrics[0], metrics))}</span> <small>{escape(others)}</small></li>"
-        )
-    shown = f'<ul class="tiles">{"".join(tiles)}</ul>' if tiles else ""
+        headlines = [metric for metric in HEADLINES if metric in metrics] or metrics[:1]
+        tiles += [_tile(run, name, result, metric) for metric in headlines]
+    shown = f'<ul class="tiles">{"".join(tiles[:NUM_TILES])}</ul>' if tiles else ""
     return f'<p class="lead">{escape(summary(run))}</p>\n{page.blocks(experiment(run))}\n{shown}'
+
+
+def _tile(run: Run, evaluation: str, result: Result, metric: str) -> str:
+    """One number, large, with what stands beside it."""
+    beside = [
+        f"{say_subject(subject)} {other.metrics[metric]:.1f}"
+        for subject in BASELINES
+        if (other := run.beside(evaluation, subject)) and metric in other.metrics
+    ]
+    best = metric.removesuffix(LAST_EPOCH)
+    if best != metric and best in result.metrics:
+        beside.append(f"best epoch, which flatters, {result.metrics[best]:.1f}")
+    said = say_metric(metric, metric_names([result]))
+    return (
+        f"<li><b>{result.metrics[metric]:.1f}<small> %</small></b> <span>{escape(evaluation)}, {escape(said)}</span> "
+        f"<small>{escape(', '.join(beside))}</small></li>"
+    )
 
 
 def _results(run: Run) -> str:
@@ -130,10 +137,12 @@ def _published(run: Run) -> str:
     names = [data_set_name(result) or "none of them" for result in run.trained().values() if result.metrics]
     measured = ", ".join(dict.fromkeys(names))
     said = (
-        "Published numbers stand beside measured ones only where the data are the published ones, whole (ImageNet, "
-        f"Places205, iNaturalist 2018, VOC07, VOC07+12, COCO 2017, ESC-50). Measured here: {measured}."
+        "Published numbers stand beside measured ones only where the data are the published ones, whole "
+        f"({', '.join(data_sets())}). Measured here: {measured}."
     )
-    alone = page.folded("For orientation: published on ImageNet, not measured here", page.blocks(published_alone()))
+    like = most_like(run.config)
+    title = f"For orientation: published on {like}, not measured here"
+    alone = page.folded(title, page.blocks(published_alone(like)))
     return page.blocks([Text(said)]) + "\n" + alone
 
 
@@ -187,7 +196,7 @@ def _runs(runs: list[Run]) -> str:
     about.rows += [
         ["recipe", *(run.recipe for run in runs)],
         ["encoder", *(pretraining(run) for run in runs)],
-        ["images/s", *("–" if speed is None else f"{speed:,.0f}" for speed in speeds)],
+        ["images or clips/s", *("–" if speed is None else f"{speed:,.0f}" for speed in speeds)],
         ["trained for", *(run.duration() or "–" for run in runs)],
         ["finished", *("yes" if run.finished else "no" for run in runs)],
         ["code", *("; then ".join(map(provenance.said, provenance.noted(run.origin))) or "unknown" for run in runs)],

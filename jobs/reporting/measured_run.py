@@ -21,6 +21,7 @@ from jobs.reporting.document import Block, Code, Text
 from slurm import attempts, chain, requeue
 from slurm.requeue import failures_in_a_row
 from slurm.task import JobSpec
+from vicreg.branch_kinds import kind_of
 from vicreg.config import PretrainConfig
 from vicreg.evals import results
 from vicreg.evals.results import TRAINED, Result, say_subject
@@ -167,19 +168,30 @@ def _finite(value: Any) -> float | None:
 def summary(run: Run) -> str:
     """What the run is, in one sentence."""
     config = run.config
-    start = f"recipe {run.recipe}, {config.model.encoder} at {config.data.image_size} px"
+    start = f"recipe {run.recipe}, {say_encoders(config)}"
     if imported := run.origin.get("imported"):
         return f"{start}, imported ({imported.get('form', 'another file')})."
     start += f", from weights of {began_with(run)}" if began_with(run) else ""
-    parts = [start, f"{say_length(run)}, {config.train.global_batch} images a step"]
+    things = config.model.sound.samples_are
+    parts = [start, f"{say_length(run)}, {config.train.global_batch} {things} a step"]
     speed = run.images_per_s()
     if speed is not None:
-        parts.append(f"{speed:,.0f} images/s")
+        parts.append(f"{speed:,.0f} {things}/s")
     if run.duration():
         parts.append(f"trained for {run.duration()} (h:mm:ss)")
     if run.lines and not run.finished:
         parts.append(f"now in epoch {run.lines[-1]['epoch'] + 1}")
     return " ".join([", ".join(parts) + ".", *_interruptions(run.path)])
+
+
+def say_encoders(config: PretrainConfig) -> str:
+    """The encoder and what it takes, and the second branch's where it has its own."""
+    model = config.model
+    both = [name for name in (model.encoder, model.encoder_b) if name]
+    if model.sound.is_on:
+        return f"{' and '.join(both)} of sound at {model.sound.rate_hz:,} Hz"
+    takes = {"image": f"at {config.data.image_size} px", "text": "of captions"}
+    return " and ".join(f"{name} {takes[kind_of(name)]}" for name in both)
 
 
 def began_with(run: Run) -> str:
@@ -223,11 +235,12 @@ def _interruptions(run: Path) -> list[str]:
 
 
 def say_length(run: Run) -> str:
-    """Epochs and training images."""
+    """Epochs, and how many images or clips one has."""
     train = run.config.data.train
     some = next((result for result in run.results.values() if result.data["train"]["path"] == train), None)
-    images = f" ({some.data['train']['num_images']:,} images)" if some else ""
-    return f"{run.config.train.epochs} epochs of {train}{images}"
+    things = run.config.model.sound.samples_are
+    counted = f" ({some.data['train']['num_images']:,} {things})" if some else ""
+    return f"{run.config.train.epochs} epochs of {train}{counted}"
 
 
 def what_is_missing(run: Run) -> list[Block]:

@@ -37,8 +37,9 @@ def feature_map(gallery: dict[str, Any]) -> str:
     colors = {label: f"c{number % NUM_COLORS}" for number, label in enumerate(classes)}
     if len(classes) > MAX_NAMED:
         colors = dict.fromkeys(classes, "c0")
+    thing = _thing(gallery)
     titles = [
-        escape(f"{names.get(str(label), 'no class')}, validation image {sample}")
+        escape(f"{names.get(str(label), 'no class')}, validation {thing} {sample}")
         for label, sample in zip(labels, content["samples"], strict=True)
     ]
     dots = "".join(
@@ -54,13 +55,13 @@ def feature_map(gallery: dict[str, Any]) -> str:
         if i not in shown
     )
     small += "".join(_thumbnail(content["sheet"], i, xs[i], ys[i], colors[labels[i]], titles[i]) for i in sorted(shown))
-    told = f"{len(xs):,} of {int(gallery['num_val']):,} validation images"
+    told = f"{len(xs):,} of {int(gallery['num_val']):,} validation {thing}s"
     colored = "coloured and named by class" if len(classes) <= MAX_NAMED else f"{len(classes):,} classes, not coloured"
     about = (
-        f"{told}, {colored}. Places: 50 principal components of the frozen features, then t-SNE. Near images have "
-        "similar features; distances between groups mean little."
+        f"{told}, {colored}. Places: 50 principal components of the frozen features, then t-SNE. What lies near "
+        "has similar features; distances between groups mean little."
     )
-    pictures = f"The same map with pictures of {len(shown):,} images, as many as find room; dots for the rest."
+    pictures = f"The same map with pictures of {len(shown):,} {thing}s, as many as find room; dots for the rest."
     view = f'<svg viewBox="0 {min(ys) - MARGIN:.0f} {SIZE} {max(ys) - min(ys) + 2 * MARGIN:.0f}">'
     return (
         hidden_sheet(content["sheet"], MAP_SHEET)
@@ -73,6 +74,11 @@ def feature_map(gallery: dict[str, Any]) -> str:
             ]
         )
     )
+
+
+def _thing(gallery: dict[str, Any]) -> str:
+    """What a sample of the gallery is called."""
+    return "clip" if gallery.get("neighbours", {}).get("sounds") else "image"
 
 
 def _class_name(names: dict[str, str], label: int, labels: list[int], xs: list[float], ys: list[float]) -> str:
@@ -117,11 +123,10 @@ def _window(sheet: dict[str, Any], number: int, sheet_name: str, place: str) -> 
 
 
 def neighbours(gallery: dict[str, Any]) -> str:
-    """Validation images, each with the training images nearest to it."""
+    """Validation images or clips, each with those of the training data nearest to it."""
     content, names = gallery["neighbours"], gallery["classes"]
     sounds, rows = content.get("sounds", []), list[str]()
-    thing = "clip" if sounds else "image"
-    tile = 0
+    thing, tile = _thing(gallery), 0
     for query, label, samples, labels, cosines in zip(
         *(content[key] for key in ("samples", "labels", "train_samples", "train_labels", "cosines")), strict=True
     ):
@@ -136,20 +141,21 @@ def neighbours(gallery: dict[str, Any]) -> str:
         tile += 1
         rows.append(f'<li class="row">{"".join(tiles)}</li>')
     about = (
-        f"Left a validation {thing}, then the training {thing}s whose features have the largest cosine with its own "
+        f"First a validation {thing}, then the training {thing}s whose features have the largest cosine with its own "
         "(below the name). A name with ≠ is another class."
     )
     if sounds:
         about += " Pictures are mel spectrograms: time to the right, low bands at the bottom, bright is loud."
     sheet = hidden_sheet(content["sheet"], NEIGHBOUR_SHEET)
-    return f'{sheet}<p>{about}</p>\n<ul class="neighbours">' + "\n".join(rows) + "</ul>"
+    kind = "neighbours heard" if sounds else "neighbours"
+    return f'{sheet}<p>{about}</p>\n<ul class="{kind}">' + "\n".join(rows) + "</ul>"
 
 
 def _tile(
     sheet: dict[str, Any], number: int, what: str, name: str, cosine: str, kind: str, sounds: Sequence[str]
 ) -> str:
     """A picture with its class and how near it is, and of sound a player."""
-    sign = "≠ " if kind == "other" else ""
+    sign = "≠\N{NO-BREAK SPACE}" if kind == "other" else ""
     said = f"{what}, class {name}" + (f", cosine {cosine}" if cosine else "")
     source = f"data:audio/mpeg;base64,{escape(sounds[number])}" if sounds else ""
     player = f'<audio controls src="{source}" aria-label="Play {escape(said)}"></audio>' if sounds else ""

@@ -13,6 +13,7 @@ from jobs.planning.recipes import evaluation_settings
 from jobs.reporting.document import Block, Table, Text
 from jobs.reporting.measured_run import Run
 from jobs.reporting.result_tables import data_set_name, pretraining
+from vicreg.config import PretrainConfig
 from vicreg.config_json import differing_fields, from_json, to_json
 from vicreg.evals import protocols
 from vicreg.evals.protocols import Column
@@ -57,7 +58,7 @@ def published(runs: list[Run], with_settings: bool = False) -> list[Block]:
     with_settings: how each encoder came to be in a column of its own instead of below, where there is room for it.
     """
     blocks: list[Block] = []
-    for data_set in dict.fromkeys(column.data_set for column in protocols.COLUMNS):
+    for data_set in data_sets():
         measured = [_published_metrics(run, data_set) for run in runs]
         columns = protocols.published_columns(data_set, {key for own in measured for key in own})
         if not columns:
@@ -83,12 +84,24 @@ def published(runs: list[Run], with_settings: bool = False) -> list[Block]:
     return blocks
 
 
-def published_alone() -> list[Block]:
-    """The published numbers on ImageNet, of which nothing was measured."""
-    columns = [column for column in protocols.COLUMNS if column.data_set == protocols.IMAGENET]
-    table = _empty(f"{protocols.IMAGENET}: published, percent; not measured here", columns, with_settings=True)
+def data_sets() -> list[str]:
+    """Those that there are published numbers of."""
+    return list(dict.fromkeys(column.data_set for column in protocols.COLUMNS))
+
+
+def most_like(config: PretrainConfig) -> str:
+    """The published data set of the same kind as a run's data."""
+    if config.model.sound.is_on:
+        return protocols.ESC50
+    return protocols.COCO_CAPTIONS if "text" in config.other_kinds else protocols.IMAGENET
+
+
+def published_alone(data_set: str) -> list[Block]:
+    """The published numbers on a data set, of which nothing was measured."""
+    columns = [column for column in protocols.COLUMNS if column.data_set == data_set]
+    table = _empty(f"{data_set}: published, percent; not measured here", columns, with_settings=True)
     _add_published(table, columns)
-    return [table, Text(_sources(protocols.IMAGENET))]
+    return [table, Text(_sources(data_set))]
 
 
 def _empty(title: str, columns: list[Column], with_settings: bool) -> Table:

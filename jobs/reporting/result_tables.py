@@ -64,8 +64,9 @@ def measured_table(run: Run, beton: tuple[str, int, int]) -> Table:
     measured = {key: result for key, result in run.results.items() if _measured_on(result) == beton}
     present = {subject for _, subject in measured}
     subjects = [name for name in SUBJECTS if name in present] + sorted(present - SUBJECTS.keys())
-    images = ", ".join(filter(None, [data_set_name(next(iter(measured.values()))), f"{beton[1]:,} images"]))
-    title = f"Percent on {beton[0]} ({images}), best of each row marked"
+    counted = f"{beton[1]:,} {run.config.model.sound.samples_are}"
+    described = ", ".join(filter(None, [data_set_name(next(iter(measured.values()))), counted]))
+    title = f"Percent on {beton[0]} ({described}), best of each row marked"
     table = Table(title, ["evaluation", "measure", *map(say_subject, subjects)], num_names=2)
     for evaluation in dict.fromkeys(name for name, _ in measured):
         _add_metrics(table, evaluation, [measured.get((evaluation, subject)) for subject in subjects], mark=True)
@@ -146,7 +147,8 @@ def matched_classes(run: Run) -> list[str]:
 
 def pretraining(run: Run) -> str:
     """How the encoder came to be, in a few words."""
-    encoder = run.config.model.encoder
+    model = run.config.model
+    encoder = f"{model.encoder} beside {model.encoder_b}" if model.encoder_b else model.encoder
     if imported := run.origin.get("imported"):
         return f"{encoder}, imported ({imported.get('form', 'another file')})"
     train = run.config.train

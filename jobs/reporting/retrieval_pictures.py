@@ -19,11 +19,11 @@ def retrieved(run: Run) -> str:
     if found is None:
         return ""
     details = found.details
-    ways = (("an image's best caption", "image_to_text"), ("a caption's image", "text_to_image"))
-    ranks = ", ".join(f"of {said} {int(details[f'{way}_median_rank']):,}" for said, way in ways)
+    of_images, of_captions = (int(details[f"{way}_median_rank"]) for way in ("image_to_text", "text_to_image"))
     told = (
-        f"Median rank {ranks}; among {int(details['num_captions']):,} captions of {int(details['num_images']):,} "
-        "validation images. Ties count against."
+        f"Half of the validation images find one of their captions among the first {of_images:,} of "
+        f"{int(details['num_captions']):,}, half of the captions their image among the first {of_captions:,} of "
+        f"{int(details['num_images']):,} (median ranks; ties count against)."
     )
     parts = [f"<p>{escape(told)}</p>"]
     if "sheet" in details:

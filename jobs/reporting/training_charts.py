@@ -27,14 +27,14 @@ WATCHED = (  # field of metrics.jsonl, title, what it says: of every method, bel
     ("knn_top1", "Nearest neighbours", "Validation top-1 in percent while pretraining goes on."),
     ("gradient_norm", "Gradient norm", "Of all gradients together, after the sum over the ranks."),
     ("learning_rate", "Learning rate", "Warm-up, then a cosine."),
-    ("images_per_s", "Images per second", "All ranks together, between logged steps."),
+    ("images_per_s", "Speed", "Images or clips per second, all ranks together, between logged steps."),
     (
         "step_ms_p95",
         "Step, 95th percentile",
         "Milliseconds that 95 % of the steps stayed under.",
     ),
     ("mfu", "Model FLOP utilisation", "The model's arithmetic over what the GPU could do at best."),
-    ("data_wait_share", "Waiting for data", "Share of the time in which the step waited for its images."),
+    ("data_wait_share", "Waiting for data", "Share of the time in which the step waited for its batch."),
     (
         "slowest_factor",
         "Slowest rank",

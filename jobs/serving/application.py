@@ -75,7 +75,8 @@ class Application:
                 status, kind, body = "200 OK", "application/json", json.dumps(answer, allow_nan=False).encode()
             else:
                 nonce = secrets.token_urlsafe(16)
-                policy += f"; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; connect-src 'self'"
+                policy += f"; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
+                policy += "; img-src data:; media-src data:; connect-src 'self'"
                 status, kind, body = "200 OK", "text/html; charset=utf-8", self._page(nonce).encode()
         except Refused as refused:
             status, kind, body = str(refused), "text/plain; charset=utf-8", f"{refused}\n".encode()

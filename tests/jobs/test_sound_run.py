@@ -57,7 +57,7 @@ def test_a_command_fits_itself_to_sound_and_says_what_it_will_do(
     assert (config.model.sound.rate_hz, config.model.sound.clip_samples) == (8_000, 8_000)
     assert pretrain.main([*_options(tones, tones / "run"), "--dry-run"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "96 images of sound at 8,000 Hz" in shown
+    assert "96 clips of sound at 8,000 Hz" in shown
     assert "resnet10-narrow and resnet10-narrow-wave, each with expander 32-32, views of 40 x 57 and 7,200" in shown
 
 

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
 
+from dataprep import write_ffcv
+from dataprep.sources.options import Output
 from jobs import pretrain
 from jobs.execution import pretrain as work
+from jobs.planning import recipes
 from jobs.planning.checks import check_val_data
 from jobs.planning.writing_commands import writing_command
 from tests.jobs.run_folders import digits_config
@@ -34,13 +38,25 @@ def _photos(folder: Path, number: int) -> None:
         Image.fromarray(np.full((12, 12, 3), place, np.uint8)).save(path)
 
 
-@pytest.mark.parametrize("layout", ["digits", "held out", "folder of its own"])
+def _captioned(folder: Path, number: int) -> None:
+    (folder / "images").mkdir(parents=True)
+    lines = ["image,caption"]
+    for place in range(number):
+        Image.fromarray(np.full((12, 12, 3), place, np.uint8)).save(folder / "images" / f"{place}.png")
+        lines.append(f"{place}.png,grey number {place}")
+    (folder / "captions.txt").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("layout", ["digits", "held out", "folder of its own", "captions"])
 def test_the_command_writes_what_is_missing(layout: str, digits_folder: Path, tmp_path: Path) -> None:
     betons = tmp_path / "my betons"
     if layout == "digits":
         betons.mkdir()
         for name in ("train.beton", "train.beton.json"):
             shutil.copy(digits_folder / name, betons / name)
+    elif layout == "captions":
+        _captioned(tmp_path / "raw", 20)
+        _run(f"python dataprep/write_ffcv.py captions --root {tmp_path / 'raw'} --out '{betons}' --num-workers 0")
     else:
         _photos(tmp_path / "raw" / ("train" if layout == "folder of its own" else ""), 20)
         _run(f"python dataprep/write_ffcv.py folder --root {tmp_path / 'raw'} --out '{betons}' --num-workers 0")
@@ -55,6 +71,22 @@ def test_a_data_set_is_known_by_its_folder_and_the_rest_stands_in_capitals() -> 
     command = writing_command(Path("data/imagenet/val.beton"))
     assert command.endswith("dataprep/write_ffcv.py imagenet --root RAW --out data/imagenet --split val")
     assert "folder --root IMAGES --out photos --split train" in writing_command(Path("photos/train.beton"))
+
+
+OF_FOLDERS = {"cifar100", "imagenette"}  # published as folders of classes
+
+
+DATA = [recipes.recipe(name).pretrain.data for name in recipes.RECIPES]
+
+
+@pytest.mark.parametrize("beton", sorted({path for data in DATA for path in (data.train, data.val)}))
+def test_the_data_of_every_recipe_have_a_command_that_can_be_read(beton: str) -> None:
+    source, *options = shlex.split(writing_command(Path(beton)))[2:]
+    folder = Path(beton).parent
+    assert (source == "folder") == (folder.name in OF_FOLDERS)
+    command = tyro.cli(write_ffcv.Command, args=[source, *options], config=(tyro.conf.FlagCreatePairsOff,))
+    assert isinstance(command, Output)
+    assert command.out == folder
 
 
 def test_a_missing_validation_beton_is_noticed_when_a_run_starts(

@@ -13,13 +13,18 @@ import pytest
 
 from jobs import report
 from jobs.execution.report import describe_run
+from jobs.planning.recipes import recipe
 from jobs.reporting import html_report, page
 from jobs.reporting.document import markdown
-from jobs.reporting.measured_run import load_run
+from jobs.reporting.measured_run import load_run, summary
+from jobs.reporting.published_tables import most_like, published_alone
+from jobs.serving import application
 from slurm import attempts, chain
 from slurm.attempts import Attempt
 from tests.jobs.html_page import Page
 from tests.jobs.measured_runs import CLASSES, class_details, rename, write_measured, write_result
+from tests.jobs.run_folders import write_run
+from vicreg.evals import protocols
 from vicreg.evals.results import TRAINED
 
 ALL = [
@@ -230,6 +235,7 @@ def _whole(train: int, val: int) -> dict[str, Any]:
 def test_published_numbers_stand_beside_those_of_the_same_data_only(run: Path, whole_parts: dict[str, str]) -> None:
     said = whole_parts["Beside published numbers"]
     assert "Measured here: none of them." in said
+    assert all(column.data_set in said for column in protocols.COLUMNS)
     assert "<details><summary>For orientation: published on ImageNet, not measured here</summary>" in said
     assert 'class="own"' not in said
     whole = _whole(1_281_167, 50_000)
@@ -245,6 +251,37 @@ def test_published_numbers_stand_beside_those_of_the_same_data_only(run: Path, w
     others = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", beside)[1:]]
     assert {row[0] for row in others} == {"published"}
     assert ["published", "VICReg", "ResNet-50, ImageNet, 1000 epochs", "73.2", "91.1"] in others
+
+
+@pytest.mark.parametrize(
+    ("name", "data_set", "counted"),
+    [
+        ("digit-captions", "COCO captions", "resnet10-narrow at 32 px and gru-32-64 of captions, 20 epochs"),
+        ("tones", "ESC-50", "resnet10-narrow and resnet10-narrow-wave of sound at 8,000 Hz, 10 epochs"),
+    ],
+)
+def test_a_run_of_two_modalities_is_called_so_and_stands_beside_its_like(
+    name: str, data_set: str, counted: str, tmp_path: Path
+) -> None:
+    config = recipe(name).pretrain
+    write_run(tmp_path / "run", config, name)
+    run = load_run(tmp_path / "run")
+    assert f"recipe {name}, {counted}" in summary(run)
+    assert f"{config.train.global_batch} {'clips' if name == 'tones' else 'images'} a step" in summary(run)
+    assert most_like(config) == data_set
+    shown = page.blocks(published_alone(data_set))
+    assert f"{data_set}: published, percent" in shown
+    assert "VICReg" in shown
+    metrics = {"image_to_text_r1": 27.0, "image_to_text_r5": 55.0, "text_to_image_r1": 28.2}
+    write_result(tmp_path / "run", "retrieval", TRAINED, metrics)
+    tiles = html_report.run_page(load_run(tmp_path / "run")).split('class="tiles"')[1].split("</ul>")[0]
+    assert [text for text in ("27.0", "28.2", "55.0") if text in tiles] == ["27.0", "28.2"]
+
+
+def test_a_player_is_as_wide_as_it_takes_to_show_its_button() -> None:
+    for sheet in (page.STYLE, Path(application.__file__).with_name("board.css")):
+        (width_rem,) = re.findall(r"\.heard \.row {[^}]*repeat\(auto-fill, ([\d.]+)rem\)", sheet.read_text())
+        assert float(width_rem) * 16 >= 105
 
 
 def test_runs_stand_over_each_other(run: Path) -> None:

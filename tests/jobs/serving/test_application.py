@@ -98,6 +98,7 @@ def test_the_page_has_no_foreign_address_and_its_code_is_named_by_a_nonce(browse
     assert len(nonces) == 1
     assert policy.count(f"'nonce-{nonces.pop()}'") == 2
     assert "unsafe" not in policy
+    assert {"img-src data:", "media-src data:"} <= set(policy.split("; "))  # pictures and clips of the gallery
     assert not re.findall(r"(?:src|href|action)=", text.split("<script")[0])
     assert set(re.findall(r"https?://[^\"'\s]+", text)) == {"http://www.w3.org/2000/svg"}
     assert not re.search(r"\son\w+=|style=|@[A-Z]+@", text.split("<script")[0])

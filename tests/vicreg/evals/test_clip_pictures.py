@@ -77,4 +77,5 @@ def test_every_clip_that_is_shown_can_be_heard(shown: dict[str, Any], train: Bet
     assert "validation clip" in page
     assert "mel spectrograms" in page
     assert 'aria-label="Play training clip' in page
-    assert "<svg" in pictures.feature_map(shown)
+    assert '<ul class="neighbours heard">' in page
+    assert "validation clips, coloured" in pictures.feature_map(shown)

@@ -34,7 +34,7 @@ INSTALLED_AS = {
     "jobs/status.py": "vicreg-status",
 }
 """What the commands are called where the suite is installed."""
-_MARKS = re.compile(r"[\\`*<|\[\]~$]|&(?=[#\w])|(?<!\w)_|_(?!\w)")
+_MARKS = re.compile(r"[\\`*<|\[\]~$]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])")
 _AT_THE_START = re.compile(r"( *)(>|(?:#{1,6}|[+-])(?= |$)|[=-](?=[=\- ]*$)|\d+(?=[.)](?: |$)))")
 
 

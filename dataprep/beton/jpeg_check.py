@@ -155,7 +155,7 @@ def _check_with_pillow(content: bytes) -> str:
     """The weaker check: Pillow ignores libjpeg's warnings, and raises when the file ends before the image does."""
     try:
         with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
-            image.draft(image.mode, (image.width // 8, image.height // 8))
+            image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
     except OSError as error:
         raise BadImage(f"truncated JPEG ({error})") from error

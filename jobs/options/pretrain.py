@@ -87,7 +87,8 @@ def require_possible(command: Command, arguments: list[str]) -> None:
         raise ValueError(f"stage-data needs node_local_folder in clusters.toml, table [{profile.name}]")
     if command.several.at_once > 1 and profile.scheduler == "local":
         raise ValueError(f"at-once is {command.several.at_once}, allowed on this machine: 1; runs follow one another")
-    if command.place.dry_run or command.several.is_asked:  # where all is looked at, and said together
+    looks_at_all = command.place.dry_run or command.several.is_asked or profile.scheduler != "local"
+    if looks_at_all:  # and says it together
         return
     train = Path(command.config.data.train)
     if not train.is_file():

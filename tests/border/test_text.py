@@ -76,6 +76,7 @@ def test_commands_say_to_a_shell_what_is_meant(words: list[str]) -> None:
 @settings(deadline=None)
 @given(ANY)
 @example("\xa0")
+@example("__0__")
 def test_markdown_shows_the_text_and_nothing_else(text: str) -> None:
     parser = MarkdownIt("gfm-like", {"linkify": False})
     parsed = parser.parse(markdown(text))

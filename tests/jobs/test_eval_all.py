@@ -377,7 +377,7 @@ def test_checkpoints_along_training_are_measured(
     assert "nothing to do" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         eval_all.main([str(run), "--checkpoints", "none"])
-    assert "checkpoints is none, allowed: last, all, or how many of the newest" in capsys.readouterr().err
+    assert "checkpoints is 'none', allowed: last, all, or how many of the newest" in capsys.readouterr().err
 
 
 def test_published_evaluations_can_be_asked_for_by_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

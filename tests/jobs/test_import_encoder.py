@@ -176,7 +176,7 @@ def test_other_normalisation_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
         ),
         (["--encoder", "resnet51"], "encoder is 'resnet51', allowed:"),
         (["--random"], "say either SOURCE, the file of a trained encoder, or --random, and not both"),
-        (["--recipe", "digit"], "recipe is 'digit' (did you mean digits?), allowed: imagenet-1000ep"),
+        (["--recipe", "digit"], "recipe is 'digit' (did you mean digits?), allowed: auto"),
     ],
 )
 def test_wrong_input_says_what_is_allowed(

@@ -16,6 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # the tree that this file stands in, whatever is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import torch
 
 from border.documents import read_json

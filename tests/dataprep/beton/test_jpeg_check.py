@@ -56,6 +56,14 @@ def test_whole_photos_have_no_flaw(name: str) -> None:
         assert np.array_equal(decode_as_training_does(content), np.asarray(image.convert("RGB")))
 
 
+@pytest.mark.parametrize("size", [(1, 21), (21, 1), (7, 7)])
+def test_pillow_checks_photos_of_few_pixels_too(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jpeg_check, "jpeg_decoder", lambda: None)
+    file = io.BytesIO()
+    Image.new("L", size).save(file, "JPEG")
+    assert judge(file.getvalue()) == ""
+
+
 @pytest.mark.parametrize("name", PHOTOS)
 @given(share=st.floats(0.0, 0.97))
 @settings(max_examples=25, deadline=None)

@@ -86,7 +86,7 @@ def test_the_report_is_printed_and_written(sweep: Path, capsys: pytest.CaptureFi
         assert "Best so far by knn, top-1, 20 neighbours: base-lr 0.2 (80.2 ± 0.4 %, 2 runs)." in words
         assert "3 combinations, 9 runs, of which 5 are finished" in words
         assert "jobs/pretrain.py --recipe digits" in words
-    assert "base-lr-0.2_seed-2 (in epoch 2 of 80)" in said
+    assert "base-lr-0.2_seed-2 (in epoch 2 of 45)" in said
     assert "base-lr-b_seed-1 (not started)" in said
     assert "base-lr-0.1_seed-0 (online_top1 was 70.00 after epoch 2, below 75)" in said
     page = Page((sweep / "report.html").read_text())

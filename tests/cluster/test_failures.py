@@ -20,6 +20,7 @@ def test_a_code_error_is_tried_again_until_the_limit(runs: Runs) -> None:
     assert "has no attribute 'no_such_function'" in shown
 
 
+@pytest.mark.slow
 def test_a_node_that_fails_twice_is_left_out(runs: Runs) -> None:
     job, job_id = runs.submit("fail_on_node", node="n1", num_nodes=2, profile={"max_failures": 4})
     assert runs.await_over(job_id) == "COMPLETED"

@@ -15,9 +15,12 @@ from jobs.options.pretrain import parse
 from jobs.planning import recipes
 from jobs.planning.ablations import ABLATIONS
 from jobs.pretrain import main
+from vicreg import methods
 
 Pretrain = Callable[..., tuple[int, str]]
 ROOT = Path(__file__).parents[3]
+FIRST = {next(iter(methods.load(name).RECIPES)) for name in methods.names()}
+SLOW = pytest.mark.slow  # a second each, a hundred of them
 EXAMPLE = Path(__file__).with_name("dry_run_4x8.txt")
 SINFO = """PARTITION|TIMELIMIT|NODES|GRES|MEMORY
 gpu*|20:00:00|16|gpu:a100:8(S:0-1)|515000
@@ -114,7 +117,11 @@ def test_a_dry_run_is_the_stored_example(site: Path, digits_folder: Path, pretra
 
 
 @pytest.mark.parametrize(
-    "command", [*(f"--recipe {name}" for name in recipes.RECIPES), *(row.command for row in ABLATIONS if row.options)]
+    "command",
+    [
+        *(pytest.param(f"--recipe {name}", marks=() if name in FIRST else SLOW) for name in recipes.RECIPES),
+        *(pytest.param(row.command, marks=SLOW) for row in ABLATIONS if row.options),
+    ],
 )
 def test_every_recipe_and_every_row_of_the_paper_can_be_planned(
     pretrain: Pretrain, captions_folder: Path, tones_folder: Path, command: str

@@ -43,6 +43,7 @@ def test_collectives_of_three_ranks(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_512_ranks_agree() -> None:
     num_samples = 1000
 

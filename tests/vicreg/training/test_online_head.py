@@ -152,6 +152,7 @@ def test_a_run_is_measured_as_it_goes_on_and_not_changed_by_it(digits_folder: Pa
     assert not any("online_top1" in line or "knn_top1" in line for line in read_metrics(tmp_path / "0"))
 
 
+@pytest.mark.slow
 def test_a_run_in_float64_is_measured_too(digits_folder: Path, tmp_path: Path) -> None:
     config = _config(digits_folder, 1)
     train_config = dataclasses.replace(config.train, precision="float64", epochs=1)
@@ -160,7 +161,7 @@ def test_a_run_in_float64_is_measured_too(digits_folder: Path, tmp_path: Path) -
     assert "online_top1" in read_metrics(tmp_path / "run")[-1]
 
 
-@pytest.mark.parametrize("order", ["shuffled", "blocks"])
+@pytest.mark.parametrize("order", ["shuffled", pytest.param("blocks", marks=pytest.mark.slow)])
 def test_stop_and_resume_give_the_same_bits(
     digits_folder: Path, tmp_path: Path, order: Literal["shuffled", "blocks"]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from drills.cluster_runs import Runs, outcomes
 from slurm import attempts, chain
 from slurm.chain import Member

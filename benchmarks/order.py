@@ -71,8 +71,8 @@ class Variety:
 
 
 def _sampling(block_samples: int, rank: int = 0, world_size: int = 1) -> Sampling:
-    samples = np.arange(NUM_CLASSES * PER_CLASS)
-    return Sampling(samples, (), 0, GLOBAL_BATCH, rank, world_size, block_samples=block_samples)
+    samples, each = np.arange(NUM_CLASSES * PER_CLASS), each_view(official_views(), DataConfig.image_size)
+    return Sampling(samples, each, 0, GLOBAL_BATCH, rank, world_size, block_samples=block_samples)
 
 
 def _class_counts(labels: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

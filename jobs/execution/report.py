@@ -1,12 +1,13 @@
 """What came out: the numbers of a run beside its baselines and, on published data, beside the published numbers.
 
-It reads complete files of the run folder, prints, and leaves the same in `report.md` there and, with curves and
-pictures, in `report.html`.
+It reads complete files of the run folder, leaves what it says in `report.md` there and, with curves and pictures, in
+`report.html`, and prints it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -36,16 +37,30 @@ from slurm.task import Task
 REPORT, COMPARISON = "report", "comparison"  # .md and .html
 
 
+@dataclass(frozen=True)
+class Document:
+    """A report in its three forms."""
+
+    blocks: list[Block]
+    """As it is printed, and written as Markdown."""
+    page: str
+    path: Path
+    """Without `.md` and `.html`."""
+
+    @property
+    def files(self) -> list[Path]:
+        """Where it is written."""
+        return [self.path.with_name(f"{self.path.name}.{kind}") for kind in ("md", "html")]
+
+
 def carry_out(command: Command) -> int:
-    """Read, print, write; returns the exit code."""
-    console = Terminal()
-    written = [path for folder in filter(is_sweep, command.runs) for path in sweep_report(folder, console)]
+    """Read, write, print; returns the exit code."""
     runs = [load_run(path) for path in command.runs if not is_sweep(path)]
-    written += [path for run in runs for path in report(run, console)]
+    documents = [*map(sweep_report, filter(is_sweep, command.runs)), *map(report, runs)]
     if len(runs) > 1:
-        blocks = [Heading("Side by side"), *side_by_side(runs)]
-        written += publish(blocks, html_report.comparison_page(runs), runs[0].path / COMPARISON, console)
-    say_written(written, console)
+        blocks: list[Block] = [Heading("Side by side"), *side_by_side(runs)]
+        documents.append(Document(blocks, html_report.comparison_page(runs), runs[0].path / COMPARISON))
+    publish(documents, Terminal())
     return 0
 
 
@@ -55,35 +70,31 @@ def run_job(task: Task, stop: StopFlag, run: str) -> bool:
     console = Terminal() if task.has_terminal else Terminal(force_terminal=False, width=LOG_WIDTH)
     with user_errors(note=task.note_error):
         folder = Path(run)
-        written = sweep_report(folder, console) if is_sweep(folder) else report(load_run(folder), console)
-        say_written(written, console)
+        publish([sweep_report(folder) if is_sweep(folder) else report(load_run(folder))], console)
         forget_features(folder, REPORT_JOB)
     return True
 
 
-def report(run: Run, console: Console) -> list[Path]:
-    """Print and write the report of a run; returns its files."""
-    return publish(describe_run(run), html_report.run_page(run), run.path / REPORT, console)
+def report(run: Run) -> Document:
+    """Of one run."""
+    return Document(describe_run(run), html_report.run_page(run), run.path / REPORT)
 
 
-def sweep_report(folder: Path, console: Console) -> list[Path]:
-    """Print and write the report of a sweep; returns its files."""
+def sweep_report(folder: Path) -> Document:
+    """Of a sweep."""
     swept = load_sweep(folder)
-    return publish(sweep_blocks(swept), sweep_page(swept), folder / REPORT, console)
+    return Document(sweep_blocks(swept), sweep_page(swept), folder / REPORT)
 
 
-def publish(blocks: Sequence[Block], page: str, path: Path, console: Console) -> list[Path]:
-    """Print a document and write it as Markdown, with the page beside it."""
-    show(list(blocks), console)
-    files = [path.with_name(f"{path.name}.{kind}") for kind in ("md", "html")]
-    for file, text in zip(files, (markdown(list(blocks)), page), strict=True):
-        write_text(file, text)
-    return files
-
-
-def say_written(paths: Sequence[Path], console: Console) -> None:
-    """Name the files."""
-    console.print(f"written: {', '.join(map(str, paths))}", soft_wrap=True, highlight=False)
+def publish(documents: Sequence[Document], console: Console) -> None:
+    """Write all of them and then print them, since who reads the output may have seen enough before its end."""
+    for document in documents:
+        for file, text in zip(document.files, (markdown(document.blocks), document.page), strict=True):
+            write_text(file, text)
+    for document in documents:
+        show(document.blocks, console)
+    written = [str(file) for document in documents for file in document.files]
+    console.print(f"written: {', '.join(written)}", soft_wrap=True, highlight=False)
 
 
 def describe_run(run: Run) -> list[Block]:

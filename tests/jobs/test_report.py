@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from jobs import report
+from jobs.execution import report as execution
 from jobs.planning.recipes import evaluation_settings, evaluations, recipe
 from jobs.reporting.document import Table, markdown
 from tests.jobs.run_folders import write_run
@@ -184,6 +186,18 @@ def test_a_part_of_imagenet_is_not_imagenet(imagenet: Path) -> None:
     for name, metrics in (("linear", {"top1": 72.9}), ("knn", {"top1_20_neighbours": 64.0})):
         _result(imagenet, "imagenet-1000ep", name, TRAINED, metrics, **part)
     assert "published" not in _print(imagenet)
+
+
+def test_all_is_written_before_anything_is_printed(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object) -> None:
+        raise BrokenPipeError
+
+    other = shutil.copytree(digits, digits.with_name("other"))
+    monkeypatch.setattr(execution, "show", closed)
+    with pytest.raises(BrokenPipeError):
+        report.main([str(digits), str(other)])
+    for file in (digits / "report.md", digits / "report.html", other / "report.html", digits / "comparison.md"):
+        assert file.stat().st_size
 
 
 def test_runs_stand_side_by_side(digits: Path) -> None:

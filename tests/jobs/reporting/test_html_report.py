@@ -14,7 +14,7 @@ import pytest
 from jobs import report
 from jobs.execution.report import describe_run
 from jobs.planning.recipes import recipe
-from jobs.reporting import html_report, page
+from jobs.reporting import figures, html_report, page
 from jobs.reporting.document import markdown
 from jobs.reporting.measured_run import load_run, summary
 from jobs.reporting.published_tables import most_like, published_alone
@@ -61,6 +61,12 @@ def run(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run in the folder `digits`, above which the report is asked for."""
     monkeypatch.chdir(tmp_path)
     return Path(shutil.copytree(whole, "digits"))
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts take most of a page's time; tests of the words beside them do without."""
+    monkeypatch.setattr(figures, "_svg", lambda *_: "<svg></svg>")
 
 
 def _page(run: Path) -> Page:
@@ -190,12 +196,14 @@ def test_a_run_that_goes_on_shows_its_curves(run: Path) -> None:
     assert "Not finished. Nothing is measured. Go on with" in shown.said()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_with_nothing_but_a_configuration(run: Path) -> None:
     for path in (run / "metrics.jsonl", run / "encoder.pt", *run.glob("evals/*/result.json")):
         path.unlink()
     assert _page(run).sections() == ["Results", "Settings and origin"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_expected_is_that_of_the_same_length(run: Path) -> None:
     """No other run's: it would be read as a promise for this one."""
     assert "expected of it" in _page(run).said()
@@ -208,6 +216,7 @@ def test_what_is_expected_is_that_of_the_same_length(run: Path) -> None:
     assert "expected of it" not in _page(run).said()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_of_a_run_that_was_given_up_nothing_is_expected_and_the_reason_is_said(run: Path) -> None:
     (run / "encoder.pt").unlink()
     for number in range(3):
@@ -219,6 +228,7 @@ def test_of_a_run_that_was_given_up_nothing_is_expected_and_the_reason_is_said(r
     assert "expected of it" not in said
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_imported_encoder_was_not_trained_here(run: Path) -> None:
     (run / "metrics.jsonl").unlink()
     rename(run, imported={"form": "a whole released checkpoint"})
@@ -322,6 +332,7 @@ def _contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_baselines_stand_beside_only_what_was_measured_alike(run: Path) -> None:
     def tile(name: str) -> str:
         lead = html_report.run_page(load_run(run)).split("<nav")[0]

@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.ratios import Ratio, print_ratios
-from vicreg.evals.heads import HeadSettings, LinearHeads
+from vicreg.evals.heads import LinearHeads
+from vicreg.evals.settings.linear import HeadSettings
 from vicreg.model import build_encoder, num_features
 
 SIZE = 224

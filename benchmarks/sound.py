@@ -29,7 +29,7 @@ from vicreg.data.channels import fitted_to_channels
 from vicreg.evals import knn, sound
 from vicreg.evals.features import Splits, open_splits
 from vicreg.exchange.encoder_file import load_encoder, untrained_encoder
-from vicreg.model import branch
+from vicreg.one_branch import branch
 from vicreg.ranks.distributed import Placement
 from vicreg.run_files import encoder_path, read_metrics
 from vicreg.training.train import train

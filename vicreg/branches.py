@@ -17,7 +17,8 @@ from vicreg.config import PretrainConfig, require
 from vicreg.losses.directions import spread_of_directions
 from vicreg.losses.forms import NUM_VIEWS
 from vicreg.method import Inputs, Method, ParameterGroup, Pass, Progress, usual_groups
-from vicreg.model import branch, build_model, num_features
+from vicreg.model import build_model, num_features
+from vicreg.one_branch import branch
 
 
 class Embedded(NamedTuple):

@@ -20,8 +20,6 @@ from vicreg.branch_kinds import kind_of
 from vicreg.config import DataConfig, ModelConfig
 from vicreg.expander import UnitLength, build_expander
 from vicreg.lab_colours import LabEncoder
-from vicreg.one_branch import branch as branch
-from vicreg.one_branch import without_beginning as without_beginning
 from vicreg.presets import NARROW as NARROW
 from vicreg.stem import exchange_channels
 from vicreg.text_encoder import build_text_encoder

@@ -42,10 +42,9 @@ from vicreg.evals.data_identity import FRAMED_BY, fingerprint
 from vicreg.evals.features import Features, Splits, compute_features
 from vicreg.evals.layers import open_network
 from vicreg.exchange.encoder_file import checksum, load_encoder
-from vicreg.model import branch, num_features
+from vicreg.model import num_features
 from vicreg.ranks import distributed
 from vicreg.run_files import encoder_path
-from vicreg.sound_config import require_images
 
 PARTS = "features"  # in the job's folder, until the file is there
 PRESENT = 1  # in a label vector
@@ -79,9 +78,6 @@ def carry_out(command: Command) -> int:
     run = command.run.absolute() if cluster.scheduler == "slurm" else command.run
     config, _ = read_run(run)
     require_finished(run)
-    require_images(config.model.sound, "jobs/embed.py")
-    branch(config.model, command.encoder)  # raises what it objects to
-    feature_file.require_suffix(command.out)
     encoder = "" if command.encoder == "a" else command.encoder
     if command.layer:  # one that is not there, before a job
         open_network(run, config, run / CHECKPOINTS, command.layer, encoder)

@@ -37,7 +37,6 @@ from slurm.task import JobSpec, Task
 from vicreg import kernels
 from vicreg.config import PretrainConfig
 from vicreg.evals.work import Stopped
-from vicreg.model import branch
 from vicreg.ranks import distributed
 
 TOGETHER = "evaluations"  # name of the one job that does them all on this machine, sharing features
@@ -68,7 +67,6 @@ def carry_out(command: Command) -> int:
     run = command.run.absolute() if cluster.scheduler == "slurm" else command.run
     config, recipe = read_run(run)
     choice = choice_of(command, cluster, recipe)
-    branch(config.model, choice.encoder)  # raises what it objects to
     if choice.checkpoints == LAST and not is_awaited(run, cluster, command.after):
         require_finished(run)
     ranks = command.place.ranks_per_node(cluster)

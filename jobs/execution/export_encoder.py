@@ -10,9 +10,9 @@ from jobs.planning.cli import show_commands, show_summary
 from jobs.planning.run_folder import read_run, require_finished
 from vicreg.exchange.encoder_file import load_encoder
 from vicreg.exchange.foreign_formats import ONNX_OPSET, Checked, Trained, export
-from vicreg.model import INCEPTIONS, branch, num_features, num_parameters
+from vicreg.model import INCEPTIONS, num_features, num_parameters
+from vicreg.one_branch import branch
 from vicreg.run_files import encoder_path
-from vicreg.sound_config import require_images
 
 INCEPTION_OPTIONS = "aux_logits=False, init_weights=False"  # without the second classifier, whose weights are not there
 
@@ -22,7 +22,6 @@ def carry_out(command: Command) -> int:
     console = Terminal()
     config, recipe = read_run(command.run)
     require_finished(command.run)
-    require_images(config.model.sound, "jobs/export_encoder.py")
     model = branch(config.model, command.encoder)
     path = encoder_path(command.run, "" if command.encoder == "a" else command.encoder)
     trained = Trained(load_encoder(path), model, config.data, f"{path}, recipe {recipe}")

@@ -23,7 +23,8 @@ from vicreg.config_json import to_json
 from vicreg.exchange import foreign_checkpoints
 from vicreg.exchange.encoder_file import listed, save_encoder, untrained_encoder
 from vicreg.exchange.given_weights import PADDED, fit, is_padded, other_input, sha256_of
-from vicreg.model import branch, num_parameters
+from vicreg.model import num_parameters
+from vicreg.one_branch import branch
 from vicreg.run_files import ENCODER_FILE
 
 STEM = ("encoder", "small_images", "stem_padding")

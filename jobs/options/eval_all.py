@@ -13,7 +13,7 @@ from jobs.planning.command_line import read_command
 from jobs.planning.eval_options import other_encoders, require_cluster, settings_given
 from jobs.planning.recipes import LAST
 from jobs.planning.run_folder import read_run
-from jobs.planning.writing_commands import missing
+from jobs.planning.writing_commands import require_beton
 from vicreg.checked import require
 from vicreg.config import Precision
 from vicreg.one_branch import branch
@@ -73,6 +73,5 @@ def parse(arguments: list[str]) -> Command:
     command.place.require_possible(profile)
     require_cluster(command.jobs, profile)
     for path in (Path(command.train), Path(command.val)) if command.train else ():
-        if not path.is_file():
-            raise ValueError(missing(path).whole)
+        require_beton(path)
     return command

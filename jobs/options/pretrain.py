@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dataprep.beton.contract import open_beton
+from border.help_texts import HELP
 from jobs.planning import recipes, starting_point
 from jobs.planning.cli import TrainingPlace
 from jobs.planning.command_line import read_command
@@ -17,12 +17,11 @@ from jobs.planning.eval_options import other_encoders, require_cluster, settings
 from jobs.planning.recipe_help import describe
 from jobs.planning.starting_point import Notes, StartingPoint, notes_that_hold
 from jobs.planning.sweeps import SweepOptions, arguments_of, axes_of, trials_of, without_sweep
-from jobs.planning.writing_commands import missing
+from jobs.planning.writing_commands import require_beton
 from slurm.cluster import Cluster
 from slurm.preflight import check_folder
 from vicreg.config import PretrainConfig
 
-HELP = {"--help", "-h"}
 LONG_NAMES = re.compile(r"^--(stop-if|keep-best)(?=$|=)")  # options that may be given without their group
 
 
@@ -90,10 +89,7 @@ def require_possible(command: Command, arguments: list[str]) -> None:
     looks_at_all = command.place.dry_run or command.several.is_asked or profile.scheduler != "local"
     if looks_at_all:  # and says it together
         return
-    train = Path(command.config.data.train)
-    if not train.is_file():
-        raise ValueError(missing(train).whole)
-    open_beton(train)  # raises what it objects to
+    require_beton(Path(command.config.data.train))
     folder = check_folder(run_folder(command, profile))
     if folder.passed is False:
         raise ValueError(folder.said)

@@ -113,7 +113,7 @@ def check_val_data(config: PretrainConfig, is_needed: bool) -> Check:
 def check_data(config: PretrainConfig) -> tuple[Beton | None, Check]:
     """The training data, and whether they are there and enough for a step."""
     path, batch = Path(config.data.train), config.train.global_batch
-    if not path.is_file():
+    if not path.exists():
         return None, missing(path)
     try:
         beton = open_beton(path)

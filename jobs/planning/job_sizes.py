@@ -21,7 +21,7 @@ from slurm.task import JobSpec
 from vicreg.config import PretrainConfig
 from vicreg.cost.evaluations import forward_flops, images_passed, seconds_beside
 from vicreg.losses.forms import DEFAULT_SPEEDS
-from vicreg.model import branch
+from vicreg.one_branch import branch
 
 MARGIN = 3.0
 START_MIN = 15

@@ -22,7 +22,7 @@ from jobs.planning.auto_recipe import Machine
 from jobs.planning.command_line import or_none
 from jobs.planning.image_facts import look_at
 from jobs.planning.run_folder import config_if_there
-from jobs.planning.writing_commands import missing
+from jobs.planning.writing_commands import require_beton
 from slurm.cluster import Cluster
 from slurm.cluster import load as load_profile
 from vicreg import methods
@@ -162,8 +162,7 @@ def _chosen(
             + suite_command("dataprep/write_ffcv.py", *words)
         )
     train = Path(fields["data.train"])
-    if not train.is_file():
-        raise ValueError(missing(train).whole)
+    require_beton(train)
     facts = look_at(train)
     val = Path(fields.get("data.val", _beside(train)))
     data = DataConfig(train=str(train), val=str(val))

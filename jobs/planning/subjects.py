@@ -14,7 +14,7 @@ from vicreg.evals import features, results
 from vicreg.evals.results import PIXELS, RANDOM, SUBJECTS, TRAINED
 from vicreg.exchange.encoder_file import encoder_of, load_encoder, untrained_encoder
 from vicreg.exchange.pair import pair_of
-from vicreg.model import branch
+from vicreg.one_branch import branch
 from vicreg.run_files import encoder_path
 from vicreg.sound_config import require_images
 from vicreg.training.train import CHECKPOINTS

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from border.text import suite_command
-from dataprep.beton.contract import BetonError, read_manifest
+from dataprep.beton.contract import BetonError, open_beton, read_manifest
 from dataprep.sources.captions import SPLIT_FILE
 from slurm.preflight import Check
 
@@ -65,9 +65,14 @@ def writing_command(beton: Path) -> str:
 
 def missing(beton: Path) -> Check:
     """That a beton is not there, with the command that writes it."""
-    if beton.is_dir():
-        return Check("data", False, f"{beton} is a folder, allowed: a beton, such as {beton / TRAIN}")
     return Check("data", False, f"{beton}: no such file", writing_command(beton))
+
+
+def require_beton(path: Path) -> None:
+    """ValueError where there is none, with the command that writes it, or where what is there is damaged."""
+    if not path.exists():
+        raise ValueError(missing(path).whole)
+    open_beton(path)
 
 
 def subset_command(beton: Path, name: str) -> str:

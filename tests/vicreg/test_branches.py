@@ -24,7 +24,8 @@ from vicreg.exchange.encoder_file import checksum, load_encoder
 from vicreg.losses.vicreg import vicreg_loss
 from vicreg.method import UNKNOWN_DATA, Inputs, Progress
 from vicreg.methods import barlow_twins, vicreg
-from vicreg.model import branch, num_features
+from vicreg.model import num_features
+from vicreg.one_branch import branch
 from vicreg.ranks.distributed import Placement
 from vicreg.run_files import encoder_path
 from vicreg.training.train import CHECKPOINTS, Outcome, train

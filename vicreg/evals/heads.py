@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vicreg.evals.settings.linear import HeadSettings as HeadSettings
+from vicreg.evals.settings.linear import HeadSettings
 from vicreg.ranks import distributed
 
 INITIAL_STD = 0.01

@@ -16,7 +16,8 @@ from border.text import suite_command
 from vicreg import checkpoint
 from vicreg.config import PretrainConfig
 from vicreg.exchange.encoder_file import checksum, encoder_of, fill, load_encoder
-from vicreg.model import branch, build_model
+from vicreg.model import build_model
+from vicreg.one_branch import branch
 from vicreg.run_files import encoder_path
 
 EXPANDER = "expander"

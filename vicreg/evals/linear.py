@@ -21,9 +21,10 @@ from vicreg.config import require
 from vicreg.data.loaders import open_views
 from vicreg.evals.encoding import Encoding
 from vicreg.evals.features import Splits
-from vicreg.evals.heads import HeadSettings, LinearHeads
+from vicreg.evals.heads import LinearHeads
 from vicreg.evals.results import Measured
 from vicreg.evals.settings.linear import Config as Config
+from vicreg.evals.settings.linear import HeadSettings
 from vicreg.evals.settings.linear import epoch_rate as epoch_rate
 from vicreg.evals.work import Work
 from vicreg.model import num_features

@@ -20,7 +20,7 @@ from vicreg.config import ModelConfig
 from vicreg.config_json import from_json
 from vicreg.exchange.encoder_file import fill, listed, load_without_code
 from vicreg.exchange.foreign_names import CLASSIFIERS, Taken, take
-from vicreg.model import branch
+from vicreg.one_branch import branch
 
 _SAID: dict[str, Any] = {"small_images": bool, "image_size": int, "mean": list[float], "std": list[float]}
 MAX_DEPTH = 4  # of entries in entries

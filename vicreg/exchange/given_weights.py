@@ -23,7 +23,8 @@ from vicreg.exchange import foreign_checkpoints
 from vicreg.exchange.encoder_file import checksum, fill, load_without_code, untrained_encoder
 from vicreg.exchange.foreign_checkpoints import Filled, Weights, put_into
 from vicreg.exchange.foreign_names import Taken
-from vicreg.model import Beginning, build_model, is_of_torchvision, usual_normalisation, without_beginning
+from vicreg.model import Beginning, build_model, is_of_torchvision, usual_normalisation
+from vicreg.one_branch import without_beginning
 from vicreg.schema import SCHEMA
 from vicreg.stem import first_layer, mean_for_channels
 

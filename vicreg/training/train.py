@@ -23,7 +23,7 @@ from vicreg.exchange.encoder_file import save_encoder
 from vicreg.exchange.given_weights import beginning_of
 from vicreg.losses.forms import known_speeds
 from vicreg.method import UNKNOWN_DATA, Progress, TrainingData
-from vicreg.model import branch
+from vicreg.one_branch import branch
 from vicreg.ranks import distributed
 from vicreg.ranks.distributed import Placement
 from vicreg.run_files import encoder_path

@@ -12,7 +12,8 @@ from torch import nn
 
 from tests.ranks import run_ranks
 from vicreg.evals import heads
-from vicreg.evals.heads import HeadSettings, LinearHeads
+from vicreg.evals.heads import LinearHeads
+from vicreg.evals.settings.linear import HeadSettings
 
 CPU = torch.device("cpu")
 SETTINGS = [HeadSettings(0.1, 0.0), HeadSettings(0.5, 0.01), HeadSettings(0.02, 0.3), HeadSettings(1.0, 0.001)]

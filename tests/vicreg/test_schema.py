@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tarfile
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,7 @@ ARCHIVE = Path(__file__).parents[1] / "golden" / "run_before_methods.tar.xz"
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("old")
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
+    shutil.unpack_archive(ARCHIVE, folder)
     return folder
 
 

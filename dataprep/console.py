@@ -201,7 +201,7 @@ def _describe_captions(beton: Beton) -> dict[str, str]:
     """How many captions there are, and the first."""
     if CAPTIONS not in beton.more:
         return {}
-    captions = [decode_captions(beton.field_bytes(CAPTIONS, sample)) for sample in range(beton.num_samples)]
+    captions = [decode_captions(beton.field_bytes(CAPTIONS, sample).tobytes()) for sample in range(beton.num_samples)]
     counts = list(map(len, captions))
     return {
         "captions": f"{sum(counts):,}, {min(counts)} to {max(counts)} of an image; the first: {captions[0][0][:60]}"

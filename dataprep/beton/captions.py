@@ -5,16 +5,15 @@ The field is FFCV's BytesField, beside those of objects.py.
 
 from __future__ import annotations
 
+import itertools
 import re
+import struct
 import unicodedata
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 CAPTIONS = "captions"
 """Name of the field."""
-_COUNT = np.dtype("<u4")
+_NUMBER = struct.Struct("<I")
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
@@ -25,24 +24,33 @@ class BadCaptions(ValueError):
 def encode_captions(captions: Sequence[str]) -> bytes:
     """Captions as the bytes of a field."""
     texts = [caption.encode() for caption in captions]
-    return np.array([len(texts), *map(len, texts)], _COUNT).tobytes() + b"".join(texts)
+    return b"".join([*map(_NUMBER.pack, [len(texts), *map(len, texts)]), *texts])
 
 
-def decode_captions(stored: NDArray[np.uint8]) -> list[str]:
-    """The way back from `encode_captions`, at least one; BadCaptions where the bytes are none."""
-    content = stored.tobytes()
-    count = int(stored[: _COUNT.itemsize].view(_COUNT)[0]) if len(content) >= _COUNT.itemsize else 0
-    start = (1 + count) * _COUNT.itemsize
+def caption_ranges(content: bytes) -> list[slice]:
+    """Where each caption of a field lies in its bytes, at least one; BadCaptions where they are no captions."""
+    count = _NUMBER.unpack_from(content)[0] if len(content) >= _NUMBER.size else 0
+    start = (1 + count) * _NUMBER.size
     if not count or len(content) < start:
         raise BadCaptions(f"{len(content):,} bytes for {count:,} captions")
-    ends = start + np.cumsum(np.frombuffer(content, _COUNT, count, _COUNT.itemsize).astype(np.int64))
-    if int(ends[-1]) != len(content):
-        raise BadCaptions(f"captions of {int(ends[-1]) - start:,} bytes, there are {len(content) - start:,}")
+    sizes = struct.unpack_from(f"<{count}I", content, _NUMBER.size)
+    bounds = list(itertools.accumulate(sizes, initial=start))
+    if bounds[-1] != len(content):
+        raise BadCaptions(f"captions of {bounds[-1] - start:,} bytes, there are {len(content) - start:,}")
+    return [slice(first, end) for first, end in itertools.pairwise(bounds)]
+
+
+def decode_caption(content: bytes, place: slice) -> str:
+    """One caption of a field, `place` from `caption_ranges`; BadCaptions where it is not UTF-8."""
     try:
-        starts = [start, *ends[:-1].tolist()]
-        return [content[first:end].decode() for first, end in zip(starts, ends.tolist(), strict=True)]
+        return content[place].decode()
     except UnicodeDecodeError as error:
         raise BadCaptions(f"a caption is not UTF-8 ({error.reason})") from error
+
+
+def decode_captions(content: bytes) -> list[str]:
+    """The way back from `encode_captions`, at least one; BadCaptions where the bytes are none."""
+    return [decode_caption(content, place) for place in caption_ranges(content)]
 
 
 def words(caption: str) -> list[str]:

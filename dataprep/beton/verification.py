@@ -153,7 +153,7 @@ def _object_problems(beton: Beton, sample: int) -> list[str]:
         return [said] if said else []
     if CAPTIONS in beton.more:
         try:
-            decode_captions(beton.field_bytes(CAPTIONS, sample))
+            decode_captions(beton.field_bytes(CAPTIONS, sample).tobytes())
         except BadCaptions as error:
             return [str(error)]
     if OBJECTS not in beton.more:

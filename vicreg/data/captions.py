@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dataprep.beton.captions import CAPTIONS, BadCaptions, decode_captions
+from dataprep.beton.captions import CAPTIONS, BadCaptions, caption_ranges, decode_caption, decode_captions
 from dataprep.beton.contract import BadSample, Beton
 from vicreg.data.other_views import OtherView, Task
 from vicreg.views.captions import MAX_WORDS, drawn_captions, write_words
 
 TASK_CAPTIONS = 64
-"""Captions that a thread takes at a time: two milliseconds."""
+"""Captions that a thread takes at a time: a millisecond."""
 
 
 def require_captions(beton: Beton) -> None:
@@ -24,12 +27,18 @@ def require_captions(beton: Beton) -> None:
         )
 
 
-def captions_of(beton: Beton, sample: int) -> list[str]:
-    """All captions of a sample; BadSample where they cannot be read."""
+@contextmanager
+def _naming(beton: Beton, sample: int) -> Generator[None, None, None]:
     try:
-        return decode_captions(beton.field_bytes(CAPTIONS, sample))
+        yield
     except BadCaptions as error:
         raise BadSample(beton.path, sample, str(error)) from error
+
+
+def captions_of(beton: Beton, sample: int) -> list[str]:
+    """All captions of a sample; BadSample where they cannot be read."""
+    with _naming(beton, sample):
+        return decode_captions(beton.field_bytes(CAPTIONS, sample).tobytes())
 
 
 class CaptionReader:
@@ -48,13 +57,22 @@ class CaptionReader:
             part = samples[begin : begin + TASK_CAPTIONS]
 
             def run() -> None:
-                found = [captions_of(self._beton, int(sample)) for sample in part]
-                counts = np.array([len(captions) for captions in found])
-                drawn = drawn_captions(self._seed, epoch, part, self._number, counts)
-                for row, captions, chosen in zip(rows[begin:], found, drawn, strict=False):
-                    write_words(row, captions[chosen])
+                found = [self._stored(sample) for sample in part.tolist()]
+                counts = np.array([len(places) for _, places in found])
+                drawn = drawn_captions(self._seed, epoch, part, self._number, counts).tolist()
+                for number, (sample, (content, places), chosen) in enumerate(
+                    zip(part.tolist(), found, drawn, strict=True), begin
+                ):
+                    with _naming(self._beton, sample):
+                        write_words(rows[number], decode_caption(content, places[chosen]))
 
             return run
 
         tasks = [task(begin) for begin in range(0, len(samples), TASK_CAPTIONS)]
         return OtherView("text", torch.from_numpy(rows), torch.empty(len(samples), 0)), tasks
+
+    def _stored(self, sample: int) -> tuple[bytes, list[slice]]:
+        """What the beton holds of a sample's captions, and where each lies in it; only the drawn one is decoded."""
+        content = self._beton.field_bytes(CAPTIONS, sample).tobytes()
+        with _naming(self._beton, sample):
+            return content, caption_ranges(content)

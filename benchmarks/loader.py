@@ -100,7 +100,7 @@ def limit(beton: Path, workers: int) -> Epoch:
 def ours(beton: Path, workers: int, path: str) -> Epoch:
     """This suite's loader: shipping planes of decoded images, cropping in its threads, or augmenting here as well."""
     config = DataConfig(image_size=SIZE)
-    sampling = Sampling(_samples(beton), each_view(official_views(), SIZE), 0, BATCH, on_cpu=True)
+    sampling = Sampling(_samples(beton), each_view(official_views(), SIZE), 0, BATCH, on_cpu=path != "decoded")
     loader = BetonViews(open_beton(beton), sampling, config, device=CPU, workers=workers)
 
     def augmented(number: int) -> int:

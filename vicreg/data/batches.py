@@ -7,6 +7,7 @@ Stands apart from `data.py`, which says where the pixels come from. What a batch
 from __future__ import annotations
 
 import functools
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,7 +35,12 @@ from vicreg.views.view_parameters import Geometry, draw_colour, draw_geometry
 
 TASK_SAMPLES = 16
 """Samples that a thread takes at a time."""
-
+DRAWN_SAMPLES = 1024
+"""Samples whose views are drawn in one go: one by one batches of 64 would cost ten times as much for each sample, and
+the threads that decode wait meanwhile for the interpreter."""
+HAND_OVER_S = 2e-4
+"""How long a thread waits for the interpreter before it asks for it, while threads decode. By Python's own 5 ms each of
+them stood still for a fifth of its time, whenever the program drew the next batch or was busy with a step."""
 
 T = TypeVar("T")
 ReadImage = Callable[[int], NDArray[Any]]
@@ -158,16 +164,27 @@ class Sampling:
         self, epoch: int, places: NDArray[np.int64], widths: NDArray[np.integer], heights: NDArray[np.integer]
     ) -> Generator[Drawn, None, None]:
         """The batches of an epoch at these `places` (num, batch_size); widths and heights are of the whole beton."""
-        for row in places:
-            samples = self.samples[row]
-            geometry, colour = [], []
-            for number, view in enumerate(self.views):
-                drawn = draw_geometry(view, self.seed, epoch, samples, number, widths[samples], heights[samples])
-                colours = draw_colour(view, self.seed, epoch, samples, number, self.channels)
-                geometry.append(drawn)
-                one_by_one = self.on_cpu and view.image_size >= ONE_BY_ONE_MIN_PX
-                colour.append(ColourPlan.build(colours, drawn.angle_rad, one_by_one))
-            yield Drawn(samples, tuple(view.image_size for view in self.views), tuple(geometry), tuple(colour), epoch)
+        size = places.shape[1]
+        rows = max(1, DRAWN_SAMPLES // size)
+        for begin in range(0, len(places), rows):
+            together = self.samples[places[begin : begin + rows].ravel()]
+            sizes_px = widths[together], heights[together]
+            drawn = [
+                (
+                    draw_geometry(view, self.seed, epoch, together, number, *sizes_px),
+                    draw_colour(view, self.seed, epoch, together, number, self.channels),
+                    self.on_cpu and view.image_size >= ONE_BY_ONE_MIN_PX,
+                )
+                for number, view in enumerate(self.views)
+            ]
+            for first in range(0, len(together), size):
+                batch = slice(first, first + size)
+                geometry = tuple(of_view.part(batch) for of_view, _, _ in drawn)
+                colour = tuple(
+                    ColourPlan.build(colours.part(batch), of_view.angle_rad[batch], one_by_one)
+                    for of_view, colours, one_by_one in drawn
+                )
+                yield Drawn(together[batch], tuple(view.image_size for view in self.views), geometry, colour, epoch)
 
 
 def crop_job(
@@ -236,6 +253,7 @@ def in_order(jobs: Iterable[tuple[T, list[Task]]], workers: int, ahead: int) -> 
     Tasks run in `workers` threads that live as long as this generator and have no threads of their own. An exception
     in a task is raised here. Leaving the generator drops what has not begun, waits for what has, and ends the threads.
     """
+    sys.setswitchinterval(min(HAND_OVER_S, sys.getswitchinterval()))
     executor = ThreadPoolExecutor(workers, thread_name_prefix="vicreg-decode", initializer=_alone)
     waiting: deque[tuple[T, list[Future[None]]]] = deque()
     try:

@@ -8,7 +8,7 @@ official VICReg program (`augmentations.py`); tests compare them with torchvisio
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import NamedTuple, TypeVar
 
@@ -116,6 +116,10 @@ class Geometry:
     angle_rad: NDArray[np.float32]
     """Counter-clockwise rotation about the centre of the cropped and mirrored view (B,)."""
 
+    def part(self, samples: slice) -> Geometry:
+        """That of some of the samples."""
+        return _part(self, samples)
+
 
 @dataclass(frozen=True)
 class Colour:
@@ -140,6 +144,17 @@ class Colour:
     """RandAugment's, one after the other (B, n): numbers of `RAND_CHOICES`, -1 for none."""
     rand_amounts: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     """Of each: factor, angle, bits, threshold of 255, or share of a side."""
+
+    def part(self, samples: slice) -> Colour:
+        """That of some of the samples."""
+        return _part(self, samples)
+
+
+Parameters = TypeVar("Parameters", Geometry, Colour)
+
+
+def _part(whole: Parameters, samples: slice) -> Parameters:
+    return type(whole)(**{column.name: getattr(whole, column.name)[samples] for column in fields(whole)})
 
 
 def draw_geometry(

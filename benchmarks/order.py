@@ -42,7 +42,8 @@ IMAGE_BYTES = (20_000, 200_000)
 """Smallest and largest stored image, evenly spread: 110 kB on average, as ImageNet's."""
 TOGETHER = 16
 MIN_ENTROPY, MAX_READ, MIN_SPEED = 0.98, 1.05, 0.95
-BATCH, MIN_IMAGES = 64, 3000
+BATCH, MIN_IMAGES = 64, 12_000
+"""An epoch with blocks begins by reading one for each sample of a batch, 2,048 images: that must not be all of it."""
 SHUFFLED = 0
 
 

@@ -12,7 +12,7 @@ import mmap
 import os
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -28,6 +28,17 @@ SMALL_BYTES = 1 << 12
 """Up to here memory from the system, which costs 8 us, is dearer than the reading."""
 MAX_RUN_BYTES = 1 << 25
 """Ranges that begin in different stretches of this many bytes are not read in one go."""
+
+
+Memory = Callable[[int], NDArray[np.uint8]]
+"""Gives memory of so many bytes, of undefined content."""
+
+
+def new_memory(size: int) -> NDArray[np.uint8]:
+    """What is not small is the system's, and goes back to it with the last view."""
+    if size <= SMALL_BYTES:
+        return np.empty(size, np.uint8)
+    return np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
 
 
 class BetonError(ValueError):
@@ -46,16 +57,9 @@ class BetonBytes:
         weakref.finalize(self, os.close, self._descriptor).atexit = False
         self.size = os.fstat(self._descriptor).st_size
 
-    def read(self, start: int, size: int) -> NDArray[np.uint8]:
-        """The bytes from `start` on; what is not small in memory that goes back to the system with their last view.
-
-        BetonError: see `read_into`.
-        """
-        if size <= SMALL_BYTES:
-            content = np.empty(size, np.uint8)
-            self.read_into(content, start)
-            return content
-        content = np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+    def read(self, start: int, size: int, memory: Memory = new_memory) -> NDArray[np.uint8]:
+        """The bytes from `start` on; BetonError: see `read_into`."""
+        content = memory(size)
         self.read_into(content, start)
         return content
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from border.text import suite_command
-from dataprep.beton.bytes import REWRITE, BetonBytes, runs
+from dataprep.beton.bytes import REWRITE, BetonBytes, Memory, new_memory, runs
 from dataprep.beton.bytes import BetonError as BetonError
 from dataprep.beton.captions import CAPTIONS
 from dataprep.beton.layout import FIELD_METADATA, IMAGE_METADATA, TYPE_BYTES
@@ -113,7 +113,7 @@ class Beton:
         place = self.more[name][sample]
         return self.file.read(int(place["ptr"]), int(place["size"]))
 
-    def read_images(self, samples: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
+    def read_images(self, samples: NDArray[np.int64], memory: Memory = new_memory) -> dict[int, NDArray[np.uint8]]:
         """The stored bytes of some images, read in the order of the file, neighbours by one request; nothing is mapped.
 
         BetonError: the file cannot be read, or has been cut since it was opened.
@@ -123,7 +123,7 @@ class Beton:
         found = {}
         for run in runs(starts, sizes):
             first = int(starts[run.start])
-            content = self.file.read(first, int((starts[run] + sizes[run]).max()) - first)
+            content = self.file.read(first, int((starts[run] + sizes[run]).max()) - first, memory)
             for sample, start, size in zip(samples[run], starts[run] - first, sizes[run], strict=True):
                 found[int(sample)] = content[start : start + size]
         return found

@@ -52,6 +52,7 @@ class BetonViews:
         self._device, self._workers, self._interpolation = device, workers, interpolation
         self._reader = ImageReader(beton, config.on_bad)
         self._buffers = Buffers(pinned=device.type == "cuda")
+        self._stored = Buffers(pinned=False)
         self._running: WeakSet[Generator[Batch, None, None]] = WeakSet()
 
     def batches(self, epoch: int, first_batch: int = 0) -> Generator[Batch, None, None]:
@@ -78,7 +79,8 @@ class BetonViews:
         beton, places = self._beton, self._sampling.places(epoch, first_batch)
         drawn = self._sampling.draw(epoch, places, beton.widths, beton.heights)
         if self._sampling.block_size:
-            drawn = read_ahead(beton, drawn, self._sampling.samples[places], places // self._sampling.block_size)
+            samples, blocks = self._sampling.samples[places], places // self._sampling.block_size
+            drawn = read_ahead(beton, drawn, samples, blocks, self._stored)
         with closing(drawn):
             yield from in_order((job(batch) for batch in drawn), self._workers, self._config.batches_ahead)
 

@@ -2,13 +2,15 @@
 
 Stands apart from `data.py`, which decodes what was read here, and from `order.py`, which sees to it that the images of
 a block are asked for within some batches of each other. The file is not mapped: its blocks are read by requests of
-their own size, into memory that is given back with the last batch that needs it. So what is held is known (a block for
-each sample of a rank's batch, and those of the batches under way), and a slow disk costs waiting, never a crash.
+their own size, into memory that the next blocks use when the last batch that needs it is gone. So what is held is known
+(a block for each sample of a rank's batch, and those of the batches under way), and a slow disk costs waiting, never a
+crash.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from dataprep.beton.contract import Beton
 from vicreg.data.batches import Drawn
+from vicreg.data.buffers import Buffers
 
 BATCHES_AHEAD = 4
 """Batches whose blocks are asked for before the decoding threads get to see them."""
@@ -29,18 +32,24 @@ Part = dict[int, NDArray[np.uint8]]
 
 
 def read_ahead(
-    beton: Beton, drawn: Iterator[Drawn], samples: NDArray[np.int64], blocks: NDArray[np.int64]
+    beton: Beton, drawn: Iterator[Drawn], samples: NDArray[np.int64], blocks: NDArray[np.int64], buffers: Buffers
 ) -> Generator[Drawn, None, None]:
     """The batches of `drawn` with `Drawn.stored`, which waits until a block has been read.
 
     samples, blocks: sample and number of its block (num, batch_size) for all of these batches; down a column, samples
-    of one block stand together and are read together. Closing the generator ends its threads. `Drawn.stored` raises
-    BetonError when the file cannot be read or has been cut.
+    of one block stand together and are read together. buffers: memory for them. Closing the generator ends its threads.
+    `Drawn.stored` raises BetonError when the file cannot be read or has been cut.
     """
     begins = np.ones_like(blocks, dtype=bool)
     begins[1:] = blocks[1:] != blocks[:-1]
     current: list[Future[Part]] = [Future()] * samples.shape[1]
     waiting: deque[Drawn] = deque()
+    one_at_a_time = threading.Lock()
+
+    def memory(size: int) -> NDArray[np.uint8]:
+        with one_at_a_time:
+            return buffers.take((size,)).numpy()
+
     executor = ThreadPoolExecutor(READING_THREADS, thread_name_prefix="vicreg-read")
     left_early = True
     try:
@@ -48,7 +57,7 @@ def read_ahead(
             for column in np.flatnonzero(begins[row]).tolist():
                 later = np.flatnonzero(begins[row + 1 :, column])
                 end = row + 1 + int(later[0]) if later.size else len(samples)
-                current[column] = executor.submit(beton.read_images, samples[row:end, column])
+                current[column] = executor.submit(beton.read_images, samples[row:end, column], memory)
             waiting.append(_with_bytes(batch, dict(zip(samples[row].tolist(), current, strict=True))))
             if len(waiting) > BATCHES_AHEAD:
                 yield waiting.popleft()

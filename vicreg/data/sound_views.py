@@ -40,6 +40,7 @@ class SoundViews:
         self._clip_samples = clip_samples(beton)
         self._reader = ImageReader(beton, config.on_bad)
         self._buffers = Buffers(pinned=device.type == "cuda")
+        self._stored = Buffers(pinned=False)
         self._running: WeakSet[Generator[Batch, None, None]] = WeakSet()
 
     def batches(self, epoch: int, first_batch: int = 0) -> Generator[Batch, None, None]:
@@ -62,7 +63,7 @@ class SoundViews:
         drawn: Generator[Drawn, None, None] = self._draw(epoch, places)
         if self._sampling.block_size:
             samples, blocks = self._sampling.samples[places], places // self._sampling.block_size
-            drawn = read_ahead(self._beton, drawn, samples, blocks)
+            drawn = read_ahead(self._beton, drawn, samples, blocks, self._stored)
         with closing(drawn):
             yield from in_order(self._jobs(drawn), self._workers, self._config.batches_ahead)
 

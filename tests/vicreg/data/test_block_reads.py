@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from benchmarks.synthetic_beton import write_synthetic
+from dataprep.beton.bytes import Memory
 from dataprep.beton.contract import Beton, BetonError, open_beton
 from tests.vicreg.photos import ROOT, photos, write_photos
 from vicreg.config import DataConfig, official_views
@@ -148,9 +149,9 @@ def test_memory_is_a_block_for_each_sample_of_a_batch(scattered: Path, monkeypat
         nonlocal alive
         alive -= size
 
-    def watched(beton: Beton, samples: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
+    def watched(beton: Beton, samples: NDArray[np.int64], memory: Memory) -> dict[int, NDArray[np.uint8]]:
         nonlocal alive, most, requests, read
-        part = read_images(beton, samples)
+        part = read_images(beton, samples, memory)
         alive, requests, read = alive + len(part), requests + 1, read + len(part)
         most = max(most, alive)
         weakref.finalize(next(iter(part.values())).base, gone, len(part))
@@ -174,9 +175,9 @@ def test_a_slow_disk_delays_the_end_of_an_epoch_and_loses_none_of_it(
 ) -> None:
     """The last batches are handed out before their blocks have been read."""
 
-    def slow(beton: Beton, samples: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
+    def slow(beton: Beton, samples: NDArray[np.int64], memory: Memory) -> dict[int, NDArray[np.uint8]]:
         time.sleep(0.02)
-        return read_images(beton, samples)
+        return read_images(beton, samples, memory)
 
     read_images = Beton.read_images
     monkeypatch.setattr(Beton, "read_images", slow)

@@ -2,9 +2,10 @@
 
 `python benchmarks/step.py` prints the lines for a profile in clusters.toml. Ranks are processes of this machine that
 talk by gloo, with one thread each; where they are more than the cores, a rank's arithmetic and memory are shared. A
-small network on small images, so that arithmetic and network both count. The arithmetic's speed is that of one process
-with as many images as each rank has, and a collective's wait is taken between arithmetic, where it also waits for the
-slowest rank: five times as long here as without.
+small network on small images, so that arithmetic and network both count. The speeds of arithmetic and memory are those
+of processes that have as many images as each rank, and do not talk, as many at once as there are ranks, at most the
+cores: cores share memory, and virtual ones more. A collective's wait is taken between arithmetic, where it also waits
+for the slowest rank: five times as long here as without.
 """
 
 from __future__ import annotations
@@ -109,19 +110,23 @@ def _views(options: Step, ranks: int) -> list[Tensor]:
     return [torch.randn(shape).contiguous(memory_format=torch.channels_last) for _ in range(2)]
 
 
+def measure_process(options: Step) -> dict[str, float]:
+    """Seconds of the arithmetic of a rank's part, and of a copy, in a process that talks to nobody."""
+    learner, found = Learner.build(options.config(), torch.device("cpu")), {}
+    for ranks in options.ranks:  # fewer images use the arithmetic less well
+        share = _views(options, ranks)
+        found[f"model of {ranks}"] = _median_s(partial(_model_alone, learner, share), options.rounds)
+    source = torch.zeros(LARGE)
+    target = torch.zeros_like(source)
+    return {**found, "copy": _median_s(partial(target.copy_, source), options.rounds)}
+
+
 def measure_rank(options: Step) -> dict[str, float]:
-    """Seconds of a step on this rank and of its parts."""
+    """Seconds of a step on this rank and of its exchanges."""
     learner = Learner.build(options.config(), torch.device("cpu"))
     views = _views(options, distributed.world_size())
     found = {"step": _median_s(partial(_whole_step, learner, views), options.rounds)}
-    if distributed.world_size() == 1:
-        for ranks in options.ranks:  # fewer images use the arithmetic less well
-            share = _views(options, ranks)
-            found[f"model of {ranks}"] = _median_s(partial(_model_alone, learner, share), options.rounds)
-        source = torch.zeros(LARGE)
-        target = torch.zeros_like(source)
-        found["copy"] = _median_s(partial(target.copy_, source), options.rounds)
-    else:
+    if distributed.world_size() > 1:
         found["large sum"] = _median_s(partial(distributed.sum_over_ranks, torch.zeros(LARGE // 4)), 4 * options.rounds)
         alone, waiting = (_mean_s(partial(_layers, size), options.rounds) for size in (0, SMALL))
         found["small sum"] = (waiting - alone) / NUM_LAYERS
@@ -139,27 +144,33 @@ def _layers(size: int) -> None:
             distributed.sum_over_ranks(small)
 
 
-def _on_rank(rank: int, ranks: int, rendezvous: Path, options: Step) -> dict[str, float]:
+def _on_rank(rank: int, ranks: int, folder: Path, options: Step) -> dict[str, float]:
     torch.set_num_threads(1)
-    with connected(Placement(rank, ranks, rank, ranks), rendezvous, timeout_s=120):
+    with connected(Placement(rank, ranks, rank, ranks), folder / "rendezvous.json", timeout_s=120):
         return measure_rank(options)
 
 
-def measure(options: Step, ranks: int) -> dict[str, float]:
-    """What rank 0 of so many measured."""
+def _beside_others(number: int, processes: int, folder: Path, options: Step) -> dict[str, float]:
+    torch.set_num_threads(1)
+    (folder / str(number)).touch()
+    while len(list(folder.iterdir())) < processes:
+        time.sleep(0.001)
+    return measure_process(options)
+
+
+def measure(work: Callable[[int, int, Path, Step], dict[str, float]], options: Step, number: int) -> dict[str, float]:
+    """What the first of so many processes measured that do the same at the same time."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(ranks, mp_context=multiprocessing.get_context("spawn")) as pool,
+        ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn")) as pool,
     ):
-        arguments = [(rank, ranks, Path(folder) / "rendezvous.json", options) for rank in range(ranks)]
-        futures = [pool.submit(_on_rank, *argument) for argument in arguments]
-        results = [future.result() for future in futures]
-    return results[0]
+        futures = [pool.submit(work, place, number, Path(folder), options) for place in range(number)]
+        first, *_ = [future.result() for future in futures]
+        return first
 
 
-def speeds_of(options: Step, measured: dict[int, dict[str, float]], ranks: int) -> Speeds:
-    """Speeds of one of so many ranks with a core of its own, from what 1 and 2 ranks measured."""
-    alone, two = measured[1], measured[2]
+def speeds_of(options: Step, alone: dict[str, float], two: dict[str, float], ranks: int) -> Speeds:
+    """Speeds of one of so many ranks with a core of its own, from what processes and what two ranks measured."""
     tflops = step_flops(options.config(), options.global_batch // ranks) / alone[f"model of {ranks}"] / 1e12
     memory_gb_s = 2 * 4 * LARGE / alone["copy"] / 1e9
     link_gb_s = LARGE / (two["large sum"] - two["small sum"]) / 1e9  # of two ranks each sends as much as there is
@@ -180,19 +191,23 @@ def shared(speeds: Speeds, ranks: int, cores: int) -> Speeds:
 
 def ratios(options: Step, console: Console) -> list[Ratio]:
     """Measure, predict and print; predicted over measured for each number of ranks."""
-    measured = {ranks: measure(options, ranks) for ranks in options.ranks}
-    speeds, cores = speeds_of(options, measured, 1), len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
+    at_once = {ranks: min(ranks, cores) for ranks in options.ranks}
+    alone = {number: measure(_beside_others, options, number) for number in sorted(set(at_once.values()))}
+    measured = {ranks: measure(_on_rank, options, ranks) for ranks in options.ranks}
+    speeds = {ranks: speeds_of(options, alone[number], measured[2], ranks) for ranks, number in at_once.items()}
+    typical = speeds[min(speeds)]
     console.print("for a profile in clusters.toml, of ranks like these:", style="bold")
-    console.print(f"gpu_tflops = {speeds.tflops:.3g}", highlight=False)
-    console.print(f"node_interconnect_gb_s = {speeds.link_gb_s:.3g}", highlight=False)
-    console.print(f"interconnect_latency_us = {speeds.latency_us:.0f}", highlight=False)
+    console.print(f"gpu_tflops = {typical.tflops:.3g}", highlight=False)
+    console.print(f"node_interconnect_gb_s = {typical.link_gb_s:.3g}", highlight=False)
+    console.print(f"interconnect_latency_us = {typical.latency_us:.0f}", highlight=False)
     images = f"{options.global_batch} images of {options.image_size} px"
     table = Table("ranks", title=f"{options.encoder}, {options.expander}, {images}, {cores} cores; ms")
     for heading in ("measured", "predicted", "model", "loss", "gradients", "norms", "optimizer"):
         table.add_column(heading, justify="right")
     found = []
     for ranks in options.ranks:
-        step = predict(options.config(), ranks, False, shared(speeds_of(options, measured, ranks), ranks, cores))
+        step = predict(options.config(), ranks, False, shared(speeds[ranks], ranks, cores))
         parts: tuple[Any, ...] = (
             step.model_s,
             step.loss_s,

@@ -35,6 +35,12 @@ def write_text(path: Path, text: str) -> None:
         file.write(content)
 
 
+def require_free(out: Path) -> None:
+    """ValueError where something is at the place of a command's output."""
+    if out.exists():
+        raise ValueError(f"{out} exists already; remove it, or choose another place with --out")
+
+
 @contextmanager
 def written(path: Path, needed_bytes: float) -> Iterator[BinaryIO]:
     """A file to write to, which is put in the place of `path` when the block ends well, and removed when it does not.

@@ -55,7 +55,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "schema",
         }
         | {"views"},
-        {"text_encoder", "wave_resnet"},
+        {"encoder_names", "text_encoder", "wave_resnet"},
         {"model"},
         {"data", "key_queue", "method"},
         {"branches", "loss_costs", "memory_bank", "moving_average", "one_network", "optim", "shared_terms"},

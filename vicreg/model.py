@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from border.text import did_you_mean
 from vicreg.branch_kinds import kind_of
 from vicreg.config import DataConfig, ModelConfig
+from vicreg.encoder_names import unknown_encoder
 from vicreg.expander import UnitLength, build_expander
 from vicreg.lab_colours import LabEncoder
 from vicreg.presets import NARROW as NARROW
@@ -105,10 +105,7 @@ def _from_timm(name: str, channels: int) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
-        raise ValueError(
-            f"encoder is {name!r}, allowed: {NARROW}, a classification model of torchvision (such as resnet50), "
-            f"or a model of timm (see timm.list_models()){did_you_mean(name, _all_names())}"
-        )
+        raise ValueError(unknown_encoder("encoder", name))
     options: dict[str, Any] = {"in_chans": channels} if channels else {}
     try:  # a ViT's positions are then resampled for images of another size than it was made for
         encoder: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True, **options)
@@ -117,13 +114,6 @@ def _from_timm(name: str, channels: int) -> nn.Module:
     # For timm, num_features is the width before pooling; some heads (VGG, MobileNetV3) widen it.
     encoder.num_features = encoder.head_hidden_size
     return encoder
-
-
-def _all_names() -> list[str]:
-    import timm
-    import torchvision.models
-
-    return [NARROW, *torchvision.models.list_models(module=torchvision.models), *timm.list_models()]
 
 
 def _remove_classifier(encoder: nn.Module) -> None:

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 ENCODER_FILE = "encoder.pt"
 """Once the run is finished."""
+BEGINNING_FILE = "beginning.pt"
+"""The weights that it began with, where those were given."""
 METRICS_FILE = "metrics.jsonl"
 BLOCK_BYTES = 1 << 20
 SPEED = ("images_per_s", "data_wait_share", "step_ms_p50", "step_ms_p95", "model_tflops", "mfu")

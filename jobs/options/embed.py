@@ -10,6 +10,7 @@ import tyro
 
 from jobs.planning.cli import PlaceOptions
 from jobs.planning.command_line import read_command
+from jobs.planning.image_sets import require_there
 from jobs.planning.run_folder import read_finished
 from jobs.reporting import feature_file
 from vicreg.one_branch import branch
@@ -49,4 +50,5 @@ def parse(arguments: list[str]) -> Command:
     require_images(config.model.sound, "jobs/embed.py")
     branch(config.model, command.encoder)  # raises what it objects to
     feature_file.require_suffix(command.out)
+    require_there(command.images)
     return command

@@ -12,8 +12,9 @@ import tyro
 from jobs.planning import recipes
 from jobs.planning.command_line import or_none, read_command
 from slurm.cluster import load as load_profile
-from vicreg.config import DataConfig
+from vicreg.config import DataConfig, ModelConfig
 from vicreg.data.channels import normalised_for_channels
+from vicreg.encoder_names import require_name
 
 
 @dataclass(frozen=True)
@@ -63,4 +64,7 @@ def parse(arguments: list[str]) -> Command:
         raise ValueError("say either SOURCE, the file of a trained encoder, or --random, and not both")
     if command.source and not command.source.exists():
         raise ValueError(f"{command.source}: no such file")
+    if command.encoder:
+        require_name("encoder", command.encoder)
+    ModelConfig(channels=command.channels or 0)  # raises what it objects to
     return command

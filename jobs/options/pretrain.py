@@ -21,6 +21,8 @@ from jobs.planning.writing_commands import require_beton
 from slurm.cluster import Cluster
 from slurm.preflight import check_folder
 from vicreg.config import PretrainConfig
+from vicreg.encoder_names import require_known, require_weights
+from vicreg.run_files import BEGINNING_FILE
 
 LONG_NAMES = re.compile(r"^--(stop-if|keep-best)(?=$|=)")  # options that may be given without their group
 
@@ -77,11 +79,14 @@ def require_possible(command: Command, arguments: list[str]) -> None:
     for name in ("set", "baselines", "jobs"):
         if getattr(command, name) and not command.then_eval:
             raise ValueError(f"--{name} is of the evaluations; add --then-eval, or give it to jobs/eval_all.py")
-    settings_given(command.set, command.recipe, ())  # these raise what they object to
+    require_known(command.config.model)  # these raise what they object to
+    settings_given(command.set, command.recipe, ())
     other_encoders(command.baselines)
     profile = command.place.profile()
     command.place.require_possible(profile)
     require_cluster(command.jobs, profile)
+    if not command.several.is_asked and not (run_folder(command, profile) / BEGINNING_FILE).exists():
+        require_weights(command.config.model)
     if command.stage_data and not profile.node_local_folder:
         raise ValueError(f"stage-data needs node_local_folder in clusters.toml, table [{profile.name}]")
     if command.several.at_once > 1 and profile.scheduler == "local":
@@ -111,7 +116,8 @@ def require_each(command: Command, arguments: list[str]) -> None:
     first, *others = trials_of(axes_of(command.several), [command.config.train.seed])
     for trial in (first, *others):
         if len(trial.settings.items() - first.settings.items()) <= 1:
-            parse_with_notes(arguments_of(trial, plain, folder / trial.name))
+            swept, _ = parse_with_notes(arguments_of(trial, plain, folder / trial.name))
+            require_known(swept.config.model)
 
 
 def read_options(arguments: list[str], start: StartingPoint) -> Command:

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from jobs.planning.command_line import read_command
+from jobs.planning.image_sets import require_there
 from jobs.planning.run_folder import read_finished
 from vicreg.checked import require
 from vicreg.one_branch import branch
@@ -48,6 +49,7 @@ def parse(arguments: list[str]) -> Command:
     require(out is None or out.suffix == ".html", "out", str(out), "a name that ends in .html")
     config, _ = read_finished(command.run)
     branch(config.model, command.encoder)  # raises what it objects to
+    require_there(command.gallery)
     for path in query:
         if not path.is_file():
             raise ValueError(f"query is {path}, allowed: files of images; there is no such file")

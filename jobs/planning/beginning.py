@@ -11,7 +11,8 @@ from jobs.planning.run_folder import write_config
 from jobs.planning.starting_point import Notes
 from slurm import chain, given_place, owner
 from vicreg.config import PretrainConfig
-from vicreg.exchange.given_weights import BEGINNING_FILE, Given, keep, other_input, read_given
+from vicreg.exchange.given_weights import Given, keep, other_input, read_given
+from vicreg.run_files import BEGINNING_FILE
 
 
 def given_to(run: Path, config: PretrainConfig, console: Console) -> Given | None:

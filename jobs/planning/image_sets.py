@@ -51,10 +51,9 @@ class ImageSet:
     def of(cls, images: Path, run: Path, split: str = "", unlabelled: bool = False, channels: int = 0) -> ImageSet:
         """ValueError where there are none."""
         given = cls(str(images.absolute()), str(run / WORK_FOLDER), split, unlabelled, channels)
+        require_there(images)
         if not given.is_beton:
             given.source()
-        elif not images.is_file():
-            raise ValueError(f"{images}: no such file; allowed: a beton, or {anywhere.FORMS}")
         elif split or unlabelled:
             option = "--split" if split else "--unlabelled"
             raise ValueError(f"{option} is for folders and lists of images; a beton such as {images} is taken whole")
@@ -92,6 +91,13 @@ class ImageSet:
         kept = f"{self.beton} has {done.num_total - len(done.rejected):,} images, kept for the next time"
         lost = f"; {len(done.rejected):,} could not be used, see {manifest_path(self.beton)}" if done.rejected else ""
         say(kept + lost)
+
+
+def require_there(images: Path) -> None:
+    """ValueError where there are no images, before anything is read of them."""
+    is_pattern = "{" in images.name  # shard-{000..011}.tar
+    if not (images.is_file() if images.suffix == BETON else is_pattern or images.exists()):
+        raise ValueError(f"{images}: no such file; allowed: a beton, or {anywhere.FORMS}")
 
 
 def digest(*words: Any) -> str:

@@ -127,7 +127,7 @@ def test_embeddings_of_the_expander(tmp_path: Path, digits_folder: Path) -> None
     ("options", "message"),
     [
         (("--images", "none.beton", "--out", "a.npy"), "none.beton: no such file; allowed: a beton, or a folder"),
-        (("--images", "none", "--out", "a.npy"), "none is no folder"),
+        (("--images", "none", "--out", "a.npy"), "none: no such file; allowed: a beton, or a folder"),
         (("--images", "DIGITS", "--out", "a.txt"), "a.txt ends in '.txt', allowed: .parquet, .npy, .csv"),
         (("--images", "DIGITS", "--out", "there.npy"), "--overwrite replaces it, or choose another --out"),
         (("--images", "DIGITS", "--out", "a.npy", "--layer", "x"), "layer is 'x', allowed: conv1, "),

@@ -12,6 +12,7 @@ import pytest
 from jobs.planning.run_folder import write_config
 from tests.jobs.run_folders import digits_config
 from tests.test_architecture import ROOT
+from vicreg.run_files import ENCODER_FILE
 
 SLOW = (
     "torch",
@@ -45,6 +46,10 @@ REFUSED = [
     (("pretrain", "--recipe", "digits", "--data.train", "RUN/config.json"), "config.json: not a beton of version 2"),
     ((*PRETRAIN, "--run", "RUN/config.json"), "Not a directory), allowed: one that can be made and written"),
     ((*PRETRAIN, "--gpus", "-1"), "gpus is -1, allowed: 0"),
+    ((*PRETRAIN, "--model.encoder", "resnet51"), "model.encoder is 'resnet51', allowed: resnet10-narrow, a"),
+    ((*PRETRAIN, "--model.encoder-b", "vit_smal_patch16_224"), "(did you mean vit_small_patch16_224"),
+    ((*PRETRAIN, "--sweep", "model.encoder=resnet18,resnet19"), "model.encoder is 'resnet19', allowed: resnet10-na"),
+    ((*PRETRAIN, "--model.weights", "w.pt"), "model.weights is 'w.pt', allowed: torchvision or timm (those"),
     ((*PRETRAIN, "--nodes", "2"), "nodes is 2, allowed on cluster local (this machine): 1"),
     ((*PRETRAIN, "--train.seed", "-1"), "seed is -1, allowed: 0 or more"),
     ((*PRETRAIN, "--set", "knn.neighbours=5"), "add --then-eval"),
@@ -59,9 +64,15 @@ REFUSED = [
     (("eval_all", "RUN", "--encoder", "c"), "encoder is 'c', allowed for this run: a"),
     (("eval_all", "RUN", "--cluster", "nope"), "cluster is 'nope', allowed: "),
     (("embed", "RUN", "--images", "x", "--out", "f.npy"), "is not finished (it has no encoder.pt); go on with"),
+    (("embed", "DONE", "--images", "x", "--out", "f.npy"), "x: no such file; allowed: a beton, or a folder of images"),
+    (("embed", "DONE", "--images", "x.beton", "--out", "f.npy"), "x.beton: no such file; allowed: a beton, or"),
+    (("search", "DONE", "--gallery", "x", "--query", "DONE/config.json"), "x: no such file; allowed: a beton, or"),
     (("search", "missing", "--gallery", "x", "--query", "y"), "missing is no run folder"),
     (("export_encoder", "missing", "--format", "onnx", "--out", "a"), "missing is no run folder"),
+    (("export_encoder", "DONE", "--format", "onnx", "--out", "DONE"), "exists already; remove it, or choose"),
     (("import_encoder", "missing.pt", "--run", "r"), "missing.pt: no such file"),
+    (("import_encoder", "--random", "--run", "r", "--encoder", "resnet51"), "encoder is 'resnet51', allowed: resnet10"),
+    (("import_encoder", "--random", "--run", "r", "--channels", "-1"), "channels is -1, allowed: 0 (RGB), or 1 to 16"),
     (("import_encoder", "--random", "--run", "r", "--channels", "x"), "it is 'x', allowed: a whole number, or None"),
     (("report",), "runs is empty, allowed: one run folder or more"),
     (("report", "missing"), "missing is no run folder"),
@@ -90,9 +101,11 @@ print(*(name for name in {SLOW} if name in sys.modules))
 
 def test_what_cannot_be_is_refused_before_what_takes_long(digits_folder: Path, tmp_path: Path) -> None:
     """Each in few lines that name it, with exit code 1 or 2; one process, whose imports add up."""
-    run = tmp_path / "run"
-    write_config(run, "digits", digits_config(digits_folder))
-    names = {"DIGITS": str(digits_folder), "RUN": str(run)}
+    run, done = tmp_path / "run", tmp_path / "done"
+    for folder in (run, done):
+        write_config(folder, "digits", digits_config(digits_folder))
+    (done / ENCODER_FILE).touch()  # what is in it takes torch to tell
+    names = {"DIGITS": str(digits_folder), "RUN": str(run), "DONE": str(done)}
     cases = []
     for words, message in REFUSED:
         for name, path in names.items():
@@ -111,7 +124,7 @@ for name, words, _ in json.load(sys.stdin):
     said.append((code, errors.getvalue(), [name for name in SLOW if name in sys.modules]))
 print(json.dumps(said))
 """
-    done = subprocess.run(
+    command = subprocess.run(
         [sys.executable, "-c", code.replace("SLOW", repr(SLOW))],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT), "COLUMNS": "200", "VICREG_CLUSTER": "local", "HOME": str(tmp_path)},
@@ -119,8 +132,8 @@ print(json.dumps(said))
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    for (name, words, message), (exit_code, said, slow) in zip(cases, json.loads(done.stdout), strict=True):
+    assert command.returncode == 0, command.stderr
+    for (name, words, message), (exit_code, said, slow) in zip(cases, json.loads(command.stdout), strict=True):
         assert exit_code in (1, 2), (name, words, said)
         assert message in said, (name, words, said)
         assert len(said.splitlines()) <= 12, said

@@ -19,17 +19,17 @@ from disk.whole_files import written
 from vicreg import checkpoint
 from vicreg.config import DataConfig, ModelConfig
 from vicreg.config_json import to_json
+from vicreg.encoder_names import PUBLISHERS
 from vicreg.exchange import foreign_checkpoints
 from vicreg.exchange.encoder_file import checksum, fill, load_without_code, untrained_encoder
 from vicreg.exchange.foreign_checkpoints import Filled, Weights, put_into
 from vicreg.exchange.foreign_names import Taken
 from vicreg.model import Beginning, build_model, is_of_torchvision, usual_normalisation
 from vicreg.one_branch import without_beginning
+from vicreg.run_files import BEGINNING_FILE
 from vicreg.schema import SCHEMA
 from vicreg.stem import first_layer, mean_for_channels
 
-BEGINNING_FILE = "beginning.pt"  # in a run folder
-PUBLISHERS = ("torchvision", "timm")
 PADDED = (
     "its names are solo-learn's, whose stem for small images has a padding of 2, which no shape tells (features would "
     "be a fifth off), so it was taken; {option} for the usual one"

@@ -109,7 +109,7 @@ def test_a_dry_run_is_the_stored_example(site: Path, digits_folder: Path, pretra
     assert code == 0, shown
     shown = shown.replace(str(digits_folder), "DIGITS").replace(str(site), "SITE")
     shown = shown.replace(sys.executable, "PYTHON").replace(str(ROOT), "TREE")
-    shown = re.sub(r"[\d,]+\s+GB free", "N GB free", shown)
+    shown = re.sub(r"[\d,]+\s+GB\s+free", "N GB free", shown)
     shown = "\n".join(line.rstrip() for line in shown.splitlines()) + "\n"
     assert shown == EXAMPLE.read_text()
     assert not (site / "submitted").exists()

@@ -17,10 +17,11 @@ from jobs.planning.run_folder import read_content
 from vicreg import checkpoint, networks
 from vicreg.config import ModelConfig, PretrainConfig
 from vicreg.exchange.encoder_file import save_encoder, untrained_encoder
-from vicreg.exchange.given_weights import BEGINNING_FILE, beginning_of, keep, read_given, sha256_of
+from vicreg.exchange.given_weights import beginning_of, keep, read_given, sha256_of
 from vicreg.method import UNKNOWN_DATA
 from vicreg.methods import byol, vicreg
 from vicreg.model import begins_with, build_model
+from vicreg.run_files import BEGINNING_FILE
 
 NARROW = ModelConfig("resnet10-narrow", expander="16-16")
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,18 +24,16 @@ def require_captions(beton: Beton) -> None:
         )
 
 
-@contextmanager
-def _naming(beton: Beton, sample: int) -> Generator[None, None, None]:
+def captions_of(beton: Beton, sample: int) -> list[str]:
+    """All captions of a sample; BadSample where they cannot be read."""
     try:
-        yield
+        return decode_captions(_stored(beton, sample))
     except BadCaptions as error:
         raise BadSample(beton.path, sample, str(error)) from error
 
 
-def captions_of(beton: Beton, sample: int) -> list[str]:
-    """All captions of a sample; BadSample where they cannot be read."""
-    with _naming(beton, sample):
-        return decode_captions(beton.field_bytes(CAPTIONS, sample).tobytes())
+def _stored(beton: Beton, sample: int) -> bytes:
+    return beton.field_bytes(CAPTIONS, sample).tobytes()
 
 
 class CaptionReader:
@@ -57,22 +52,20 @@ class CaptionReader:
             part = samples[begin : begin + TASK_CAPTIONS]
 
             def run() -> None:
-                found = [self._stored(sample) for sample in part.tolist()]
-                counts = np.array([len(places) for _, places in found])
-                drawn = drawn_captions(self._seed, epoch, part, self._number, counts).tolist()
-                for number, (sample, (content, places), chosen) in enumerate(
-                    zip(part.tolist(), found, drawn, strict=True), begin
-                ):
-                    with _naming(self._beton, sample):
-                        write_words(rows[number], decode_caption(content, places[chosen]))
+                sample, found = -1, []
+                try:
+                    for sample in part.tolist():
+                        content = _stored(self._beton, sample)
+                        found.append((sample, content, caption_ranges(content)))
+                    counts = np.array([len(places) for _, _, places in found])
+                    drawn = drawn_captions(self._seed, epoch, part, self._number, counts).tolist()
+                    for number, chosen in enumerate(drawn):
+                        sample, content, places = found[number]
+                        write_words(rows[begin + number], decode_caption(content, places[chosen]))
+                except BadCaptions as error:
+                    raise BadSample(self._beton.path, sample, str(error)) from error
 
             return run
 
         tasks = [task(begin) for begin in range(0, len(samples), TASK_CAPTIONS)]
         return OtherView("text", torch.from_numpy(rows), torch.empty(len(samples), 0)), tasks
-
-    def _stored(self, sample: int) -> tuple[bytes, list[slice]]:
-        """What the beton holds of a sample's captions, and where each lies in it; only the drawn one is decoded."""
-        content = self._beton.field_bytes(CAPTIONS, sample).tobytes()
-        with _naming(self._beton, sample):
-            return content, caption_ranges(content)

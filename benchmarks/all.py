@@ -38,6 +38,7 @@ from benchmarks import (
     writer,
 )
 from benchmarks.ratios import Ratio, print_ratios
+from border.waiting_threads import wait_asleep
 
 Measure = Callable[[Path, Console], Sequence[Ratio]]
 
@@ -142,6 +143,7 @@ def main(options: All) -> int:
     if not options.photos.is_dir():
         print(f"error: {options.photos} is no folder; allowed: a folder with <class>/<photos>", file=sys.stderr)
         return 1
+    wait_asleep()  # as the commands do
     context = multiprocessing.get_context("spawn")
     found: list[Ratio] = []
     for name in options.only or BENCHMARKS:

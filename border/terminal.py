@@ -20,6 +20,7 @@ from rich.text import Text
 
 from border import VERSION
 from border.text import visible, visible_lines
+from border.waiting_threads import wait_asleep
 
 KEPT = "\n\t"
 
@@ -88,4 +89,5 @@ def typed(main: Callable[[list[str]], int]) -> int:
     if sys.argv[1:] == ["--version"]:
         say(f"vicreg-suite {VERSION}")
         return 0
+    wait_asleep()
     return main(sys.argv[1:])

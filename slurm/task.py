@@ -25,6 +25,7 @@ if __name__ == "__main__":  # the tree that this file stands in, whatever is ins
 
 from border.documents import checked, parse_json, read_json
 from border.terminal import complain
+from border.waiting_threads import wait_asleep
 from disk.whole_files import write_text
 from slurm import fitness, orphans
 from slurm.owner import Claim
@@ -227,6 +228,7 @@ def _end_when_superseded(claim: Claim, over: threading.Event) -> None:
 
 def main(job_folder: Path, start_folder: Path) -> int:
     """Body of a rank that srun has started; returns the exit code."""
+    wait_asleep()
     environment = os.environ
     spec = JobSpec.read(job_folder)
     hosts = parse_json(environment[HOSTS_VARIABLE], list[str], HOSTS_VARIABLE)

@@ -34,7 +34,7 @@ MAY_IMPORT = {
 }
 FLOORS: dict[str, list[set[str]]] = {
     # From the ground up: a room or a wing of a folder imports only from lower floors of that folder.
-    "border": [{"documents", "help_texts", "private_folder", "text", "typed_numbers"}, {"terminal"}],
+    "border": [{"documents", "help_texts", "private_folder", "text", "typed_numbers", "waiting_threads"}, {"terminal"}],
     "vicreg": [
         {"branch_kinds", "checked", "half_precision", "kernels", "ranks", "run_files", "stem"},
         {"sound_config"},

@@ -71,6 +71,7 @@ def test_four_nodes_pretrain_then_evaluate_then_report(runs: Runs, digits_folder
     assert "nothing to do" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_stays_cancelled_with_all_that_waits_for_it(runs: Runs, digits_folder: Path) -> None:
     run = runs.folder / "run"
     runs.command(*_options(digits_folder, run, 400), "--nodes", "2", "--gpus", "1", "--then-eval")

@@ -273,6 +273,7 @@ def test_a_run_that_is_there_brings_its_own_configuration(digits_folder: Path, t
     assert parse(["--run", str(tmp_path / "run"), "--recipe", "cifar10"]).recipe == "cifar10"
 
 
+@pytest.mark.slow
 def test_another_method_brings_its_own_options(digits_folder: Path, tmp_path: Path) -> None:
     method = ("--method.name", "barlow_twins", "--method.redundancy-weight", "0.01", "--model.expander-bias", "none")
     done = _run([sys.executable, "jobs/pretrain.py", "--recipe", "digits", *method, "--help"])

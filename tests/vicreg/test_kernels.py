@@ -29,7 +29,7 @@ def _coloured(view: ViewConfig, seed: int) -> Tensor:
     return augment(views.to(memory_format=torch.channels_last), plan, DataConfig.mean, DataConfig.std)
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2))])
 def test_colours_equal_torchs_operations(number: int) -> None:
     """Within a step of rounding where the mean gray lies between two integers; mostly within float32's."""
     view = [*official_views(), ViewConfig(jitter_p=1.0, grayscale_p=0.5, blur_p=0.5, solarize_p=0.5, hue=0.5)][number]

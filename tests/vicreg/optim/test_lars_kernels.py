@@ -43,7 +43,8 @@ def _steps(
 
 
 @pytest.mark.parametrize(
-    ("clip_lr", "aligned"), [(False, False), (True, True), pytest.param(True, False, marks=pytest.mark.slow)]
+    ("clip_lr", "aligned"),
+    [(False, False), *(pytest.param(True, aligned, marks=pytest.mark.slow) for aligned in (True, False))],
 )
 def test_a_step_equals_that_of_cpus(clip_lr: bool, aligned: bool) -> None:
     expected = _steps(clip_lr, aligned=aligned, blocks=True)

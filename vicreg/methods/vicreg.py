@@ -101,7 +101,8 @@ def _cifar(data: DataConfig) -> PretrainConfig:
 
 
 def _cifar_300ep() -> PretrainConfig:
-    """Rate, warm-up and views of the 1,000 epochs, since nothing was searched; fewer looks, as each takes time."""
+    """All as for 1,000 epochs but fewer looks, as each takes time: a search in small (docs/performance.md, "Learning")
+    found no rate and no weight of the covariance that was better with the recipe's own expander."""
     whole = _cifar(CIFAR10)
     return replace(whole, train=replace(whole.train, epochs=300), online=replace(whole.online, every_epochs=20))
 

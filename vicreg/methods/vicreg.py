@@ -101,8 +101,11 @@ def _cifar(data: DataConfig) -> PretrainConfig:
 
 
 def _cifar_300ep() -> PretrainConfig:
-    """All as for 1,000 epochs but fewer looks, as each takes time: a search in small (docs/performance.md, "Learning")
-    found no rate and no weight of the covariance that was better with the recipe's own expander."""
+    """All as for 1,000 epochs but fewer looks, as each takes time.
+
+    In a search in small (docs/performance.md, "Learning") a greater weight of the covariance was better with a narrow
+    expander, and worse with the recipe's own.
+    """
     whole = _cifar(CIFAR10)
     return replace(whole, train=replace(whole.train, epochs=300), online=replace(whole.online, every_epochs=20))
 

@@ -35,7 +35,7 @@ def write_text(path: Path, text: str) -> None:
         file.write(content)
 
 
-def require_free(out: Path) -> None:
+def require_new(out: Path) -> None:
     """ValueError where something is at the place of a command's output."""
     if out.exists():
         raise ValueError(f"{out} exists already; remove it, or choose another place with --out")

@@ -71,6 +71,10 @@ class DataConfig:
         require(len(self.std) == len(self.mean), "std", self.std, f"{len(self.mean)} numbers, as mean has")
 
 
+PUBLISHERS = ("torchvision", "timm")
+"""Whose published weights `ModelConfig.weights` may name."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Encoder and expander."""

@@ -14,8 +14,6 @@ from vicreg.config import ModelConfig
 from vicreg.presets import NARROW
 from vicreg.sound_config import WAVE_ENCODERS
 
-PUBLISHERS = ("torchvision", "timm")
-"""Who has weights of networks of these names (`ModelConfig.weights`)."""
 _MADE = re.compile(r"^@register_model\b.*?^def (\w+)\(", re.MULTILINE | re.DOTALL)
 _RENAMED = re.compile(r"^register_model_deprecations\(__name__, \{(.*?)^\}\)", re.MULTILINE | re.DOTALL)
 _OLD_NAME = re.compile(r"^\s*['\"](\w+)['\"]\s*:", re.MULTILINE)
@@ -32,13 +30,6 @@ def require_known(model: ModelConfig) -> None:
     for option, name in (("model.encoder", model.encoder), ("model.encoder-b", model.encoder_b)):
         if name and kind_of(name) == "image" and name not in WAVE_ENCODERS:
             require_name(option, name)
-
-
-def require_weights(model: ModelConfig) -> None:
-    """ValueError where a configuration begins with weights in a file that is not there."""
-    if model.weights and model.weights not in PUBLISHERS and not Path(model.weights).exists():
-        allowed = f"{' or '.join(PUBLISHERS)} (those published there), or a file; there is no such file"
-        raise ValueError(f"model.weights is {model.weights!r}, allowed: {allowed}")
 
 
 def require_name(option: str, name: str) -> None:

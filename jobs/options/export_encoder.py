@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from disk.whole_files import require_free
+from disk.whole_files import require_new
 from jobs.planning.command_line import read_command
 from jobs.planning.run_folder import read_finished
 from vicreg.one_branch import branch
@@ -37,5 +37,5 @@ def parse(arguments: list[str]) -> Command:
     config, _ = read_finished(command.run)
     require_images(config.model.sound, "jobs/export_encoder.py")
     branch(config.model, command.encoder)  # raises what it objects to
-    require_free(command.out)
+    require_new(command.out)
     return command

@@ -20,8 +20,8 @@ from jobs.planning.sweeps import SweepOptions, arguments_of, axes_of, trials_of,
 from jobs.planning.writing_commands import require_beton
 from slurm.cluster import Cluster
 from slurm.preflight import check_folder
-from vicreg.config import PretrainConfig
-from vicreg.encoder_names import require_known, require_weights
+from vicreg.config import PUBLISHERS, PretrainConfig
+from vicreg.encoder_names import require_known
 from vicreg.run_files import BEGINNING_FILE
 
 LONG_NAMES = re.compile(r"^--(stop-if|keep-best)(?=$|=)")  # options that may be given without their group
@@ -86,7 +86,7 @@ def require_possible(command: Command, arguments: list[str]) -> None:
     command.place.require_possible(profile)
     require_cluster(command.jobs, profile)
     if not command.several.is_asked and not (run_folder(command, profile) / BEGINNING_FILE).exists():
-        require_weights(command.config.model)
+        _require_weights(command.config.model.weights)
     if command.stage_data and not profile.node_local_folder:
         raise ValueError(f"stage-data needs node_local_folder in clusters.toml, table [{profile.name}]")
     if command.several.at_once > 1 and profile.scheduler == "local":
@@ -98,6 +98,13 @@ def require_possible(command: Command, arguments: list[str]) -> None:
     folder = check_folder(run_folder(command, profile))
     if folder.passed is False:
         raise ValueError(folder.said)
+
+
+def _require_weights(weights: str) -> None:
+    """ValueError where a new run is to begin with a file that is not there."""
+    if weights and weights not in PUBLISHERS and not Path(weights).exists():
+        allowed = f"{' or '.join(PUBLISHERS)} (those published there), or a file; there is no such file"
+        raise ValueError(f"model.weights is {weights!r}, allowed: {allowed}")
 
 
 def run_folder(command: Command, cluster: Cluster) -> Path:

@@ -49,9 +49,8 @@ class ImageSet:
 
     @classmethod
     def of(cls, images: Path, run: Path, split: str = "", unlabelled: bool = False, channels: int = 0) -> ImageSet:
-        """ValueError where there are none."""
+        """Of what is there (`require_there`); ValueError where that is no images."""
         given = cls(str(images.absolute()), str(run / WORK_FOLDER), split, unlabelled, channels)
-        require_there(images)
         if not given.is_beton:
             given.source()
         elif split or unlabelled:

@@ -31,7 +31,7 @@ from vicreg.views.augment import ONE_BY_ONE_MIN_PX, ColourPlan
 from vicreg.views.order import batches_per_epoch, block_size, blocks_order, epoch_order, rank_batch
 from vicreg.views.resample import Interpolation, crop_resize, crop_resize_into
 from vicreg.views.sound import SoundPlan
-from vicreg.views.view_parameters import Geometry, draw_colour, draw_geometry
+from vicreg.views.view_parameters import Geometry, draw_colour, draw_geometry, part
 
 TASK_SAMPLES = 16
 """Samples that a thread takes at a time."""
@@ -173,18 +173,18 @@ class Sampling:
                 (
                     draw_geometry(view, self.seed, epoch, together, number, *sizes_px),
                     draw_colour(view, self.seed, epoch, together, number, self.channels),
-                    self.on_cpu and view.image_size >= ONE_BY_ONE_MIN_PX,
                 )
                 for number, view in enumerate(self.views)
             ]
             for first in range(0, len(together), size):
                 batch = slice(first, first + size)
-                geometry = tuple(of_view.part(batch) for of_view, _, _ in drawn)
-                colour = tuple(
-                    ColourPlan.build(colours.part(batch), of_view.angle_rad[batch], one_by_one)
-                    for of_view, colours, one_by_one in drawn
-                )
-                yield Drawn(together[batch], tuple(view.image_size for view in self.views), geometry, colour, epoch)
+                geometry, colour = [], []
+                for view, (whole, colours) in zip(self.views, drawn, strict=True):
+                    geometry.append(part(whole, batch))
+                    one_by_one = self.on_cpu and view.image_size >= ONE_BY_ONE_MIN_PX
+                    colour.append(ColourPlan.build(part(colours, batch), geometry[-1].angle_rad, one_by_one))
+                sides_px = tuple(view.image_size for view in self.views)
+                yield Drawn(together[batch], sides_px, tuple(geometry), tuple(colour), epoch)
 
 
 def crop_job(

@@ -79,8 +79,7 @@ class BetonViews:
         beton, places = self._beton, self._sampling.places(epoch, first_batch)
         drawn = self._sampling.draw(epoch, places, beton.widths, beton.heights)
         if self._sampling.block_size:
-            samples, blocks = self._sampling.samples[places], places // self._sampling.block_size
-            drawn = read_ahead(beton, drawn, samples, blocks, self._stored)
+            drawn = read_ahead(beton, drawn, self._sampling, places, self._stored)
         with closing(drawn):
             yield from in_order((job(batch) for batch in drawn), self._workers, self._config.batches_ahead)
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataprep.beton.contract import Beton
-from vicreg.data.batches import Drawn
+from vicreg.data.batches import Drawn, Sampling
 from vicreg.data.buffers import Buffers
 
 BATCHES_AHEAD = 4
@@ -32,14 +32,15 @@ Part = dict[int, NDArray[np.uint8]]
 
 
 def read_ahead(
-    beton: Beton, drawn: Iterator[Drawn], samples: NDArray[np.int64], blocks: NDArray[np.int64], buffers: Buffers
+    beton: Beton, drawn: Iterator[Drawn], sampling: Sampling, places: NDArray[np.int64], buffers: Buffers
 ) -> Generator[Drawn, None, None]:
     """The batches of `drawn` with `Drawn.stored`, which waits until a block has been read.
 
-    samples, blocks: sample and number of its block (num, batch_size) for all of these batches; down a column, samples
-    of one block stand together and are read together. buffers: memory for them. Closing the generator ends its threads.
+    places: of all of these batches, as `Sampling.places` has them (num, batch_size); down a column, samples of one
+    block stand together and are read together. buffers: memory for them. Closing the generator ends its threads.
     `Drawn.stored` raises BetonError when the file cannot be read or has been cut.
     """
+    samples, blocks = sampling.samples[places], places // sampling.block_size
     begins = np.ones_like(blocks, dtype=bool)
     begins[1:] = blocks[1:] != blocks[:-1]
     current: list[Future[Part]] = [Future()] * samples.shape[1]

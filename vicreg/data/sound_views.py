@@ -62,8 +62,7 @@ class SoundViews:
         places = self._sampling.places(epoch, first_batch)
         drawn: Generator[Drawn, None, None] = self._draw(epoch, places)
         if self._sampling.block_size:
-            samples, blocks = self._sampling.samples[places], places // self._sampling.block_size
-            drawn = read_ahead(self._beton, drawn, samples, blocks, self._stored)
+            drawn = read_ahead(self._beton, drawn, self._sampling, places, self._stored)
         with closing(drawn):
             yield from in_order(self._jobs(drawn), self._workers, self._config.batches_ahead)
 

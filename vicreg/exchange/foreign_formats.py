@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from disk.whole_files import partial_path, publish, require_free
+from disk.whole_files import partial_path, publish, require_new
 from vicreg.config import DataConfig, ModelConfig
 from vicreg.exchange.detectron2_names import from_detectron2, to_detectron2
 from vicreg.exchange.encoder_file import fill, untrained_encoder
@@ -73,7 +73,7 @@ def export(trained: Trained, name: str, out: Path) -> Checked:
     Raises ValueError where something is at `out` already, where the format cannot hold this encoder, where a package
     is missing, or where the features of what was written are not the encoder's.
     """
-    require_free(out)
+    require_new(out)
     form = FORMATS[name]
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = partial_path(out)

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from disk.whole_files import written
 from vicreg import checkpoint
-from vicreg.config import DataConfig, ModelConfig
+from vicreg.config import PUBLISHERS, DataConfig, ModelConfig
 from vicreg.config_json import to_json
-from vicreg.encoder_names import PUBLISHERS
 from vicreg.exchange import foreign_checkpoints
 from vicreg.exchange.encoder_file import checksum, fill, load_without_code, untrained_encoder
 from vicreg.exchange.foreign_checkpoints import Filled, Weights, put_into

@@ -90,9 +90,9 @@ class ColourPlan:
             order = np.argsort(samples, kind="stable")
             samples, amounts = samples[order], amounts[order]
             blocks = [Block(sample, 1, []) for sample in range(len(angle_rad))]
-            largest = amounts.max(1).tolist()
-            for entry, (sample, source) in enumerate(zip(samples.tolist(), order.tolist(), strict=True)):
-                radius_px = _radius_px(operations[source], largest[entry])
+            by_entry = zip(samples.tolist(), order.tolist(), amounts.max(1), strict=True)
+            for entry, (sample, source, largest) in enumerate(by_entry):
+                radius_px = _radius_px(operations[source], largest)
                 blocks[sample].stages.append(Stage(operations[source], slice(entry, entry + 1), 0, radius_px))
         else:
             blocks = [Block(0, len(angle_rad), [])]

@@ -116,10 +116,6 @@ class Geometry:
     angle_rad: NDArray[np.float32]
     """Counter-clockwise rotation about the centre of the cropped and mirrored view (B,)."""
 
-    def part(self, samples: slice) -> Geometry:
-        """That of some of the samples."""
-        return _part(self, samples)
-
 
 @dataclass(frozen=True)
 class Colour:
@@ -145,15 +141,12 @@ class Colour:
     rand_amounts: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     """Of each: factor, angle, bits, threshold of 255, or share of a side."""
 
-    def part(self, samples: slice) -> Colour:
-        """That of some of the samples."""
-        return _part(self, samples)
-
 
 Parameters = TypeVar("Parameters", Geometry, Colour)
 
 
-def _part(whole: Parameters, samples: slice) -> Parameters:
+def part(whole: Parameters, samples: slice) -> Parameters:
+    """What happens to some of the samples."""
     return type(whole)(**{column.name: getattr(whole, column.name)[samples] for column in fields(whole)})
 
 
